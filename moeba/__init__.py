@@ -1,0 +1,71 @@
+"""Moeba: one Hugging Face model, with an optional mixture of experts, that takes the shape of any transformer family.
+
+Importing this package registers config, models and tokenizer with the Auto classes. Conversion, surgery, training and
+the Hub card load when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .registration import register
+from .version import __version__
+
+if TYPE_CHECKING:
+    from .configuration import MoebaConfig
+    from .conversion import certify, convert, export
+    from .modeling import (
+        MoebaForCausalLM,
+        MoebaForQuestionAnswering,
+        MoebaForSequenceClassification,
+        MoebaForTokenClassification,
+        MoebaModel,
+        MoebaPreTrainedModel,
+    )
+    from .surgery import upcycle
+    from .tokenization import MoebaTokenizer
+
+_HOMES = {
+    "MoebaConfig": "configuration",
+    "MoebaForCausalLM": "modeling",
+    "MoebaForQuestionAnswering": "modeling",
+    "MoebaForSequenceClassification": "modeling",
+    "MoebaForTokenClassification": "modeling",
+    "MoebaModel": "modeling",
+    "MoebaPreTrainedModel": "modeling",
+    "MoebaTokenizer": "tokenization",
+    "certify": "conversion",
+    "convert": "conversion",
+    "export": "conversion",
+    "upcycle": "surgery",
+}
+
+__all__ = [
+    "MoebaConfig",
+    "MoebaForCausalLM",
+    "MoebaForQuestionAnswering",
+    "MoebaForSequenceClassification",
+    "MoebaForTokenClassification",
+    "MoebaModel",
+    "MoebaPreTrainedModel",
+    "MoebaTokenizer",
+    "__version__",
+    "certify",
+    "convert",
+    "export",
+    "upcycle",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'moeba' has no attribute '{name}'")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+register()

@@ -1,0 +1,1 @@
+"""What `moeba demo` is made of."""

@@ -1,0 +1,160 @@
+"""Blocks: how attention and feed-forward are wired around the residual stream.
+
+Each order is one class of two or three lines; `x` is the residual stream, `attention` and `feed_forward` are the two
+branches with their dropout and multiplier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from ..configuration.configuration_moeba import MoebaConfig
+from ..configuration.model_facts import layer_view
+from .attention import MoebaAttention
+from .feed_forward import MoebaSparseMoeBlock, build_feed_forward
+from .norms import build_norm
+from .positions import CosSin
+
+Branch = Callable[[torch.Tensor], torch.Tensor]
+
+
+class MoebaDecoderLayer(GradientCheckpointingLayer):
+    """One transformer block. Subclasses name their norms and wire the two branches."""
+
+    norm_names: tuple[str, ...] = ()
+
+    def __init__(self, config: MoebaConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.self_attn = MoebaAttention(layer_view(config, layer_idx), layer_idx)
+        self.self_attn.config = config  # the attention implementation is the model's, not one layer's
+        self.mlp = build_feed_forward(config, layer_idx)
+        for name in self.norm_names:
+            setattr(self, name, build_norm(config))
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.residual_multiplier = config.residual_multiplier
+
+    def wire(self, x: torch.Tensor, attention: Branch, feed_forward: Branch) -> torch.Tensor:
+        """The block's output from its input and its two branches, all `[batch, tokens, hidden]`."""
+        raise NotImplementedError
+
+    def _branch(self, output: torch.Tensor) -> torch.Tensor:
+        output = self.dropout(output)
+        return output if self.residual_multiplier == 1.0 else output * self.residual_multiplier
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = False,
+        position_embeddings: CosSin | None = None,
+        token_mask: torch.Tensor | None = None,
+        output_router_losses: bool = False,
+        **kwargs: Any,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """The block's output; with `output_router_losses`, a sparse block returns its `[balance, z]` losses too."""
+        losses = None
+
+        def attention(x: torch.Tensor) -> torch.Tensor:
+            output, _ = self.self_attn(
+                hidden_states=x,
+                position_embeddings=position_embeddings,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+                **kwargs,
+            )
+            return self._branch(output)
+
+        def feed_forward(x: torch.Tensor) -> torch.Tensor:
+            nonlocal losses
+            if isinstance(self.mlp, MoebaSparseMoeBlock):
+                output, losses = self.mlp(x, token_mask, output_router_losses)
+            else:
+                output = self.mlp(x)
+            return self._branch(output)
+
+        hidden_states = self.wire(hidden_states, attention, feed_forward)
+        return hidden_states if losses is None else (hidden_states, losses)
+
+
+class MoebaPreNormLayer(MoebaDecoderLayer):
+    """Norm before each branch (GPT-2, Llama)."""
+
+    norm_names = ("input_layernorm", "post_attention_layernorm")
+
+    def wire(self, x: torch.Tensor, attention: Branch, feed_forward: Branch) -> torch.Tensor:
+        x = x + attention(self.input_layernorm(x))
+        return x + feed_forward(self.post_attention_layernorm(x))
+
+
+class MoebaPostNormLayer(MoebaDecoderLayer):
+    """Norm of the stream after each branch was added (the 2017 Transformer, BERT)."""
+
+    norm_names = ("post_attention_layernorm", "post_feedforward_layernorm")
+
+    def wire(self, x: torch.Tensor, attention: Branch, feed_forward: Branch) -> torch.Tensor:
+        x = self.post_attention_layernorm(x + attention(x))
+        return self.post_feedforward_layernorm(x + feed_forward(x))
+
+
+class MoebaSandwichNormLayer(MoebaDecoderLayer):
+    """Norm before and after each branch (Gemma 2)."""
+
+    norm_names = (
+        "input_layernorm",
+        "post_attention_layernorm",
+        "pre_feedforward_layernorm",
+        "post_feedforward_layernorm",
+    )
+
+    def wire(self, x: torch.Tensor, attention: Branch, feed_forward: Branch) -> torch.Tensor:
+        x = x + self.post_attention_layernorm(attention(self.input_layernorm(x)))
+        return x + self.post_feedforward_layernorm(feed_forward(self.pre_feedforward_layernorm(x)))
+
+
+class MoebaOutputNormLayer(MoebaDecoderLayer):
+    """Norm of each branch's output only (OLMo 2)."""
+
+    norm_names = ("post_attention_layernorm", "post_feedforward_layernorm")
+
+    def wire(self, x: torch.Tensor, attention: Branch, feed_forward: Branch) -> torch.Tensor:
+        x = x + self.post_attention_layernorm(attention(x))
+        return x + self.post_feedforward_layernorm(feed_forward(x))
+
+
+class MoebaParallelLayer(MoebaDecoderLayer):
+    """Both branches read the same normalised input (GPT-J, Cohere)."""
+
+    norm_names = ("input_layernorm",)
+
+    def wire(self, x: torch.Tensor, attention: Branch, feed_forward: Branch) -> torch.Tensor:
+        normed = self.input_layernorm(x)
+        return x + attention(normed) + feed_forward(normed)
+
+
+class MoebaParallelTwoNormsLayer(MoebaDecoderLayer):
+    """Both branches read the block's input, each through a norm of its own (GPT-NeoX)."""
+
+    norm_names = ("input_layernorm", "post_attention_layernorm")
+
+    def wire(self, x: torch.Tensor, attention: Branch, feed_forward: Branch) -> torch.Tensor:
+        attended = attention(self.input_layernorm(x))
+        return feed_forward(self.post_attention_layernorm(x)) + attended + x
+
+
+BLOCKS: dict[str, type[MoebaDecoderLayer]] = {
+    "pre_norm": MoebaPreNormLayer,
+    "post_norm": MoebaPostNormLayer,
+    "sandwich_norm": MoebaSandwichNormLayer,
+    "output_norm": MoebaOutputNormLayer,
+    "parallel": MoebaParallelLayer,
+    "parallel_two_norms": MoebaParallelTwoNormsLayer,
+}

@@ -1,0 +1,87 @@
+"""Feed-forward: what each token does with what it has read, dense or through a few of many experts."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+
+from ..configuration.configuration_moeba import MoebaConfig
+from ..configuration.model_facts import layer_view
+from .balancing import router_losses
+from .experts import build_experts
+from .router import MoebaTopKRouter
+
+
+class MoebaMLP(nn.Module):
+    """`down(act(up(x)))` (Vaswani et al. 2017)."""
+
+    def __init__(self, config: MoebaConfig, intermediate_size: int) -> None:
+        super().__init__()
+        self.up_proj = nn.Linear(config.hidden_size, intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
+
+
+class MoebaGatedMLP(MoebaMLP):
+    """`down(act(gate(x)) * up(x))` (Shazeer 2020)."""
+
+    def __init__(self, config: MoebaConfig, intermediate_size: int) -> None:
+        super().__init__(config, intermediate_size)
+        self.gate_proj = nn.Linear(config.hidden_size, intermediate_size, bias=config.mlp_bias)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+FEED_FORWARDS: dict[str, type[MoebaMLP]] = {"mlp": MoebaMLP, "gated": MoebaGatedMLP}
+
+
+class MoebaSparseMoeBlock(nn.Module):
+    """A router sends each token to a few experts; an optional shared expert sees every token."""
+
+    def __init__(self, config: MoebaConfig, layer_idx: int) -> None:
+        super().__init__()
+        layer = layer_view(config, layer_idx)
+        self.jitter_noise = config.router_jitter_noise
+        self.gate = MoebaTopKRouter(layer)
+        self.experts = build_experts(config, layer.num_experts, layer.moe_intermediate_size)
+        width = layer.shared_expert_intermediate_size
+        self.shared_expert = FEED_FORWARDS[config.feed_forward_type](config, width) if width else None
+        self.shared_expert_gate = nn.Linear(config.hidden_size, 1, bias=False) if config.shared_expert_gate else None
+
+    def forward(
+        self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None, output_router_losses: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Args:
+            hidden_states: `[batch, tokens, hidden]`.
+            token_mask: `[batch, tokens]`, False at padding, which then does not count in the losses.
+
+        Returns:
+            The layer's output, shaped as its input, and this layer's `[balance, z]` losses if they were asked for.
+        """
+        if self.training and self.jitter_noise > 0:
+            low, high = 1.0 - self.jitter_noise, 1.0 + self.jitter_noise
+            hidden_states = hidden_states * torch.empty_like(hidden_states).uniform_(low, high)
+        tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
+        logits, weights, indices = self.gate(tokens)
+        output = self.experts(tokens, indices, weights).reshape(hidden_states.shape)
+        if self.shared_expert is not None:
+            shared = self.shared_expert(hidden_states)
+            if self.shared_expert_gate is not None:
+                shared = torch.sigmoid(self.shared_expert_gate(hidden_states)) * shared
+            output = output + shared
+        if not output_router_losses:
+            return output, None
+        return output, router_losses(logits, self.gate.scores(logits), indices, token_mask)
+
+
+def build_feed_forward(config: MoebaConfig, layer_idx: int) -> nn.Module:
+    """The dense or sparse feed-forward of one layer."""
+    if config.mlp_layer_types[layer_idx] == "sparse":
+        return MoebaSparseMoeBlock(config, layer_idx)
+    return FEED_FORWARDS[config.feed_forward_type](config, layer_view(config, layer_idx).intermediate_size)

@@ -1,0 +1,445 @@
+"""The Moeba model: tokens -> embeddings -> blocks of attention and feed-forward -> norm -> head -> logits.
+
+`MoebaModel` is the transformer; the heads below put a task on top. Every choice of part is made by the config and looked
+up in the tables of the sibling files.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from huggingface_hub import HfApi
+from torch import nn
+from transformers import PreTrainedConfig, initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.modeling_layers import (
+    GenericForQuestionAnswering,
+    GenericForSequenceClassification,
+    GenericForTokenClassification,
+)
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
+from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
+from transformers.utils import can_return_tuple, logging
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from ..configuration.configuration_moeba import MoebaConfig
+from .attention import MoebaAttention, build_masks
+from .balancing import share_of_tokens, token_mask_from
+from .blocks import BLOCKS, MoebaDecoderLayer
+from .code_files import AUTO_MAP, write_code
+from .experts import EXPERTS
+from .norms import MoebaUnitOffsetRMSNorm, build_norm
+from .positions import EMBEDDED_POSITIONS, MoebaSinusoidalPositions, build_rotary
+from .router import MoebaTopKRouter
+
+logger = logging.get_logger(__name__)
+
+_HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+@dataclass
+class MoebaModelOutputWithPast(MoeModelOutputWithPast):
+    """transformers' MoE output, and the router losses of each sparse layer, `[sparse_layers, 2]` (balance, z)."""
+
+    router_losses: torch.Tensor | None = None
+
+
+# No postponed annotations in this file: transformers reads the config class off the `config` annotation.
+class MoebaPreTrainedModel(PreTrainedModel):
+    """What all Moeba models share: initialisation, saving, loading and what transformers wants to know about them."""
+
+    config: MoebaConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = [block.__name__ for block in BLOCKS.values()]
+    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
+    _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["e_score_correction_bias"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs: ClassVar[dict[str, Any]] = {
+        "router_logits": OutputRecorder(MoebaTopKRouter, index=0),
+        "hidden_states": MoebaDecoderLayer,
+        "attentions": MoebaAttention,
+    }
+
+    # Set by the installed package: reads a folder of another model type, and writes a model card.
+    foreign_reader: ClassVar[Callable | None] = None
+    card_writer: ClassVar[Callable | None] = None
+
+    def __init__(self, config: MoebaConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self._no_split_modules = [BLOCKS[config.block_order].__name__]
+
+    # The library decides these two by reading the source of this file; here the parts have files of their own.
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        return True
+
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
+        """SDPA has no softcap: run the plain attention instead of silently leaving the cap out."""
+        if self.config.attn_logit_softcapping is not None and attn_implementation in (None, "sdpa"):
+            if attn_implementation == "sdpa":
+                logger.warning_once("sdpa cannot cap attention logits (attn_logit_softcapping): using eager attention.")
+            attn_implementation = "eager"
+        return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, tuple(EXPERTS.values())):
+            for name, parameter in module.named_parameters(recurse=False):
+                init.zeros_(parameter) if name.endswith("bias") else init.normal_(parameter, mean=0.0, std=std)
+        elif isinstance(module, MoebaTopKRouter):
+            init.normal_(module.weight, mean=0.0, std=std)
+            for vector in (module.bias, module.e_score_correction_bias):
+                if vector is not None:
+                    init.zeros_(vector)
+        elif isinstance(module, MoebaUnitOffsetRMSNorm):
+            init.zeros_(module.weight)
+        elif isinstance(module, MoebaSinusoidalPositions):
+            module.init_buffers()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any):
+        """As in transformers; a checkpoint of another supported model type is converted on the way in.
+
+        Raises:
+            ValueError: the checkpoint's model type, or a field or tensor of it, has no exact place in Moeba.
+        """
+        if pretrained_model_name_or_path is not None and kwargs.get("config") is None:
+            hub = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
+            source, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
+            model_type = source.get("model_type")
+            if model_type not in (None, cls.config_class.model_type):
+                if MoebaPreTrainedModel.foreign_reader is None:
+                    raise ValueError(
+                        f"{pretrained_model_name_or_path} is a '{model_type}' checkpoint: reading it needs the moeba "
+                        "package (pip install moeba)."
+                    )
+                reader = MoebaPreTrainedModel.foreign_reader
+                config, state_dict = reader(pretrained_model_name_or_path, kwargs.get("revision"))
+                for name in (*_HUB_KWARGS, "use_safetensors", "variant"):
+                    kwargs.pop(name, None)
+                loaded = super().from_pretrained(None, *args, config=config, state_dict=state_dict, **kwargs)
+                model = loaded[0] if isinstance(loaded, tuple) else loaded
+                model.config._name_or_path = str(pretrained_model_name_or_path)
+                return loaded
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, push_to_hub: bool = False, **kwargs: Any):
+        """As in transformers, and the folder also carries the code that loads it where moeba is not installed."""
+        main = kwargs.get("is_main_process", args[0] if args else True)
+        repo_id = kwargs.pop("repo_id", None)
+        self.config.auto_map = dict(AUTO_MAP)
+        hub = {name: kwargs.pop(name) for name in ("commit_message", "private", "create_pr", "revision") if name in kwargs}
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if main:
+            write_code(save_directory)
+        if push_to_hub:
+            self._upload(save_directory, repo_id or os.path.basename(os.path.abspath(save_directory)), **hub)
+
+    def push_to_hub(self, repo_id: str, *, max_shard_size: int | str = "5GB", tags: Any = None, **kwargs: Any) -> str:
+        """Save to a temporary folder, write its model card and upload it in one commit.
+
+        A card that stands in the folder the model was loaded from is kept, not overwritten by a default one.
+
+        Args:
+            repo_id: `user/name`; the repository is created if it does not exist.
+            kwargs: `private`, `token`, `revision`, `create_pr`, `commit_message`, `commit_description`.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            return self._upload(folder, repo_id, **kwargs)
+
+    def _upload(self, folder: str | os.PathLike, repo_id: str, **kwargs: Any) -> str:
+        api = HfApi(token=kwargs.pop("token", None))
+        repo_id = api.create_repo(repo_id, private=kwargs.pop("private", None), exist_ok=True).repo_id
+        card = os.path.join(folder, "README.md")
+        origin = os.path.join(self.config._name_or_path or "", "README.md")
+        if not os.path.exists(card) and self.config._name_or_path and os.path.exists(origin):
+            with open(origin, encoding="utf-8") as source, open(card, "w", encoding="utf-8") as target:
+                target.write(source.read())
+        if not os.path.exists(card) and MoebaPreTrainedModel.card_writer is not None:
+            MoebaPreTrainedModel.card_writer(folder)
+        kwargs.setdefault("commit_message", f"Upload {type(self).__name__}")
+        return api.upload_folder(repo_id=repo_id, folder_path=folder, **kwargs)
+
+
+class MoebaModel(MoebaPreTrainedModel):
+    """The transformer without a head: token ids in, one vector a token out."""
+
+    def __init__(self, config: MoebaConfig) -> None:
+        super().__init__(config)
+        self.padding_idx = config.pad_token_id
+        self.vocab_size = config.vocab_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        positions = config.position_embedding_type
+        if positions in EMBEDDED_POSITIONS:
+            self.embed_positions = EMBEDDED_POSITIONS[positions](config)
+        elif positions == "rope":
+            self.rotary_emb = build_rotary(config)
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        block = BLOCKS[config.block_order]
+        self.layers = nn.ModuleList([block(config, i) for i in range(config.num_hidden_layers)])
+        self.norm = build_norm(config) if config.final_norm else nn.Identity()
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def _embed(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """Scale the token embeddings and add positions, `[batch, tokens, hidden]`."""
+        hidden_states = inputs_embeds
+        if self.config.embedding_multiplier != 1.0:
+            hidden_states = hidden_states * self.config.embedding_multiplier
+        if hasattr(self, "embed_positions"):
+            hidden_states = hidden_states + self.embed_positions(hidden_states, position_ids)
+        return self.dropout(hidden_states)
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        output_router_losses: bool = False,
+        **kwargs: Any,
+    ) -> MoebaModelOutputWithPast:
+        """
+        Args:
+            input_ids: `[batch, tokens]`, or `inputs_embeds` `[batch, tokens, hidden]`.
+            attention_mask: `[batch, past + tokens]` (1: real, 0: padding), a ready 4-D mask, or one for each layer type.
+            output_router_losses: also return each sparse layer's losses.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if use_cache and past_key_values is None and self.config.is_causal:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past).unsqueeze(0)
+
+        hidden_states = self._embed(inputs_embeds, position_ids)
+        masks = attention_mask
+        if not isinstance(masks, dict):
+            masks = build_masks(
+                self.config,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+            )
+        rotations = self.rotary_emb(hidden_states, position_ids) if hasattr(self, "rotary_emb") else None
+        token_mask = token_mask_from(attention_mask, inputs_embeds.shape[:2]) if output_router_losses else None
+
+        losses = []
+        for layer, layer_type in zip(self.layers, self.config.layer_types, strict=False):
+            output = layer(
+                hidden_states,
+                attention_mask=masks[layer_type],
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                position_embeddings=rotations[layer_type] if isinstance(rotations, dict) else rotations,
+                token_mask=token_mask,
+                output_router_losses=output_router_losses,
+                **kwargs,
+            )
+            if isinstance(output, tuple):
+                hidden_states, layer_losses = output
+                losses.append(layer_losses)
+            else:
+                hidden_states = output
+
+        return MoebaModelOutputWithPast(
+            last_hidden_state=self.norm(hidden_states),
+            past_key_values=past_key_values,
+            router_losses=torch.stack([loss.to(hidden_states.device) for loss in losses]) if losses else None,
+        )
+
+
+class _RouterLoss:
+    """What a head needs to add the router losses to its own."""
+
+    config: MoebaConfig
+
+    def wants_router_losses(self, has_labels: bool) -> bool:
+        """With labels whenever a coefficient is above 0; without them when router logits are asked for."""
+        if not self.config.sparse_layers:
+            return False
+        coefficients = (self.config.router_aux_loss_coef, self.config.router_z_loss_coef)
+        return (has_labels and any(coef > 0 for coef in coefficients)) or bool(self.config.output_router_logits)
+
+    def weigh(self, router_losses: torch.Tensor) -> torch.Tensor:
+        """The mean over layers of the balance and z losses, each times its coefficient."""
+        balance, z = router_losses.mean(dim=0).unbind()
+        return self.config.router_aux_loss_coef * balance + self.config.router_z_loss_coef * z
+
+
+class MoebaForCausalLM(_RouterLoss, MoebaPreTrainedModel, GenerationMixin):
+    """The model with a language-modeling head: a score for every token of the vocabulary at every place."""
+
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan: ClassVar[dict[str, str]] = {"lm_head": "colwise_gather_output"}
+    _pp_plan: ClassVar[dict[str, Any]] = {"lm_head": (["hidden_states"], ["logits"])}
+    _fsdp_plan: ClassVar[dict[str, str]] = {"lm_head": "keep_full_weight"}
+
+    def __init__(self, config: MoebaConfig) -> None:
+        if not config.is_causal:
+            raise ValueError("is_causal=False sees the tokens to be predicted: MoebaForCausalLM needs is_causal=True.")
+        super().__init__(config)
+        self.model = MoebaModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
+        self.post_init()
+
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Project, scale and cap: `[..., hidden] -> [..., vocab]`."""
+        logits = self.lm_head(hidden_states)
+        if self.config.logit_scale != 1.0:
+            logits = logits * self.config.logit_scale
+        if self.config.final_logit_softcapping is not None:
+            cap = self.config.final_logit_softcapping
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        output_router_logits: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> MoeCausalLMOutputWithPast:
+        """
+        Args:
+            labels: `[batch, tokens]`, the input ids themselves (shifted here); -100 is ignored.
+            output_router_logits: return the logits of each router, `[batch * tokens, experts]` a sparse layer.
+            logits_to_keep: compute logits for the last n places only (0: all), or for the places of a tensor.
+            kwargs: `num_items_in_batch` (from Trainer): the tokens of the whole optimiser step.
+
+        Returns:
+            `loss` is the cross-entropy plus `router_aux_loss_coef * aux_loss` and the z-loss, weighted by this batch's
+            share of `num_items_in_batch`. `aux_loss` is the unweighted balance loss, the mean over sparse layers.
+        """
+        if output_router_logits is None:
+            output_router_logits = self.config.output_router_logits
+        has_labels = labels is not None or kwargs.get("shift_labels") is not None
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_router_logits=output_router_logits,
+            output_router_losses=self.wants_router_losses(has_labels) or bool(output_router_logits),
+            **kwargs,
+        )
+        logits = self.compute_logits(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+
+        loss = None
+        if has_labels:
+            loss = self.loss_function(logits, labels, self.vocab_size, **kwargs)
+        aux_loss = None
+        if outputs.router_losses is not None:
+            aux_loss = outputs.router_losses[:, 0].mean()
+            if loss is not None:
+                share = share_of_tokens(labels, kwargs.get("shift_labels"), kwargs.get("num_items_in_batch"))
+                loss = loss + (self.weigh(outputs.router_losses) * share).to(loss.device)
+
+        return MoeCausalLMOutputWithPast(
+            loss=loss,
+            aux_loss=aux_loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            router_logits=outputs.router_logits,
+        )
+
+
+class _GenericHead(_RouterLoss):
+    """Adds the router losses to a generic head of transformers, whose forward only knows its own loss."""
+
+    @can_return_tuple
+    def forward(self, *args: Any, **kwargs: Any):
+        """As the generic head's; in training the loss includes the router losses."""
+        labelled = any(kwargs.get(name) is not None for name in ("labels", "start_positions"))
+        if not (labelled and self.wants_router_losses(True)):
+            return super().forward(*args, return_dict=True, **kwargs)
+        seen = []
+        hook = self.model.register_forward_hook(lambda module, inputs, output: seen.append(output.router_losses))
+        try:
+            outputs = super().forward(*args, return_dict=True, output_router_losses=True, **kwargs)
+        finally:
+            hook.remove()
+        outputs.loss = outputs.loss + self.weigh(seen[-1]).to(outputs.loss.device)
+        return outputs
+
+
+# The generic heads build their model through AutoModel, which remote code cannot: each __init__ builds it directly.
+class MoebaForSequenceClassification(_GenericHead, GenericForSequenceClassification, MoebaPreTrainedModel):
+    """One label a sequence, read at its last token."""
+
+    def __init__(self, config: MoebaConfig) -> None:
+        MoebaPreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.model = MoebaModel(config)
+        self.score = nn.Linear(config.hidden_size, self.num_labels, bias=False)
+        self.post_init()
+
+
+class MoebaForTokenClassification(_GenericHead, GenericForTokenClassification, MoebaPreTrainedModel):
+    """One label a token."""
+
+    def __init__(self, config: MoebaConfig) -> None:
+        MoebaPreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.model = MoebaModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.score = nn.Linear(config.hidden_size, self.num_labels)
+        self.post_init()
+
+
+class MoebaForQuestionAnswering(_GenericHead, GenericForQuestionAnswering, MoebaPreTrainedModel):
+    """Start and end of an answer inside the text."""
+
+    def __init__(self, config: MoebaConfig) -> None:
+        MoebaPreTrainedModel.__init__(self, config)
+        self.model = MoebaModel(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+
+__all__ = [
+    "MoebaForCausalLM",
+    "MoebaForQuestionAnswering",
+    "MoebaForSequenceClassification",
+    "MoebaForTokenClassification",
+    "MoebaModel",
+    "MoebaPreTrainedModel",
+]

@@ -1,0 +1,96 @@
+"""Norms: what keeps the residual stream at a scale that the next layer can use.
+
+The RMS variants differ in when they round: in bf16 these are different functions, so each is a part of its own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..configuration.configuration_moeba import MoebaConfig
+
+
+class MoebaRMSNorm(nn.Module):
+    """`weight * x / rms(x)`: normalised in float32, rounded, then multiplied (Zhang & Sennrich 2019; Llama's order)."""
+
+    def __init__(self, width: int, eps: float, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.variance_epsilon = eps
+
+    def normalize(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Divide by the root mean square of the last dimension, in float32."""
+        hidden_states = hidden_states.to(torch.float32)
+        variance = hidden_states.pow(2).mean(-1, keepdim=True)
+        return hidden_states * torch.rsqrt(variance + self.variance_epsilon)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.weight * self.normalize(hidden_states).to(hidden_states.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, eps={self.variance_epsilon}"
+
+
+class MoebaFloat32RMSNorm(MoebaRMSNorm):
+    """RMS norm that multiplies before it rounds (OLMo 2)."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return (self.weight * self.normalize(hidden_states)).to(hidden_states.dtype)
+
+
+class MoebaUnitOffsetRMSNorm(MoebaRMSNorm):
+    """RMS norm whose weight is stored as its distance from 1, multiplied in float32 (Gemma)."""
+
+    def __init__(self, width: int, eps: float, bias: bool = False) -> None:
+        super().__init__(width, eps)
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return (self.normalize(hidden_states) * (1.0 + self.weight.float())).to(hidden_states.dtype)
+
+
+class MoebaNonParametricRMSNorm(MoebaRMSNorm):
+    """RMS norm without a weight (nanochat)."""
+
+    def __init__(self, width: int, eps: float, bias: bool = False) -> None:
+        super().__init__(width, eps)
+        self.weight = None
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.normalize(hidden_states).to(hidden_states.dtype)
+
+    def extra_repr(self) -> str:
+        return f"eps={self.variance_epsilon}"
+
+
+class MoebaLayerNorm(nn.LayerNorm):
+    """Layer norm with a weight and, if asked for, a bias (Ba et al. 2016)."""
+
+    def __init__(self, width: int, eps: float, bias: bool = True) -> None:
+        super().__init__(width, eps=eps, bias=bias)
+
+
+class MoebaNonParametricLayerNorm(nn.LayerNorm):
+    """Layer norm without weight or bias, computed in float32 (OLMo)."""
+
+    def __init__(self, width: int, eps: float, bias: bool = False) -> None:
+        super().__init__(width, eps=eps, elementwise_affine=False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return super().forward(hidden_states.float()).to(hidden_states.dtype)
+
+
+NORMS: dict[str, type[nn.Module]] = {
+    "rmsnorm": MoebaRMSNorm,
+    "rmsnorm_float32": MoebaFloat32RMSNorm,
+    "rmsnorm_unit_offset": MoebaUnitOffsetRMSNorm,
+    "rmsnorm_nonparametric": MoebaNonParametricRMSNorm,
+    "layernorm": MoebaLayerNorm,
+    "layernorm_nonparametric": MoebaNonParametricLayerNorm,
+}
+
+
+def build_norm(config: MoebaConfig, width: int | None = None) -> nn.Module:
+    """The config's norm over a last dimension of `width` (default `hidden_size`)."""
+    return NORMS[config.norm_type](width or config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)

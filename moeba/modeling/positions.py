@@ -1,0 +1,156 @@
+"""Positions: how a model that sees a set of tokens knows their order.
+
+A position can enter at two places: added to the embeddings (`EMBEDDED_POSITIONS`) or as a rotation of queries and keys
+(`MoebaRotaryEmbedding`). `position_embedding_type="none"` uses neither: the causal mask alone tells order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+
+from ..configuration.configuration_moeba import MoebaConfig
+
+CosSin = tuple[torch.Tensor, torch.Tensor]
+
+
+class MoebaLearnedPositions(nn.Embedding):
+    """One trained vector a position (GPT-2). `position_offset` leaves the first rows unused (OPT)."""
+
+    def __init__(self, config: MoebaConfig) -> None:
+        super().__init__(config.max_position_embeddings + config.position_offset, config.hidden_size)
+        self.offset = config.position_offset
+
+    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """Vectors to add, `[batch or 1, sequence, hidden]`."""
+        return super().forward(position_ids + self.offset).to(hidden_states.device)
+
+
+class MoebaSinusoidalPositions(nn.Module):
+    """Fixed waves, sines in the first half and cosines in the second (Vaswani et al. 2017, tensor2tensor's layout)."""
+
+    def __init__(self, config: MoebaConfig) -> None:
+        super().__init__()
+        half = config.hidden_size // 2
+        self.width = config.hidden_size
+        self.register_buffer("frequencies", self.compute_frequencies(half), persistent=False)
+
+    @staticmethod
+    def compute_frequencies(half: int) -> torch.Tensor:
+        """Angular frequency of each wave, from 1 down to 1/10000, `[half]`."""
+        return torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10000.0) / max(half - 1, 1)))
+
+    def init_buffers(self) -> None:
+        """Fill the buffer of a model that was built on the meta device."""
+        init.copy_(self.frequencies, self.compute_frequencies(self.frequencies.shape[0]))
+
+    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """Vectors to add, `[batch or 1, sequence, hidden]`."""
+        angles = position_ids[..., None].float() * self.frequencies.float()
+        waves = torch.cat((angles.sin(), angles.cos()), dim=-1)
+        return nn.functional.pad(waves, (0, self.width - waves.shape[-1])).to(hidden_states.dtype)
+
+
+EMBEDDED_POSITIONS: dict[str, type[nn.Module]] = {
+    "learned": MoebaLearnedPositions,
+    "sinusoidal": MoebaSinusoidalPositions,
+}
+
+
+def _default_frequencies(config: Any, device: Any = None, seq_len: Any = None, layer_type: str | None = None):
+    """Inverse frequencies of plain RoPE over the rotated part of a head (Su et al. 2021), and a factor of 1."""
+    parameters = config.rope_parameters[layer_type] if layer_type else config.rope_parameters
+    rotated = int(config.head_dim * parameters.get("partial_rotary_factor", 1.0))
+    exponents = torch.arange(0, rotated, 2, dtype=torch.int64).to(device=device, dtype=torch.float) / rotated
+    return 1.0 / (parameters["rope_theta"] ** exponents), 1.0
+
+
+class MoebaRotaryEmbedding(nn.Module):
+    """Cosines and sines for rotating queries and keys; every rope type that transformers knows.
+
+    `layer_type` picks one entry of `rope_parameters` where layers of different types rotate differently.
+    """
+
+    def __init__(self, config: MoebaConfig, device: Any = None, layer_type: str | None = None) -> None:
+        super().__init__()
+        self.config = _RopeView(config, layer_type) if layer_type else config
+        self.max_seq_len_cached = config.max_position_embeddings
+        self.original_max_seq_len = config.max_position_embeddings
+        self.rope_type = self.config.rope_parameters["rope_type"]
+        frequencies, self.attention_scaling = self.frequency_function()(self.config, device)
+        self.register_buffer("inv_freq", frequencies, persistent=False)
+        self.register_buffer("original_inv_freq", frequencies.clone(), persistent=False)
+
+    # The base class's weight initialisation looks this name up.
+    compute_default_rope_parameters = staticmethod(_default_frequencies)
+
+    def frequency_function(self) -> Callable:
+        """The function `(config, device) -> (inverse frequencies, attention scaling)` of this rope type."""
+        return _default_frequencies if self.rope_type == "default" else ROPE_INIT_FUNCTIONS[self.rope_type]
+
+    @torch.no_grad()
+    @dynamic_rope_update
+    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> CosSin:
+        """Cosine and sine, each `[batch or 1, sequence, rotated]`, in the dtype of `hidden_states`."""
+        frequencies = self.inv_freq.to(device=hidden_states.device, dtype=torch.float)
+        angles = position_ids[..., None].float() * frequencies
+        angles = torch.cat((angles, angles), dim=-1)
+        cos = angles.cos() * self.attention_scaling
+        sin = angles.sin() * self.attention_scaling
+        return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
+
+
+class _RopeView:
+    """A config whose `rope_parameters` are those of one layer type; all else is read from the config behind it."""
+
+    def __init__(self, config: MoebaConfig, layer_type: str) -> None:
+        self._config = config
+        self.rope_parameters = config.rope_parameters[layer_type]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_config":
+            raise AttributeError(name)
+        return getattr(self._config, name)
+
+    def standardize_rope_params(self) -> None:
+        """Nothing to do: the config standardised them when it was made."""
+
+
+class MoebaPerTypeRotaryEmbedding(nn.ModuleDict):
+    """A rotary embedding for each layer type (Gemma 3: local layers turn faster than global ones)."""
+
+    def __init__(self, config: MoebaConfig) -> None:
+        types = sorted(set(config.layer_types))
+        super().__init__({kind: MoebaRotaryEmbedding(config, layer_type=kind) for kind in types})
+
+    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> dict[str, CosSin]:
+        """Cosine and sine for each layer type."""
+        return {kind: rotary(hidden_states, position_ids) for kind, rotary in self.items()}
+
+
+def build_rotary(config: MoebaConfig) -> nn.Module:
+    """One rotary embedding for all layers, or one for each layer type if `rope_parameters` is nested."""
+    nested = any(isinstance(value, dict) for value in (config.rope_parameters or {}).values())
+    return MoebaPerTypeRotaryEmbedding(config) if nested else MoebaRotaryEmbedding(config)
+
+
+def rotate_half(x: torch.Tensor) -> torch.Tensor:
+    """Turn the pairs (x_i, x_{i + d/2}) by 90 degrees."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((-second, first), dim=-1)
+
+
+def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate the leading part of each head of `x` `[batch, heads, sequence, head_dim]`; the rest passes through."""
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    rotated = cos.shape[-1]
+    if rotated == x.shape[-1]:
+        return (x * cos) + (rotate_half(x) * sin)
+    turning, passing = x[..., :rotated], x[..., rotated:]
+    return torch.cat(((turning * cos) + (rotate_half(turning) * sin), passing), dim=-1)
