@@ -4,14 +4,15 @@ Names are those of Llama, Qwen and Mixtral in transformers wherever they have on
 `Literal` that a table in `moeba/modeling` turns into a small class.
 """
 
-from __future__ import annotations
-
+import copy
 import difflib
 from dataclasses import fields
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from .model_facts import count_params, flops_per_token, kv_cache_bytes_per_token
 
@@ -23,17 +24,15 @@ _LIBRARY_KWARGS = {
     "model_type",
     "name_or_path",
     "num_labels",
-    "original_max_position_embeddings",
     "output_attentions",
-    "partial_rotary_factor",
     "per_layer_config",
     "quantization_config",
-    "rope_scaling",
-    "rope_theta",
     "torch_dtype",
 }
+_ROPE_KWARGS = {"original_max_position_embeddings", "partial_rotary_factor", "rope_scaling", "rope_theta"}
 
 
+# No postponed annotations in this file: `@strict` checks each field against what its annotation evaluates to.
 @strict
 class MoebaConfig(PreTrainedConfig):
     r"""
@@ -52,7 +51,7 @@ class MoebaConfig(PreTrainedConfig):
         norm_type (`str`): see `modeling/norms.py`. `norm_eps` (`float`) and `norm_bias` (layer norms only) go with it.
         position_embedding_type (`str`): `rope`, `learned`, `sinusoidal` or `none`, see `modeling/positions.py`.
         rope_parameters (`dict`, *optional*): any rope type of transformers, with `partial_rotary_factor`; one dict, or
-            one per entry of `layer_types`.
+            one for each kind in `layer_types` (None: layers of that kind are not rotated).
         position_offset (`int`): added to each position before a learned table is read.
         embedding_multiplier (`float`): factor on the token embeddings.
         attention_bias (`bool`): bias of the query, key and value projections.
@@ -124,8 +123,11 @@ class MoebaConfig(PreTrainedConfig):
     }
     base_model_ep_plan = {
         "layers.*.mlp.experts.gate_up_proj": "grouped_gemm",
+        "layers.*.mlp.experts.gate_up_proj_bias": "grouped_gemm",
         "layers.*.mlp.experts.up_proj": "grouped_gemm",
+        "layers.*.mlp.experts.up_proj_bias": "grouped_gemm",
         "layers.*.mlp.experts.down_proj": "grouped_gemm",
+        "layers.*.mlp.experts.down_proj_bias": "grouped_gemm",
         "layers.*.mlp.experts": "ep_dispatch_experts",
     }
     base_model_pp_plan = {
@@ -145,9 +147,9 @@ class MoebaConfig(PreTrainedConfig):
     max_position_embeddings: int = 2048
 
     # Blocks and norms
-    block_order: Literal["pre_norm", "post_norm", "sandwich_norm", "output_norm", "parallel", "parallel_two_norms"] = (
-        "pre_norm"
-    )
+    block_order: Literal[
+        "pre_norm", "post_norm", "sandwich_norm", "output_norm", "parallel", "parallel_two_norms"
+    ] = "pre_norm"
     residual_multiplier: float | int = 1.0
     final_norm: bool = True
     norm_type: Literal[
@@ -226,9 +228,15 @@ class MoebaConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._refuse_unknown(kwargs)
+        self._take_other_spellings(kwargs)
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
-        if self.head_dim is None:
+        if self.head_dim is None and self.num_attention_heads > 0:
+            if self.hidden_size % self.num_attention_heads:
+                raise ValueError(
+                    f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads="
+                    f"{self.num_attention_heads}: give head_dim."
+                )
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.attention_output_bias is None:
             self.attention_output_bias = self.attention_bias
@@ -237,28 +245,59 @@ class MoebaConfig(PreTrainedConfig):
         if self.layer_types is None:
             kind = "full_attention" if self.sliding_window is None else "sliding_attention"
             self.layer_types = [kind] * self.num_hidden_layers
-        # An attribute_map spelling reaches this point as a plain keyword argument.
-        num_experts = next((kwargs[k] for k, v in self.attribute_map.items() if v == "num_experts" and k in kwargs), 0)
         if self.mlp_layer_types is None:
-            kind = "sparse" if (self.num_experts or num_experts) else "dense"
-            self.mlp_layer_types = [kind] * self.num_hidden_layers
-        if self.position_embedding_type != "rope":
-            for name in ("rope_theta", "rope_scaling", "partial_rotary_factor"):
-                if kwargs.get(name) is not None:
-                    raise ValueError(
-                        f"{name}={kwargs[name]} has no effect with position_embedding_type="
-                        f"'{self.position_embedding_type}': remove it, or choose 'rope'."
-                    )
+            self.mlp_layer_types = ["sparse" if self.num_experts else "dense"] * self.num_hidden_layers
         super().__post_init__(**kwargs)
+        self.base_model_tp_plan = self._tensor_parallel_plan()
 
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
-        """Leave `rope_parameters` empty when positions are not rotary, where the base class would fill defaults in."""
-        if self.position_embedding_type == "rope":
-            return super().convert_rope_params_to_dict(**kwargs)
-        return kwargs
+        """Gather every spelling of the rope settings in `rope_parameters`, or refuse them if positions are not rotary."""
+        if self.position_embedding_type != "rope":
+            rope = {"rope_parameters": self.rope_parameters}
+            rope |= {name: kwargs.pop(name, None) for name in _ROPE_KWARGS}
+            for name, value in rope.items():
+                if value is not None:
+                    raise ValueError(
+                        f"{name}={value} has no effect with position_embedding_type="
+                        f"'{self.position_embedding_type}': remove it, or choose 'rope'."
+                    )
+            return kwargs
+        self.rope_parameters = copy.deepcopy(kwargs.pop("rope_scaling", None) or self.rope_parameters or {})
+        trained_length = kwargs.pop("original_max_position_embeddings", None)
+        if trained_length is not None:
+            kinds = self.nested_rope_parameter_keys(self.rope_parameters)
+            for rope in [self.rope_parameters[kind] for kind in kinds] or [self.rope_parameters]:
+                if rope is not None:
+                    rope.setdefault("original_max_position_embeddings", trained_length)
+        return super().convert_rope_params_to_dict(**kwargs)
+
+    def _take_other_spellings(self, kwargs: dict[str, Any]) -> None:
+        """Read the fields given by a name of `attribute_map`; a field given twice must be given the same value."""
+        defaults = {field.name: field.default for field in fields(self)}
+        for alias in [name for name in kwargs if name in self.attribute_map]:
+            name, value = self.attribute_map[alias], kwargs.pop(alias)
+            if getattr(self, name) not in (defaults[name], value):
+                raise ValueError(
+                    f"{alias}={value} contradicts {name}={getattr(self, name)}: they are one field."
+                )
+            setattr(self, name, value)
+
+    def _tensor_parallel_plan(self) -> dict[str, str]:
+        """The class's plan, less what this config's parts cannot do on a slice of their width."""
+        plan = dict(type(self).base_model_tp_plan)
+        if self.qk_norm == "full":  # the norm needs all heads
+            plan |= {f"layers.*.self_attn.{name}_proj": "colwise_gather_output" for name in "qkv"}
+            plan["layers.*.self_attn.o_proj"] = "rowwise_split_input"
+            for name in ("q_norm", "k_norm"):
+                del plan[f"layers.*.self_attn.{name}"]
+        if self.expert_bias:  # each slice would add the whole bias
+            plan = {pattern: style for pattern, style in plan.items() if ".mlp.experts" not in pattern}
+        return plan
 
     def _refuse_unknown(self, kwargs: dict[str, Any]) -> None:
-        known = {field.name for field in fields(self)} | set(self.attribute_map) | _LIBRARY_KWARGS
+        known = (
+            {field.name for field in fields(self)} | set(self.attribute_map) | _LIBRARY_KWARGS | _ROPE_KWARGS
+        )
         accepted = known | set(GenerationConfig._get_default_generation_params())
         unknown = sorted(name for name in kwargs if name not in accepted and not name.startswith("_"))
         if not unknown:
@@ -280,25 +319,27 @@ class MoebaConfig(PreTrainedConfig):
     def _contradictions(self):
         """Yield one sentence a contradiction."""
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
-                     "head_dim", "max_position_embeddings", "n_group", "topk_group"):  # fmt: skip
+                     "head_dim", "max_position_embeddings", "moe_intermediate_size", "n_group",
+                     "topk_group"):  # fmt: skip
             if getattr(self, name) < 1:
                 yield f"{name}={getattr(self, name)} must be at least 1"
-        for name in ("num_experts", "shared_expert_intermediate_size", "num_hidden_layers"):
+        for name in ("num_experts", "shared_expert_intermediate_size", "num_hidden_layers", "norm_eps", "position_offset",
+                     "norm_topk_eps", "router_aux_loss_coef", "router_z_loss_coef", "initializer_range"):  # fmt: skip
             if getattr(self, name) < 0:
                 yield f"{name}={getattr(self, name)} must not be negative"
-        if self.num_attention_heads % self.num_key_value_heads:
+        if self.num_key_value_heads and self.num_attention_heads % self.num_key_value_heads:
             yield (
                 f"num_attention_heads={self.num_attention_heads} is not a multiple of "
                 f"num_key_value_heads={self.num_key_value_heads}"
             )
         yield from self._attention_contradictions()
+        yield from self._rope_contradictions()
         yield from self._expert_contradictions()
-        from transformers.activations import ACT2FN
-
         if self.hidden_act not in ACT2FN:
             near = difflib.get_close_matches(self.hidden_act, ACT2FN, n=1, cutoff=0.0)[0]
             yield f"hidden_act='{self.hidden_act}' is no activation of transformers (nearest: '{near}')"
-        for name in ("attention_dropout", "hidden_dropout", "embedding_dropout", "classifier_dropout"):
+        for name in ("attention_dropout", "hidden_dropout", "embedding_dropout", "classifier_dropout",
+                     "router_jitter_noise"):  # fmt: skip
             if not 0 <= getattr(self, name) < 1:
                 yield f"{name}={getattr(self, name)} must be at least 0 and below 1"
         if "layernorm" not in self.norm_type and not self.norm_bias:
@@ -316,7 +357,11 @@ class MoebaConfig(PreTrainedConfig):
             yield f"layer_types has {unknown}; Moeba knows {sorted(allowed)}"
         if "sliding_attention" in self.layer_types and self.sliding_window is None:
             yield "layer_types has 'sliding_attention' but sliding_window=None"
-        if "sliding_attention" not in self.layer_types and self.sliding_window is not None and self.layer_types:
+        if (
+            "sliding_attention" not in self.layer_types
+            and self.sliding_window is not None
+            and self.layer_types
+        ):
             yield f"sliding_window={self.sliding_window} but no entry of layer_types is 'sliding_attention'"
         if self.sliding_window is not None and self.sliding_window < 1:
             yield f"sliding_window={self.sliding_window} must be at least 1"
@@ -324,6 +369,22 @@ class MoebaConfig(PreTrainedConfig):
             yield f"attn_logit_softcapping={self.attn_logit_softcapping} must be positive, or None"
         if self.final_logit_softcapping is not None and self.final_logit_softcapping <= 0:
             yield f"final_logit_softcapping={self.final_logit_softcapping} must be positive, or None"
+
+    def _rope_contradictions(self):
+        if self.position_embedding_type != "rope":
+            return
+        kinds = self.nested_rope_parameter_keys(self.rope_parameters)
+        for kind in sorted(set(self.layer_types) - set(kinds)):
+            if kinds or any(isinstance(value, dict) for value in self.rope_parameters.values()):
+                yield f"rope_parameters={self.rope_parameters} has an entry per layer type, but none for '{kind}'"
+        for rope in [self.rope_parameters[kind] for kind in kinds] or [self.rope_parameters]:
+            if rope is None:
+                continue
+            if rope["rope_type"] != "default" and rope["rope_type"] not in ROPE_INIT_FUNCTIONS:
+                yield f"rope_type='{rope['rope_type']}' is none of {['default', *ROPE_INIT_FUNCTIONS]}"
+            factor = rope.get("partial_rotary_factor", 1.0)
+            if not 0 < factor <= 1 or int(self.head_dim * factor) < 2 or int(self.head_dim * factor) % 2:
+                yield f"partial_rotary_factor={factor} of head_dim={self.head_dim} is no even number of dimensions"
 
     def _expert_contradictions(self):
         sparse = set(self.mlp_layer_types) - {"dense"}
@@ -338,7 +399,12 @@ class MoebaConfig(PreTrainedConfig):
             yield "mlp_layer_types has 'sparse' but num_experts=0"
         if self.num_experts and not sparse and self.num_hidden_layers:
             yield f"num_experts={self.num_experts} but every entry of mlp_layer_types is 'dense'"
+        if self.shared_expert_gate and not self.shared_expert_intermediate_size:
+            yield "shared_expert_gate=True but shared_expert_intermediate_size=0"
         if not self.num_experts:
+            for name in ("shared_expert_intermediate_size", "expert_bias"):
+                if getattr(self, name):
+                    yield f"{name}={getattr(self, name)} but num_experts=0"
             return
         if not 1 <= self.num_experts_per_tok <= self.num_experts:
             yield (
@@ -356,8 +422,11 @@ class MoebaConfig(PreTrainedConfig):
             )
         elif self.n_group > 1 and self.num_experts // self.n_group < 2:
             yield f"n_group={self.n_group} leaves one expert a group, but a group's score is the sum of its best two"
-        if self.shared_expert_gate and not self.shared_expert_intermediate_size:
-            yield "shared_expert_gate=True but shared_expert_intermediate_size=0"
+
+    @property
+    def rope_is_per_layer_type(self) -> bool:
+        """Whether `rope_parameters` holds one dict for each layer type instead of one for all."""
+        return bool(self.nested_rope_parameter_keys(self.rope_parameters or {}))
 
     @property
     def sparse_layers(self) -> list[int]:
@@ -369,7 +438,7 @@ class MoebaConfig(PreTrainedConfig):
         return count_params(self, active_only=active_only)
 
     def flops_per_token(self, context_length: int = 0) -> int:
-        """Floating-point operations of one token's forward pass that attends to `context_length` earlier tokens."""
+        """Floating-point operations of the forward pass of one token after `context_length` earlier ones."""
         return flops_per_token(self, context_length)
 
     def kv_cache_bytes_per_token(self, bytes_per_value: int = 2) -> int:

@@ -1,1 +1,1 @@
-"""What `moeba demo` is made of."""
+"""The whole way on real input, without a network: text, training, conversion, experts, export, proof."""

@@ -32,7 +32,10 @@ def build_masks(config: MoebaConfig, **tensors: Any) -> dict[str, torch.Tensor |
     """One mask for each layer type in use, in the form that the attention implementation wants."""
     if not config.is_causal:
         tensors.pop("position_ids", None)
-    return {kind: MASKS[config.is_causal, kind](config=config, **tensors) for kind in sorted(set(config.layer_types))}
+    return {
+        kind: MASKS[config.is_causal, kind](config=config, **tensors)
+        for kind in sorted(set(config.layer_types))
+    }
 
 
 def repeat_kv(hidden_states: torch.Tensor, groups: int) -> torch.Tensor:
@@ -132,7 +135,9 @@ class MoebaAttention(nn.Module):
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
 
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
         if self.softcap is not None:
             kwargs["softcap"] = self.softcap
         output, weights = attention(

@@ -8,7 +8,6 @@ checkpointing because the numbers travel as a layer's output.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 
 def router_losses(
@@ -30,8 +29,8 @@ def router_losses(
     else:
         valid = token_mask.reshape(-1).to(device=logits.device, dtype=torch.float32)
     count = valid.sum().clamp(min=1.0)
-    chosen = F.one_hot(indices, experts).sum(dim=1).to(torch.float32)
-    share = (chosen * valid[:, None]).sum(dim=0) / count
+    visits = valid[:, None].expand_as(indices).reshape(-1)
+    share = valid.new_zeros(experts).index_add(0, indices.reshape(-1), visits) / count
     probabilities = scores / scores.sum(dim=-1, keepdim=True)
     probability = (probabilities * valid[:, None]).sum(dim=0) / count
     balance = experts * (share * probability).sum()
@@ -46,7 +45,9 @@ def token_mask_from(
 
     A 4-D mask may be boolean (True: visible) or additive (0: visible); padding is a token that does not see itself.
     """
-    if attention_mask is None or isinstance(attention_mask, dict):
+    if isinstance(attention_mask, dict):  # one a layer type: each shows padding in the same way
+        attention_mask = next(iter(attention_mask.values()), None)
+    if not isinstance(attention_mask, torch.Tensor):
         return None
     batch, tokens = input_shape
     if attention_mask.dim() == 2:
@@ -59,7 +60,9 @@ def token_mask_from(
 
 
 def share_of_tokens(
-    labels: torch.Tensor | None, shift_labels: torch.Tensor | None, num_items_in_batch: torch.Tensor | int | None
+    labels: torch.Tensor | None,
+    shift_labels: torch.Tensor | None,
+    num_items_in_batch: torch.Tensor | int | None,
 ) -> torch.Tensor | float:
     """This micro-batch's share of the tokens that one optimiser step is averaged over.
 

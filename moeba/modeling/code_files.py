@@ -1,7 +1,8 @@
 """The code that travels with a saved model, so that `trust_remote_code=True` loads it where moeba is not installed.
 
 Remote code must lie flat: one folder, `from .sibling import name` only. Installed, the same modules live in
-`configuration/` and `modeling/`; flattening them is one substitution, which changes nothing in files already flat.
+`configuration/` and `modeling/`; flattening them is one substitution, which changes nothing in files already flat. What
+travels is what `modeling_moeba` imports, directly or through a sibling.
 """
 
 from __future__ import annotations
@@ -19,27 +20,28 @@ AUTO_MAP = {
     "AutoModelForQuestionAnswering": "modeling_moeba.MoebaForQuestionAnswering",
 }
 
-_NESTED_IMPORT = re.compile(r"^(\s*from )\.\.configuration\.", flags=re.MULTILINE)
+_NESTED_IMPORT = re.compile(r"^from \.\.configuration\.", flags=re.MULTILINE)
+_SIBLING = re.compile(r"^from \.(\w+) import ", flags=re.MULTILINE)
 
 
 def code_files() -> dict[str, str]:
-    """File name -> text of every module that the model consists of, flattened."""
+    """File name -> flattened text of every module that the model consists of."""
     here = Path(__file__).parent
-    # In a Hub snapshot or the dynamic-module cache there is no second folder, and all files lie here.
-    folders = [folder for folder in (here.parent / "configuration", here) if (folder / "__init__.py").exists()] or [here]
-    if (here / "configuration_moeba.py").exists():
-        folders = [here]
-    files = {}
-    for folder in folders:
-        for path in sorted(folder.glob("*.py")):
-            if path.name != "__init__.py":
-                files[path.name] = _NESTED_IMPORT.sub(r"\1.", path.read_text(encoding="utf-8"))
-    return files
+    files: dict[str, str] = {}
+    pending = ["modeling_moeba"]
+    while pending:
+        name = f"{pending.pop()}.py"
+        if name in files:
+            continue
+        path = here / name if (here / name).exists() else here.parent / "configuration" / name
+        files[name] = _NESTED_IMPORT.sub("from .", path.read_text(encoding="utf-8"))
+        pending += _SIBLING.findall(files[name])
+    return dict(sorted(files.items()))
 
 
 def write_code(folder: str | os.PathLike) -> list[str]:
     """Write the code files into a model folder and return their names."""
     files = code_files()
     for name, text in files.items():
-        (Path(folder) / name).write_text(text, encoding="utf-8")
-    return sorted(files)
+        (Path(folder) / name).write_bytes(text.encode("utf-8"))
+    return list(files)

@@ -35,7 +35,7 @@ def loop_over_experts(
     for index in top_k_index.unique().tolist():
         if index == num_experts:
             continue
-        position, token = torch.where(top_k_index.T == index)
+        position, token = torch.where(index == top_k_index.T)
         answer = expert(index, hidden_states[token]) * top_k_weights[token, position, None]
         output.index_add_(0, token, answer.to(output.dtype))
     return output
@@ -56,7 +56,9 @@ class MoebaExperts(nn.Module):
         """`[tokens, hidden]` in and out."""
 
         def expert(index: int, tokens: torch.Tensor) -> torch.Tensor:
-            return F.linear(self._apply_gate(F.linear(tokens, self.gate_up_proj[index])), self.down_proj[index])
+            return F.linear(
+                self._apply_gate(F.linear(tokens, self.gate_up_proj[index])), self.down_proj[index]
+            )
 
         return loop_over_experts(self.num_experts, hidden_states, top_k_index, top_k_weights, expert)
 

@@ -51,10 +51,15 @@ class MoebaSparseMoeBlock(nn.Module):
         self.experts = build_experts(config, layer.num_experts, layer.moe_intermediate_size)
         width = layer.shared_expert_intermediate_size
         self.shared_expert = FEED_FORWARDS[config.feed_forward_type](config, width) if width else None
-        self.shared_expert_gate = nn.Linear(config.hidden_size, 1, bias=False) if config.shared_expert_gate else None
+        self.shared_expert_gate = (
+            nn.Linear(config.hidden_size, 1, bias=False) if config.shared_expert_gate else None
+        )
 
     def forward(
-        self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None, output_router_losses: bool = False
+        self,
+        hidden_states: torch.Tensor,
+        token_mask: torch.Tensor | None = None,
+        output_router_losses: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:

@@ -5,15 +5,17 @@ up in the tables of the sibling files.
 """
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 from torch import nn
-from transformers import PreTrainedConfig, initialization as init
+from transformers import PreTrainedConfig
+from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_layers import (
@@ -26,6 +28,7 @@ from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
 from transformers.utils import can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..configuration.configuration_moeba import MoebaConfig
 from .attention import MoebaAttention, build_masks
@@ -39,6 +42,7 @@ from .router import MoebaTopKRouter
 
 logger = logging.get_logger(__name__)
 
+_UPLOAD_KWARGS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
@@ -87,11 +91,15 @@ class MoebaPreTrainedModel(PreTrainedModel):
     def _can_set_experts_implementation(cls) -> bool:
         return True
 
-    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
+    def _check_and_adjust_attn_implementation(
+        self, attn_implementation: str | None, *args: Any, **kwargs: Any
+    ) -> str:
         """SDPA has no softcap: run the plain attention instead of silently leaving the cap out."""
         if self.config.attn_logit_softcapping is not None and attn_implementation in (None, "sdpa"):
             if attn_implementation == "sdpa":
-                logger.warning_once("sdpa cannot cap attention logits (attn_logit_softcapping): using eager attention.")
+                logger.warning_once(
+                    "sdpa cannot cap attention logits (attn_logit_softcapping): using eager attention."
+                )
             attn_implementation = "eager"
         return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
 
@@ -101,7 +109,9 @@ class MoebaPreTrainedModel(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, tuple(EXPERTS.values())):
             for name, parameter in module.named_parameters(recurse=False):
-                init.zeros_(parameter) if name.endswith("bias") else init.normal_(parameter, mean=0.0, std=std)
+                init.zeros_(parameter) if name.endswith("bias") else init.normal_(
+                    parameter, mean=0.0, std=std
+                )
         elif isinstance(module, MoebaTopKRouter):
             init.normal_(module.weight, mean=0.0, std=std)
             for vector in (module.bias, module.e_score_correction_bias):
@@ -113,14 +123,21 @@ class MoebaPreTrainedModel(PreTrainedModel):
             module.init_buffers()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
+    ):
         """As in transformers; a checkpoint of another supported model type is converted on the way in.
 
         Raises:
             ValueError: the checkpoint's model type, or a field or tensor of it, has no exact place in Moeba.
         """
-        if pretrained_model_name_or_path is not None and kwargs.get("config") is None:
-            hub = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
+        hub = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
+        if (
+            pretrained_model_name_or_path is not None
+            and kwargs.get("config") is None
+            and find_adapter_config_file(pretrained_model_name_or_path, **hub)
+            is None  # else the base model is meant
+        ):
             source, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
             model_type = source.get("model_type")
             if model_type not in (None, cls.config_class.model_type):
@@ -139,43 +156,67 @@ class MoebaPreTrainedModel(PreTrainedModel):
                 return loaded
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, push_to_hub: bool = False, **kwargs: Any):
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *args: Any, push_to_hub: bool = False, **kwargs: Any
+    ):
         """As in transformers, and the folder also carries the code that loads it where moeba is not installed."""
         main = kwargs.get("is_main_process", args[0] if args else True)
         repo_id = kwargs.pop("repo_id", None)
         self.config.auto_map = dict(AUTO_MAP)
-        hub = {name: kwargs.pop(name) for name in ("commit_message", "private", "create_pr", "revision") if name in kwargs}
+        hub = {name: kwargs.pop(name) for name in _UPLOAD_KWARGS if name in kwargs}
+        if "token" in hub:
+            kwargs["token"] = hub["token"]
         super().save_pretrained(save_directory, *args, **kwargs)
         if main:
             write_code(save_directory)
         if push_to_hub:
             self._upload(save_directory, repo_id or os.path.basename(os.path.abspath(save_directory)), **hub)
 
-    def push_to_hub(self, repo_id: str, *, max_shard_size: int | str = "5GB", tags: Any = None, **kwargs: Any) -> str:
-        """Save to a temporary folder, write its model card and upload it in one commit.
+    def push_to_hub(self, repo_id: str, *, max_shard_size: int | str = "5GB", **kwargs: Any) -> str:
+        """Save to a temporary folder and upload it, with a model card, in one commit.
 
-        A card that stands in the folder the model was loaded from is kept, not overwritten by a default one.
+        A default card never replaces one that a person may have edited: the card in the folder that the model was loaded
+        from goes along, and else a card already in the repository stays.
 
         Args:
             repo_id: `user/name`; the repository is created if it does not exist.
-            kwargs: `private`, `token`, `revision`, `create_pr`, `commit_message`, `commit_description`.
+            kwargs: `private`, `token`, `revision`, `create_pr`, `commit_message`, `commit_description`, `tags`.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, max_shard_size=max_shard_size)
             return self._upload(folder, repo_id, **kwargs)
 
-    def _upload(self, folder: str | os.PathLike, repo_id: str, **kwargs: Any) -> str:
-        api = HfApi(token=kwargs.pop("token", None))
-        repo_id = api.create_repo(repo_id, private=kwargs.pop("private", None), exist_ok=True).repo_id
+    def _upload(
+        self,
+        folder: str | os.PathLike,
+        repo_id: str,
+        *,
+        token: bool | str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        tags: list[str] | None = None,
+        **kwargs: Any,
+    ) -> str:
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/pr"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
         card = os.path.join(folder, "README.md")
-        origin = os.path.join(self.config._name_or_path or "", "README.md")
-        if not os.path.exists(card) and self.config._name_or_path and os.path.exists(origin):
-            with open(origin, encoding="utf-8") as source, open(card, "w", encoding="utf-8") as target:
-                target.write(source.read())
-        if not os.path.exists(card) and MoebaPreTrainedModel.card_writer is not None:
-            MoebaPreTrainedModel.card_writer(folder)
+        origin = os.path.join(self.config._name_or_path or folder, "README.md")
+        if not os.path.exists(card):
+            if os.path.exists(origin):
+                shutil.copyfile(origin, card)
+            elif api.file_exists(repo_id, "README.md", revision=revision):
+                if tags:
+                    shutil.copyfile(api.hf_hub_download(repo_id, "README.md", revision=revision), card)
+            elif MoebaPreTrainedModel.card_writer is not None:
+                MoebaPreTrainedModel.card_writer(folder)
+        if tags and os.path.exists(card):
+            text = ModelCard.load(card)
+            text.data.tags = list(dict.fromkeys([*(text.data.tags or []), *tags]))
+            text.save(card)
         kwargs.setdefault("commit_message", f"Upload {type(self).__name__}")
-        return api.upload_folder(repo_id=repo_id, folder_path=folder, **kwargs)
+        return api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, **kwargs)
 
 
 class MoebaModel(MoebaPreTrainedModel):
@@ -234,7 +275,9 @@ class MoebaModel(MoebaPreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past).unsqueeze(0)
+            position_ids = (
+                torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past
+            ).unsqueeze(0)
 
         hidden_states = self._embed(inputs_embeds, position_ids)
         masks = attention_mask
@@ -247,7 +290,9 @@ class MoebaModel(MoebaPreTrainedModel):
                 position_ids=position_ids,
             )
         rotations = self.rotary_emb(hidden_states, position_ids) if hasattr(self, "rotary_emb") else None
-        token_mask = token_mask_from(attention_mask, inputs_embeds.shape[:2]) if output_router_losses else None
+        token_mask = (
+            token_mask_from(attention_mask, inputs_embeds.shape[:2]) if output_router_losses else None
+        )
 
         losses = []
         for layer, layer_type in zip(self.layers, self.config.layer_types, strict=False):
@@ -257,7 +302,7 @@ class MoebaModel(MoebaPreTrainedModel):
                 position_ids=position_ids,
                 past_key_values=past_key_values,
                 use_cache=use_cache,
-                position_embeddings=rotations[layer_type] if isinstance(rotations, dict) else rotations,
+                position_embeddings=rotations.get(layer_type) if isinstance(rotations, dict) else rotations,
                 token_mask=token_mask,
                 output_router_losses=output_router_losses,
                 **kwargs,
@@ -285,7 +330,9 @@ class _RouterLoss:
         if not self.config.sparse_layers:
             return False
         coefficients = (self.config.router_aux_loss_coef, self.config.router_z_loss_coef)
-        return (has_labels and any(coef > 0 for coef in coefficients)) or bool(self.config.output_router_logits)
+        return (has_labels and any(coef > 0 for coef in coefficients)) or bool(
+            self.config.output_router_logits
+        )
 
     def weigh(self, router_losses: torch.Tensor) -> torch.Tensor:
         """The mean over layers of the balance and z losses, each times its coefficient."""
@@ -303,7 +350,9 @@ class MoebaForCausalLM(_RouterLoss, MoebaPreTrainedModel, GenerationMixin):
 
     def __init__(self, config: MoebaConfig) -> None:
         if not config.is_causal:
-            raise ValueError("is_causal=False sees the tokens to be predicted: MoebaForCausalLM needs is_causal=True.")
+            raise ValueError(
+                "is_causal=False sees the tokens to be predicted: MoebaForCausalLM needs is_causal=True."
+            )
         super().__init__(config)
         self.model = MoebaModel(config)
         self.vocab_size = config.vocab_size
@@ -385,6 +434,9 @@ class MoebaForCausalLM(_RouterLoss, MoebaPreTrainedModel, GenerationMixin):
 class _GenericHead(_RouterLoss):
     """Adds the router losses to a generic head of transformers, whose forward only knows its own loss."""
 
+    # The generic losses are means over the micro-batch, so Trainer has to divide by the number of accumulation steps.
+    accepts_loss_kwargs = False
+
     @can_return_tuple
     def forward(self, *args: Any, **kwargs: Any):
         """As the generic head's; in training the loss includes the router losses."""
@@ -392,7 +444,9 @@ class _GenericHead(_RouterLoss):
         if not (labelled and self.wants_router_losses(True)):
             return super().forward(*args, return_dict=True, **kwargs)
         seen = []
-        hook = self.model.register_forward_hook(lambda module, inputs, output: seen.append(output.router_losses))
+        hook = self.model.register_forward_hook(
+            lambda module, inputs, output: seen.append(output.router_losses)
+        )
         try:
             outputs = super().forward(*args, return_dict=True, output_router_losses=True, **kwargs)
         finally:

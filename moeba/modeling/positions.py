@@ -123,21 +123,25 @@ class _RopeView:
 
 
 class MoebaPerTypeRotaryEmbedding(nn.ModuleDict):
-    """A rotary embedding for each layer type (Gemma 3: local layers turn faster than global ones)."""
+    """A rotary embedding for each layer type (Gemma 3: local layers turn faster than global ones).
+
+    A type whose `rope_parameters` are None is not rotated (SmolLM3, Command R7B) and has no entry.
+    """
 
     def __init__(self, config: MoebaConfig) -> None:
-        types = sorted(set(config.layer_types))
+        types = sorted(kind for kind in set(config.layer_types) if config.rope_parameters[kind] is not None)
         super().__init__({kind: MoebaRotaryEmbedding(config, layer_type=kind) for kind in types})
 
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> dict[str, CosSin]:
-        """Cosine and sine for each layer type."""
+        """Cosine and sine for each layer type that is rotated."""
         return {kind: rotary(hidden_states, position_ids) for kind, rotary in self.items()}
 
 
 def build_rotary(config: MoebaConfig) -> nn.Module:
     """One rotary embedding for all layers, or one for each layer type if `rope_parameters` is nested."""
-    nested = any(isinstance(value, dict) for value in (config.rope_parameters or {}).values())
-    return MoebaPerTypeRotaryEmbedding(config) if nested else MoebaRotaryEmbedding(config)
+    return (
+        MoebaPerTypeRotaryEmbedding(config) if config.rope_is_per_layer_type else MoebaRotaryEmbedding(config)
+    )
 
 
 def rotate_half(x: torch.Tensor) -> torch.Tensor:

@@ -327,7 +327,9 @@ def test_fp8_quantized_cache_stays_close(model):
         model(input_ids=ids[:, :-1], past_key_values=cache)
         step = model(input_ids=ids[:, -1:], past_key_values=cache).logits[:, -1]
     expected = logits_of(model, ids)[:, -1]
-    assert torch.nn.functional.cosine_similarity(step, expected).item() > 0.98
+    alone = logits_of(model, ids[:, -1:])[:, -1]  # what a cache that holds nothing would give
+    similarity = torch.nn.functional.cosine_similarity
+    assert similarity(step, expected).item() > max(0.95, similarity(alone, expected).item())
     out = model.generate(
         ids, max_new_tokens=NEW, cache_implementation="quantized", cache_config={"backend": "fp8"}
     )

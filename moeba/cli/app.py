@@ -1,0 +1,133 @@
+"""The verbs together, and what becomes of their errors: one line on stderr and an exit code.
+
+0: done. 1: the input or the machine does not allow it. 2: the command line is wrong. 3: a certificate failed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from . import checkpoints, demo, look, publish
+from .console import (
+    INTERRUPTED,
+    NOT_CERTIFIED,
+    OK,
+    USAGE_ERROR,
+    USER_ERROR,
+    USER_ERRORS,
+    note,
+    one_line,
+    quiet_libraries,
+    say,
+)
+
+# typer carries its own copy of click since 0.26, so its exceptions are named by what typer exports.
+_UsageError = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="moeba",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+for module in (checkpoints, look, publish, demo):
+    for verb in module.VERBS:
+        app.command(verb.__name__)(verb)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from ..version import __version__
+
+        say(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error, and what the libraries log.")
+    ] = False,
+) -> None:
+    """Convert a model to Moeba, grow experts in it, train it with your usual Trainer, and export it again.
+
+    Every step that claims to keep the model's function proves it and writes a certificate.
+
+    Example, from a dense model to a mixture of experts and out again:
+
+    `moeba convert my-llama my-moeba`
+
+    `moeba upcycle my-moeba my-moe --experts 8 --top-k 2 --layers all`
+
+    `moeba export my-moe my-mixtral --to mixtral`
+    """
+
+
+def main() -> None:
+    """The `moeba` command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code."""
+    words = list(arguments)
+    if _takes_debug(words):
+        os.environ["MOEBA_DEBUG"] = "1"
+    quiet_libraries()
+    try:
+        code = app(words, prog_name="moeba", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        note("Interrupted.")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has gone: nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except Exception as error:
+        return _explain(error)
+    return code if isinstance(code, int) else OK
+
+
+def _takes_debug(words: list[str]) -> bool:
+    """Remove `--debug` wherever it stands before a `--`, so that it works after the verb as well."""
+    end = words.index("--") if "--" in words else len(words)
+    if "--debug" not in words[:end]:
+        return False
+    words.remove("--debug")
+    return True
+
+
+def _explain(error: Exception) -> int:
+    """Say what went wrong in one line, and how that exits."""
+    from ..conversion import CertificateError
+
+    if os.environ.get("MOEBA_DEBUG") == "1" and not isinstance(error, _UsageError):
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, _UsageError):
+        note(f"Error: {' '.join(error.format_message().split())}")
+        return USAGE_ERROR
+    if isinstance(error, CertificateError):
+        for line in error.certificate.lines():
+            note(line)
+        note(f"Error: {one_line(error)}")
+        return NOT_CERTIFIED
+    if isinstance(error, USER_ERRORS):
+        note(f"Error: {one_line(error)}")
+        return USER_ERROR
+    note(
+        f"Error: {type(error).__name__}: {one_line(error)} (this is a fault in Moeba or in a library it uses; "
+        "--debug shows where)"
+    )
+    return USER_ERROR

@@ -1,0 +1,80 @@
+"""What every verb says and how: results on stdout, everything else on stderr, errors in one line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+OK, USER_ERROR, USAGE_ERROR, NOT_CERTIFIED, INTERRUPTED = 0, 1, 2, 3, 130
+
+# What a user can cause and mend. Anything else that is raised is a fault of Moeba or of a library.
+USER_ERRORS = (ValueError, OSError, ImportError)
+
+
+def out() -> Console:
+    """For results. Made when it is used, so that it writes to the stdout of that moment."""
+    return Console(soft_wrap=True, highlight=False)
+
+
+def err() -> Console:
+    """For progress, notes and errors."""
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """One line of a result, as it is: nothing in it is markup."""
+    out().print(text, markup=False)
+
+
+def note(text: str) -> None:
+    """One line beside the result."""
+    err().print(text, markup=False)
+
+
+def emit(value: Any) -> None:
+    """A result for a program: JSON on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception without its line breaks; its type where it has no message."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def quiet_libraries() -> None:
+    """Keep the logs, warnings and bars of the libraries off the terminal. MOEBA_DEBUG=1 leaves them on."""
+    if os.environ.get("MOEBA_DEBUG") == "1":
+        return
+    from huggingface_hub.utils import disable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    disable_progress_bars()
+    logging.getLogger("torch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+
+
+@contextmanager
+def bytes_bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on stderr for work counted in bytes, where stderr is a terminal; yields `progress(done, total, what)`."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[what]}", markup=False),
+    )
+    console = err()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None, what="")
+        yield lambda done, total, what: bar.update(task, completed=done, total=total, what=what)

@@ -1,0 +1,48 @@
+"""Inputs chosen from the config, so that every feature in use has a chance to show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ...configuration import MoebaConfig
+
+
+@dataclass(frozen=True)
+class Battery:
+    """Token ids for each comparison; `[2, length]` each."""
+
+    lengths: tuple[int, ...]
+    inputs: tuple[torch.Tensor, ...]
+    covers: tuple[str, ...]
+
+    @property
+    def longest(self) -> torch.Tensor:
+        return self.inputs[-1]
+
+
+def reach(config: MoebaConfig) -> dict[str, int]:
+    """Sequence lengths that a feature needs before it changes anything."""
+    found = {}
+    if config.sliding_window is not None:
+        found["sliding window"] = config.sliding_window + 1
+    rope = config.rope_parameters or {}
+    for parameters in rope.values() if any(isinstance(value, dict) for value in rope.values()) else (rope,):
+        if parameters and parameters.get("rope_type") not in (None, "default"):
+            original = parameters.get("original_max_position_embeddings", config.max_position_embeddings)
+            found[f"{parameters['rope_type']} rope"] = original + 1
+    return found
+
+
+def build_battery(config: MoebaConfig, limit: int, seed: int = 0) -> Battery:
+    """One token, a few, and enough to pass every window and original context, up to `limit` tokens."""
+    needs = reach(config)
+    longest = max([24, *(length + 8 for length in needs.values())])
+    if config.position_embedding_type == "learned":
+        limit = min(limit, config.max_position_embeddings)
+    longest = min(longest, limit)
+    lengths = tuple(sorted({1, min(7, longest), longest}))
+    generator = torch.Generator().manual_seed(seed)
+    inputs = tuple(torch.randint(0, config.vocab_size, (2, length), generator=generator) for length in lengths)
+    return Battery(lengths, inputs, tuple(name for name, length in needs.items() if length <= longest))

@@ -1,0 +1,219 @@
+"""Compare two causal language models by what they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel
+
+from .battery import Battery
+from .report import Check
+
+# Largest difference of logits, as a share of their standard deviation, that rounding can explain.
+EXACT = 2e-6
+REORDERED = 2e-5  # sums over several experts, or products of another shape
+
+
+class Comparison:
+    """Runs both models on a battery and collects one check a subject.
+
+    Args:
+        source, target: models in float32 and eval mode.
+        tolerance: see `EXACT` and `REORDERED`.
+        on: which weights these are, for the report.
+    """
+
+    def __init__(
+        self, source: PreTrainedModel, target: PreTrainedModel, battery: Battery, tolerance: float, on: str
+    ) -> None:
+        self.source, self.target, self.battery = source, target, battery
+        self.tolerance, self.on = tolerance, on
+
+    def run(self) -> list[Check]:
+        """Every check."""
+        checks = []
+        for implementation in ("eager", "sdpa"):
+            with _attention(implementation, self.source, self.target):
+                checks.append(self.logits(f"logits, {implementation} attention"))
+        with _attention("eager", self.source, self.target):
+            checks += [self.hidden_states(), self.gradients(), self.cache(), self.left_padding(), self.greedy()]
+            checks.append(self.router())
+        return checks
+
+    def largest_difference(self) -> tuple[float, float]:
+        """Largest difference of logits over the battery, absolute and as a share of their spread."""
+        worst, relative = 0.0, 0.0
+        for ids in self.battery.inputs:
+            with torch.no_grad():
+                a, b = self.source(ids).logits.double(), self.target(ids).logits.double()
+            difference = (a - b).abs().max().item()
+            difference = float("inf") if difference != difference else difference
+            worst, relative = max(worst, difference), max(relative, difference / a.std().clamp(min=1e-12).item())
+        return worst, relative
+
+    def logits(self, name: str) -> Check:
+        """Largest and mean difference, KL divergence, and agreement of the most likely token."""
+        worst, mean, kl, agree, spread = 0.0, 0.0, 0.0, 1.0, 0.0
+        for ids in self.battery.inputs:
+            with torch.no_grad():
+                a, b = self.source(ids).logits.double(), self.target(ids).logits.double()
+            difference = (a - b).abs()
+            worst, mean = max(worst, difference.max().item()), max(mean, difference.mean().item())
+            kl = max(kl, F.kl_div(b.log_softmax(-1), a.log_softmax(-1), log_target=True, reduction="none").sum(-1).max().item())
+            agree = min(agree, (a.argmax(-1) == b.argmax(-1)).double().mean().item())
+            spread = max(spread, a.std().item())
+        figures = {"max_abs": worst, "mean_abs": mean, "relative_to_spread": worst / spread, "kl": kl, "top1": agree}
+        figures["bitwise"] = worst == 0.0
+        return self._check(name, worst / spread, figures, f"lengths {list(self.battery.lengths)}")
+
+    def hidden_states(self) -> Check:
+        """Difference after each layer, as a share of that layer's spread."""
+        with torch.no_grad():
+            ours = [model(self.battery.longest, output_hidden_states=True).hidden_states for model in self._pair]
+        by_layer = [(a - b).abs().max().item() / max(a.std().item(), 1e-12) for a, b in zip(*ours, strict=True)]
+        return self._check("hidden states", max(by_layer), {"worst": max(by_layer), "by_layer": by_layer})
+
+    def gradients(self) -> Check:
+        """The cross-entropy's gradient at the token embeddings, relative to its norm."""
+        gradients = []
+        for model in self._pair:
+            weight = model.get_input_embeddings().weight
+            logits = model(self.battery.longest, use_cache=False).logits
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), self.battery.longest[:, 1:].flatten())
+            gradients.append(torch.autograd.grad(loss, weight)[0])
+        a, b = gradients
+        relative = ((a - b).norm() / a.norm().clamp(min=1e-30)).item()
+        return self._check("gradient", relative, {"relative": relative})
+
+    def cache(self) -> Check:
+        """The last tokens one at a time through the KV cache: both models alike, and the target like itself uncached."""
+        ids = self.battery.longest
+        steps = min(4, ids.shape[1] - 1)
+        cached = []
+        with torch.no_grad():
+            for model in self._pair:
+                out = model(ids[:, : ids.shape[1] - steps], use_cache=True)
+                pieces = [out.logits]
+                for position in range(ids.shape[1] - steps, ids.shape[1]):
+                    out = model(ids[:, position : position + 1], past_key_values=out.past_key_values, use_cache=True)
+                    pieces.append(out.logits)
+                cached.append(torch.cat(pieces, dim=1))
+            whole = self.target(ids, use_cache=False).logits
+            # Rope types that change with the length legitimately differ between one pass and many.
+            source_whole = self.source(ids, use_cache=False).logits
+        a, b = cached
+        spread = a.std().item()
+        against_source = (a - b).abs().max().item() / spread
+        own = (whole - b).abs().max().item() / spread
+        source_own = (source_whole - a).abs().max().item() / spread
+        figures = {"against_source": against_source, "against_uncached": own, "source_against_uncached": source_own}
+        return self._check("KV cache", max(against_source, own - source_own - 1e-4), figures)
+
+    def left_padding(self) -> Check:
+        """A ragged batch padded on the left, compared at its real tokens."""
+        ids = self.battery.longest
+        mask = torch.ones_like(ids)
+        mask[1, : ids.shape[1] // 2] = 0
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        with torch.no_grad():
+            a, b = (model(ids, attention_mask=mask, position_ids=positions).logits[mask.bool()] for model in self._pair)
+        relative = ((a - b).abs().max() / a.std()).item()
+        return self._check("left padding", relative, {"relative_to_spread": relative})
+
+    def greedy(self) -> Check:
+        """The same tokens from `generate()`."""
+        prompt = self.battery.longest[:1, : max(1, self.battery.longest.shape[1] // 2)]
+        room = self.battery.longest.shape[1] - prompt.shape[1]
+        if room < 1:
+            return Check("greedy tokens", "not applicable", detail="no room for a new token", on=self.on)
+        settings: dict[str, Any] = {"max_new_tokens": min(8, room), "do_sample": False, "pad_token_id": 0}
+        settings["eos_token_id"] = None
+        mask = torch.ones_like(prompt)
+        a, b = (model.generate(prompt, attention_mask=mask, **settings) for model in self._pair)
+        return self._check("greedy tokens", 0.0 if torch.equal(a, b) else float("inf"), {"tokens": int(a.shape[1])})
+
+    def router(self) -> Check:
+        """Logits and chosen experts of every router, where both models have routers."""
+        if not all(getattr(model.config, "num_experts", 0) for model in self._pair):
+            return Check("router choices", "not applicable", detail="not both models have experts", on=self.on)
+        with torch.no_grad():
+            first, second = (model(self.battery.longest, output_router_logits=True).router_logits for model in self._pair)
+        if not first or len(first) != len(second) or first[0].shape != second[0].shape:
+            return Check("router choices", "not applicable", detail="the routers have other shapes", on=self.on)
+        k = self.target.config.num_experts_per_tok
+        worst = max((a - b).abs().max().item() / a.std().item() for a, b in zip(first, second, strict=True))
+        agree = [
+            (a.topk(k)[1].sort(-1)[0] == b.topk(k)[1].sort(-1)[0]).all(-1).float().mean().item()
+            for a, b in zip(first, second, strict=True)
+        ]
+        return self._check("router choices", worst, {"logits_relative": worst, "same_experts": min(agree)})
+
+    @property
+    def _pair(self) -> tuple[PreTrainedModel, PreTrainedModel]:
+        return self.source, self.target
+
+    def _check(self, name: str, relative: float, figures: dict[str, Any], detail: str = "") -> Check:
+        status = "verified" if relative <= self.tolerance else "failed"
+        return Check(name, status, figures, detail, self.on)  # type: ignore[arg-type]
+
+
+def first_divergence(
+    source: PreTrainedModel, target: PreTrainedModel, ids: torch.Tensor, pairs: Sequence[tuple[str, str]], tolerance: float
+) -> str | None:
+    """Name of the first module, in the target's order of execution, whose output differs.
+
+    Args:
+        pairs: `(module in source, module in target)` that should compute the same.
+    """
+    seen: list[dict[str, torch.Tensor]] = [{}, {}]
+    handles = []
+    for side, model in enumerate((source, target)):
+        for pair in pairs:
+            module = _submodule(model, pair[side])
+            if module is not None:
+                handles.append(module.register_forward_hook(_recorder(seen[side], pair[1])))
+    try:
+        with torch.no_grad():
+            source(ids)
+            target(ids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, value in seen[1].items():
+        other = seen[0].get(name)
+        if other is None or other.shape != value.shape:
+            continue
+        if (other - value).abs().max() > tolerance * other.std().clamp(min=1e-12):
+            return name
+    return None
+
+
+def _recorder(store: dict[str, torch.Tensor], name: str) -> Callable:
+    def record(module: nn.Module, inputs: Any, output: Any) -> None:
+        store[name] = (output[0] if isinstance(output, tuple) else output).detach()
+
+    return record
+
+
+def _submodule(model: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        return None
+
+
+@contextmanager
+def _attention(implementation: str, *models: PreTrainedModel) -> Iterator[None]:
+    before = [model.config._attn_implementation for model in models]
+    for model in models:
+        model.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        for model, old in zip(models, before, strict=True):
+            model.set_attn_implementation(old)

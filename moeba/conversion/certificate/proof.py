@@ -1,0 +1,271 @@
+"""Assemble a certificate for two model folders: files, configs, keys, what they compute, and the planted faults."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel
+
+from ...configuration import MoebaConfig
+from ...modeling import MoebaForCausalLM
+from ..checkpoint import Checkpoint, resolve
+from ..config_rows import differences
+from ..families import family_of
+from ..family import Family
+from ..plan import PlannedTensors, moeba_shapes, plan_export, plan_import
+from ..provenance import versions
+from .battery import build_battery
+from .comparison import EXACT, REORDERED, Comparison, first_divergence
+from .controls import faults_for
+from .report import Certificate, Check, Control
+from .twin import convert_twin, export_twin, load_model
+
+# A model with more parameters is not run whole: its twin and the bytes of its tensors are the proof.
+LARGEST_RUN = 2_000_000_000
+LONGEST_ACTUAL, LONGEST_TWIN = 256, 64
+TEXT = "Déjà vu: naïve café, 12 345 tokens…\n\tdef f(x):  return x**2  # 你好 <s> \u0065\u0301\n"
+
+Twins = Callable[[Path], tuple[PreTrainedModel, PreTrainedModel]]
+
+
+def certify(source: str | Path, target: str | Path, *, output: str | Path | None = None, progress: Any = None) -> Certificate:
+    """Compare two model folders (or Hub ids) of any supported type, and write the certificate if `output` is given."""
+    certificate = certify_folders(resolve(source), resolve(target))
+    if output is not None:
+        certificate.save(output)
+    return certificate
+
+
+def certify_folders(
+    source: Path, target: Path, *, twins: Twins | None = None, operation: str | None = None
+) -> Certificate:
+    """
+    Args:
+        twins: builds a randomised small source and target by the operation that is being proven; by default it is built
+            from the family's rows when one side is native.
+        operation: what made the target; inferred from the model types by default.
+    """
+    first, second = Side(source), Side(target)
+    expanded = bool(first.config.sparse_layers) != bool(second.config.sparse_layers)
+    certificate = Certificate(
+        operation=operation or _operation(first, second, expanded),
+        source=first.identity(),
+        target=second.identity(),
+        versions=versions(),
+        config_differences=[
+            {"field": item.name, "source": item.first, "target": item.second, "verdict": _verdict(item.name, expanded)}
+            for item in differences(first.config, second.config)
+        ],
+        keys=_keys(first, second, expanded),
+    )
+    unexplained = [item["field"] for item in certificate.config_differences if item["verdict"] == "different"]
+    certificate.checks.append(
+        Check("config", "failed" if unexplained else "verified", {"differences": len(certificate.config_differences)},
+              f"unexplained: {', '.join(unexplained)}" if unexplained else "")
+    )  # fmt: skip
+    certificate.checks.append(_round_trip(certificate))
+    certificate.checks.append(_tokenizers(source, target))
+    # A sum over several experts rounds otherwise than one feed-forward.
+    tolerance = REORDERED if expanded else EXACT
+
+    with tempfile.TemporaryDirectory() as folder:
+        build = twins or _family_twins(first, second)
+        if build is not None:
+            one, other = build(Path(folder))
+            _compare(certificate, one, other, LONGEST_TWIN, tolerance, "randomised twin", first, second)
+            _plant(certificate, one, other, tolerance)
+    if first.parameters + second.parameters > LARGEST_RUN:
+        detail = f"{first.parameters + second.parameters:,} parameters are too many to run here"
+        certificate.checks.append(Check("logits", "unverified", detail=detail, on="checkpoint"))
+        return certificate
+    one, other = load_model(source), load_model(target)
+    _compare(certificate, one, other, LONGEST_ACTUAL, tolerance, "checkpoint", first, second)
+    if not certificate.negative_controls and not _fresh(one):
+        _plant(certificate, one, other, tolerance)
+    return certificate
+
+
+class Side:
+    """One of the two folders: its files, its config in Moeba's terms, and its tensors as Moeba holds them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.checkpoint = Checkpoint(folder)
+        self.model_type: str = self.checkpoint.config.get("model_type", "")
+        self.family: Family | None = None
+        if self.model_type == MoebaConfig.model_type:
+            self.config = MoebaConfig.from_dict(dict(self.checkpoint.config))
+            self.tensors: Any = self.checkpoint
+            self.dropped: dict[str, str] = {}
+        else:
+            self.family = family_of(self.model_type)
+            plan, self.config = plan_import(self.checkpoint)
+            self.tensors = PlannedTensors(plan)
+            self.dropped = plan.dropped
+            self.bare_names = plan.bare_names
+
+    @property
+    def parameters(self) -> int:
+        return self.config.num_params()
+
+    def identity(self) -> dict[str, Any]:
+        folder = self.checkpoint.folder
+        return {"path": str(folder), "model_type": self.model_type, "files": self.checkpoint.sha256()}
+
+
+def _operation(first: Side, second: Side, expanded: bool) -> str:
+    if expanded:
+        return "upcycle" if second.config.sparse_layers else "densify"
+    if first.family is None and second.family is not None:
+        return "export"
+    return "convert" if first.family is not None and second.family is None else "compare"
+
+
+# Fields that rightly differ between a dense model and the mixture of experts made from it.
+_EXPERT_FIELDS = {
+    "mlp_layer_types", "num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "intermediate_size",
+    "expert_bias", "router_aux_loss_coef", "router_z_loss_coef", "router_weight_dtype", "output_router_logits", "mlp_bias",
+    "router_matmul_dtype", "scoring_func", "routed_scaling_factor", "router_jitter_noise",
+}  # fmt: skip
+
+
+def _verdict(name: str, expanded: bool) -> str:
+    from ..config_rows import TRAINING_FIELDS
+
+    if name in TRAINING_FIELDS or name == "dtype":
+        return "training only"
+    return "derived" if expanded and name in _EXPERT_FIELDS else "different"
+
+
+def _keys(first: Side, second: Side, expanded: bool) -> dict[str, Any]:
+    """Counts, what was dropped, and whether the tensors come back bit for bit."""
+    keys: dict[str, Any] = {
+        "source": len(first.checkpoint.tensors),
+        "target": len(second.checkpoint.tensors),
+        "dropped": {**first.dropped, **second.dropped},
+    }
+    shapes = moeba_shapes(second.config)
+    keys["missing"] = sorted(set(shapes) - set(second.tensors.tensors))
+    keys["unexpected"] = sorted(set(second.tensors.tensors) - set(shapes))
+    if expanded:
+        keys["round_trip"] = "not applicable"
+        keys["kept_bitwise"], keys["changed"] = _same_tensors(first, second)
+        return keys
+    _, changed = _same_tensors(first, second)
+    lost = sorted(set(first.tensors.tensors) ^ set(second.tensors.tensors))
+    returned = _returned(first) if first.family is not None else []
+    keys["changed"] = [*changed, *lost, *returned]
+    keys["round_trip"] = "bitwise" if not keys["changed"] else "different"
+    return keys
+
+
+def _same_tensors(first: Side, second: Side) -> tuple[int, list[str]]:
+    """How many tensors are the same bytes under the same Moeba name, and the names of those that are not."""
+    shared = [name for name in second.tensors.tensors if name in first.tensors.tensors]
+    changed = [name for name in shared if not _same_bytes(first.tensors.read(name), second.tensors.read(name))]
+    return len(shared) - len(changed), changed
+
+
+def _returned(side: Side) -> list[str]:
+    """Native tensors that do not come back, byte for byte, from their Moeba form."""
+    assert side.family is not None
+    back = PlannedTensors(plan_export(side.tensors, side.config, side.family, bare_names=side.bare_names))
+    expected = set(side.checkpoint.tensors) - set(side.dropped)
+    wrong = sorted(expected ^ set(back.tensors))
+    return wrong + [
+        name for name in back.tensors
+        if name in expected and not _same_bytes(back.read(name), side.checkpoint.read(name))
+    ]  # fmt: skip
+
+
+def _same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return torch.equal(a.contiguous().view(-1).view(torch.uint8), b.contiguous().view(-1).view(torch.uint8))
+
+
+def _round_trip(certificate: Certificate) -> Check:
+    keys = certificate.keys
+    wrong = [*keys["missing"], *keys["unexpected"], *keys["changed"]]
+    figures = {"source": keys["source"], "target": keys["target"], "dropped": len(keys["dropped"])}
+    detail = f"differ: {', '.join(wrong[:5])}" if wrong else f"round trip: {keys['round_trip']}"
+    return Check("tensors", "failed" if wrong else "verified", figures, detail)
+
+
+def _tokenizers(source: Path, target: Path) -> Check:
+    """The same ids for one awkward text. A difference is reported and does not decide the verdict."""
+    if not any((folder / name).exists() for folder in (source, target) for name in ("tokenizer_config.json", "tokenizer.json")):
+        return Check("tokenizer", "not applicable", detail="the folders hold none")
+    try:
+        a, b = (AutoTokenizer.from_pretrained(folder, local_files_only=True)(TEXT)["input_ids"] for folder in (source, target))
+    except Exception as error:  # tokenizer backends raise anything
+        return Check("tokenizer", "unverified", detail=" ".join(str(error).split())[:200])
+    if a == b:
+        return Check("tokenizer", "verified", {"tokens": len(a)})
+    return Check("tokenizer", "unverified", detail="AutoTokenizer reads other ids from the two folders: name tokenizer_class")
+
+
+def _family_twins(first: Side, second: Side) -> Twins | None:
+    """Twins through the rows of the native side, if exactly one side is native and both have the same parts."""
+    if bool(first.config.sparse_layers) != bool(second.config.sparse_layers):
+        return None
+    if first.family is not None and second.family is None:
+        family, config = first.family, second.config
+        return lambda folder: convert_twin(config, family, folder)
+    if first.family is None and second.family is not None:
+        family, config = second.family, first.config
+        return lambda folder: export_twin(config, family, folder)
+    return None
+
+
+def _compare(
+    certificate: Certificate, one: PreTrainedModel, other: PreTrainedModel, limit: int, tolerance: float, on: str,
+    first: Side, second: Side,
+) -> None:  # fmt: skip
+    config = next((model.config for model in (other, one) if isinstance(model, MoebaForCausalLM)), second.config)
+    battery = build_battery(config, limit)
+    checks = Comparison(one, other, battery, tolerance, on).run()
+    certificate.checks += checks
+    if any(check.status == "failed" for check in checks) and certificate.first_divergence is None:
+        found = first_divergence(one, other, battery.longest, _module_pairs(first, second), tolerance)
+        certificate.first_divergence = found and f"{found} ({on})"
+
+
+def _module_pairs(first: Side, second: Side) -> list[tuple[str, str]]:
+    """Modules that should compute the same, from rows that map one weight to one weight, named as in Moeba."""
+    family = first.family or second.family
+    if family is None or (first.family and second.family):
+        names = [name.removesuffix(".weight") for name in moeba_shapes(first.config) if name.endswith(".weight")]
+        return [(name, name) for name in names]
+    pairs = []
+    for row in family.rows:
+        if len(row.ours) == len(row.theirs) == 1 and row.ours[0].endswith(".weight"):
+            for layer in range(first.config.num_hidden_layers) if row.per_layer else (0,):
+                theirs, ours = (names[0].replace("{layer}", str(layer)).removesuffix(".weight") for names in (row.theirs, row.ours))
+                pairs.append((theirs, ours) if first.family else (ours, theirs))
+    return pairs
+
+
+def _plant(certificate: Certificate, one: PreTrainedModel, other: PreTrainedModel, tolerance: float) -> None:
+    """Damage the Moeba side in every way that its config allows; each must push the difference over the tolerance."""
+    target_is_ours = isinstance(other, MoebaForCausalLM)
+    ours = other if target_is_ours else one
+    if not isinstance(ours, MoebaForCausalLM):
+        return
+    battery = build_battery(ours.config, LONGEST_TWIN)
+    for model in (one, other):
+        model.set_attn_implementation("eager")
+    for fault in faults_for(ours.config):
+        damaged = fault.plant(ours)
+        pair = (one, damaged) if target_is_ours else (damaged, other)
+        worst, relative = Comparison(*pair, battery, tolerance, "").largest_difference()
+        certificate.negative_controls.append(Control(fault.name, relative > tolerance, worst))
+
+
+def _fresh(model: PreTrainedModel) -> bool:
+    """Whether the weights look freshly initialised: every vector (norm, bias) is constant, so most faults would hide."""
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
+    return all(bool((vector == vector.flatten()[0]).all()) for vector in vectors)

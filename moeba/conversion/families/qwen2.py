@@ -1,0 +1,19 @@
+"""Qwen2: Llama's block with biases on queries, keys and values (Yang et al. 2024)."""
+
+from ..config_rows import Fixed, Pair
+from ..family import Family
+from .common import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS, SIZES, WINDOW_BY_LAYER
+
+FAMILY = Family(
+    model_type="qwen2",
+    architecture="Qwen2ForCausalLM",
+    kind="dense",
+    config_rows=(
+        *(row for row in SIZES if row.theirs != ("head_dim",)),
+        Pair("rms_norm_eps", "norm_eps"),
+        WINDOW_BY_LAYER,
+        Fixed("attention_bias", True),
+        Fixed("attention_output_bias", False),
+    ),
+    rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *GATED_MLP, *PRE_NORMS),
+)

@@ -1,0 +1,19 @@
+"""Qwen3: Llama's block with a norm on each query and key head (Yang et al. 2025)."""
+
+from ..config_rows import Fixed, Pair, pairs
+from ..family import Family
+from .common import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS, QK_NORM, SIZES, WINDOW_BY_LAYER
+
+FAMILY = Family(
+    model_type="qwen3",
+    architecture="Qwen3ForCausalLM",
+    kind="dense",
+    config_rows=(
+        *SIZES,
+        *pairs("attention_bias"),
+        Pair("rms_norm_eps", "norm_eps"),
+        WINDOW_BY_LAYER,
+        Fixed("qk_norm", "head"),
+    ),
+    rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *QK_NORM, *GATED_MLP, *PRE_NORMS),
+)

@@ -1,0 +1,58 @@
+"""What a family of models is to the converter: a table for its config and a table for its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from transformers import PreTrainedConfig
+
+from ..configuration import MoebaConfig
+from .config_rows import ConfigRow, read_native_config, to_moeba, to_native
+from .rows import Dropped, Row
+
+
+@dataclass(frozen=True)
+class Family:
+    """
+    Attributes:
+        model_type: transformers' name for it.
+        architecture: the causal language model's class name.
+        kind: `dense` or `moe`.
+        config_rows: every field of the native config, once (the fields that all configs share are understood).
+        rows: every tensor of the native checkpoint, once.
+        dropped: source tensors that carry nothing.
+        base_prefix: what a checkpoint saved from the bare model leaves off its names.
+        notes: what a reader should know, such as why parity is not bitwise.
+    """
+
+    model_type: str
+    architecture: str
+    kind: Literal["dense", "moe"]
+    config_rows: tuple[ConfigRow, ...]
+    rows: tuple[Row, ...]
+    dropped: tuple[Dropped, ...] = ()
+    base_prefix: str = "model."
+    notes: str = ""
+
+    def read_config(self, raw: Mapping[str, Any]) -> PreTrainedConfig:
+        """The stock config of a config.json; a key that nobody knows is refused."""
+        return read_native_config(raw, self.config_rows)
+
+    def to_moeba(self, native: PreTrainedConfig) -> MoebaConfig:
+        """The Moeba config with the same function."""
+        return to_moeba(self.config_rows, native)
+
+    def to_native(self, config: MoebaConfig) -> PreTrainedConfig:
+        """The native config with the same function, or a ValueError that names what blocks it."""
+        native = to_native(self.config_rows, self.model_type, config)
+        native.architectures = [self.architecture]
+        return native
+
+    def drops(self, name: str) -> Dropped | None:
+        """The rule that drops a source tensor, if one does. Names without the base prefix count too."""
+        for rule in self.dropped:
+            if rule.regex.fullmatch(name) or rule.regex.fullmatch(self.base_prefix + name):
+                return rule
+        return None

@@ -1,0 +1,276 @@
+"""Plans: every target tensor, from which source tensors and how, decided from configs and headers alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from ..configuration import MoebaConfig
+from ..modeling import MoebaForCausalLM
+from .checkpoint import Checkpoint, TensorInfo, TensorSource, listing
+from .config_rows import differences
+from .families import family_of
+from .family import Family
+from .rows import Row
+from .writing import Recipe
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+@dataclass
+class Plan:
+    """
+    Attributes:
+        operation: `convert`, `export` or a surgery's name.
+        source: where the recipes' sources are read.
+        recipes: every target tensor exactly once.
+        target_config: the whole config.json to write.
+        dropped: source tensor -> why it carries nothing.
+        equal: pairs of source tensors that must be equal, byte for byte (a tied head that was stored twice).
+        bare_names: the source leaves the base model's prefix off its names.
+        notes: what a reader should know.
+    """
+
+    operation: str
+    source: TensorSource
+    recipes: list[Recipe]
+    target_config: dict[str, Any]
+    dropped: dict[str, str] = field(default_factory=dict)
+    equal: list[tuple[str, str]] = field(default_factory=list)
+    bare_names: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    def describe(self) -> list[str]:
+        """One line a recipe, then what is dropped and noted."""
+        lines = []
+        for recipe in self.recipes:
+            targets = ", ".join(f"{info.name} {list(info.shape)}" for info in recipe.targets[:3])
+            more = f" … and {len(recipe.targets) - 3} more" if len(recipe.targets) > 3 else ""
+            sources = ", ".join(recipe.sources[:3])
+            rest = f" … and {len(recipe.sources) - 3} more" if len(recipe.sources) > 3 else ""
+            lines.append(f"{targets}{more} <- {sources or 'new'}{rest}")
+        lines += [f"dropped: {name} ({reason})" for name, reason in sorted(self.dropped.items())]
+        return lines + [f"note: {note}" for note in self.notes]
+
+    def summary(self) -> dict[str, Any]:
+        """Counts and sizes."""
+        targets = [info for recipe in self.recipes for info in recipe.targets]
+        return {
+            "operation": self.operation,
+            "target_model_type": self.target_config["model_type"],
+            "source_tensors": len(self.source.tensors),
+            "target_tensors": len(targets),
+            "target_bytes": sum(info.nbytes for info in targets),
+            "dropped_tensors": len(self.dropped),
+            "notes": self.notes,
+        }
+
+    def digest(self, fingerprint: str, recipe: Mapping[str, Any] | None = None) -> str:
+        """Stands for the source, the plan and the operation's arguments: an unfinished run continues only under it."""
+        parts = [fingerprint, json.dumps(self.target_config, sort_keys=True, default=str), *self.describe()]
+        parts.append(json.dumps(dict(recipe or {}), sort_keys=True, default=str))
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def check_equal(self) -> None:
+        """Read the pairs of tensors that must be equal.
+
+        Raises:
+            ValueError: a head declared as tied differs from the embedding.
+        """
+        for first, second in self.equal:
+            if not torch.equal(self.source.read(first), self.source.read(second)):
+                raise ValueError(
+                    f"config.json says tie_word_embeddings=true, but {first} differs from {second}: set it to false, or "
+                    "remove the stale tensor."
+                )
+
+
+class PlannedTensors:
+    """The targets of a plan as a source: each is computed when it is read."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.tensors = {info.name: info for recipe in plan.recipes for info in recipe.targets}
+        self._recipes = {info.name: recipe for recipe in plan.recipes for info in recipe.targets}
+        self._last: tuple[Recipe | None, dict[str, torch.Tensor]] = (None, {})
+
+    def read(self, name: str) -> torch.Tensor:
+        """One target, bit for bit as writing the plan would store it."""
+        recipe = self._recipes[name]
+        if self._last[0] is not recipe:
+            outputs = recipe.compute([self.plan.source.read(source) for source in recipe.sources])
+            self._last = (recipe, {info.name: value for info, value in zip(recipe.targets, outputs, strict=True)})
+        return self._last[1][name].contiguous()
+
+
+def moeba_shapes(config: MoebaConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a Moeba checkpoint of this config holds, in the model's order."""
+    with torch.device("meta"):
+        model = MoebaForCausalLM(config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        shapes.pop(HEAD)
+    return shapes
+
+
+def config_json(config: Any) -> dict[str, Any]:
+    """The content of config.json for a config object."""
+    return json.loads(config.to_json_string(use_diff=False))
+
+
+def plan_import(checkpoint: Checkpoint) -> tuple[Plan, MoebaConfig]:
+    """Plan the way from a native checkpoint to Moeba.
+
+    Raises:
+        ValueError: one sentence with every unsupported field, or every missing, unexpected or misshapen tensor.
+    """
+    family = family_of(checkpoint.config.get("model_type"))
+    _refuse_quantized(checkpoint.config)
+    config = family.to_moeba(family.read_config(checkpoint.config))
+    names = _Names(checkpoint, family)
+    shapes = moeba_shapes(config)
+    recipes, problems = [], []
+    used: set[str] = set()
+    for row, layer in active_rows(family, config, shapes):
+        sources = row.their_names(layer, config)
+        actual = [names.actual(source) for source in sources]
+        if None in actual:
+            problems += [f"missing {source}" for source, found in zip(sources, actual, strict=True) if found is None]
+            continue
+        found = [name for name in actual if name is not None]
+        used.update(found)
+        targets = row.our_names(layer)
+        infos = [checkpoint.tensors[name] for name in found]
+        expected = [shapes[name] for name in targets]
+        recipe = _recipe(targets, infos, partial(row.to_ours, config=config), row.describe(), expected)
+        if isinstance(recipe, str):
+            problems.append(recipe)
+        else:
+            recipes.append(recipe)
+
+    dropped: dict[str, str] = {}
+    equal = []
+    for name in checkpoint.tensors:
+        rule = family.drops(name)
+        if name in used:
+            continue
+        if rule is not None:
+            dropped[name] = rule.reason
+        elif config.tie_word_embeddings and name == names.their_head:
+            embedding = names.actual(names.their_embedding) or EMBEDDING
+            equal.append((name, embedding))
+            dropped[name] = "the tied head, stored twice; its bytes are compared with the embedding's"
+        else:
+            problems.append(f"unexpected {name}")
+    if problems:
+        raise ValueError(f"{checkpoint.folder} is not a complete {family.model_type} checkpoint: {listing(problems)}")
+    plan = Plan("convert", checkpoint, _ordered(recipes, shapes), config_json(config), dropped, equal, names.bare)
+    return plan, config
+
+
+def plan_export(source: TensorSource, config: MoebaConfig, family: Family, bare_names: bool = False) -> Plan:
+    """Plan the way from Moeba to a native checkpoint with its classic names.
+
+    Raises:
+        ValueError: the fields, with their values, that the family cannot hold; or tensors that do not fit the config.
+    """
+    native = family.to_native(config)
+    shapes = moeba_shapes(config)
+    problems = [f"missing {name}" for name in shapes if name not in source.tensors]
+    problems += [f"unexpected {name}" for name in source.tensors if name not in shapes]
+    problems += [
+        f"{name} has shape {list(source.tensors[name].shape)}, expected {list(shape)}"
+        for name, shape in shapes.items()
+        if name in source.tensors and source.tensors[name].shape != shape
+    ]
+    if problems:
+        raise ValueError(f"the checkpoint does not fit its config: {listing(problems)}")
+    recipes, covered = [], set()
+    for row, layer in active_rows(family, config, shapes):
+        targets = row.their_names(layer, config)
+        if bare_names:
+            targets = tuple(name.removeprefix(family.base_prefix) for name in targets)
+        infos = [source.tensors[name] for name in row.our_names(layer)]
+        recipe = _recipe(targets, infos, partial(row.to_theirs, config=config), row.describe(), None)
+        assert not isinstance(recipe, str), recipe
+        recipes.append(recipe)
+        covered.update(recipe.sources)
+    homeless = [name for name in shapes if name not in covered]
+    if homeless:
+        raise ValueError(f"'{family.model_type}' has no place for {listing(homeless)}")
+    plan = Plan("export", source, recipes, config_json(native), bare_names=bare_names)
+    kept = family.to_moeba(native)
+    lost = [d for d in _training_differences(config, kept)]
+    if lost:
+        plan.notes.append(f"'{family.model_type}' has no field for these training settings: {', '.join(lost)}")
+    return plan
+
+
+def active_rows(family: Family, config: MoebaConfig, shapes: Mapping[str, Any]) -> Iterable[tuple[Row, int]]:
+    """Each row, at each layer, whose tensors this model has."""
+    for row in family.rows:
+        for layer in range(config.num_hidden_layers) if row.per_layer else (0,):
+            present = [name in shapes for name in row.our_names(layer)]
+            assert all(present) or not any(present), f"half of a row exists: {row.describe()}"
+            if all(present):
+                yield row, layer
+
+
+class _Names:
+    """Finds a family's tensor names in a checkpoint that may leave off the base model's prefix."""
+
+    def __init__(self, checkpoint: Checkpoint, family: Family) -> None:
+        self.tensors = checkpoint.tensors
+        self.prefix = family.base_prefix
+        self.bare = not any(name.startswith(self.prefix) for name in self.tensors)
+        by_ours = {row.ours[0]: row.theirs[0] for row in family.rows}
+        self.their_head, self.their_embedding = by_ours[HEAD], by_ours[EMBEDDING]
+
+    def actual(self, name: str) -> str | None:
+        found = name.removeprefix(self.prefix) if self.bare else name
+        return found if found in self.tensors else None
+
+
+def _recipe(
+    targets: Sequence[str],
+    sources: Sequence[TensorInfo],
+    compute: Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]],
+    description: str,
+    expected: Sequence[tuple[int, ...]] | None,
+) -> Recipe | str:
+    """A recipe whose target shapes were inferred on meta tensors, or a sentence that says which shapes do not fit."""
+    stored = ", ".join(f"{info.name} {list(info.shape)}" for info in sources[:3])
+    wanted = "" if expected is None else f", expected {targets[0]} {list(expected[0])}"
+    try:
+        outputs = compute([torch.empty(info.shape, dtype=info.dtype, device="meta") for info in sources])
+    except (RuntimeError, ValueError, IndexError):
+        return f"wrong shapes: {stored} cannot be combined{wanted}"
+    shapes = [tuple(output.shape) for output in outputs]
+    if expected is not None and shapes != list(expected):
+        return f"wrong shape: {stored} gives {[list(shape) for shape in shapes]}{wanted}"
+    infos = tuple(
+        TensorInfo(name, shape, output.dtype) for name, shape, output in zip(targets, shapes, outputs, strict=True)
+    )
+    return Recipe(infos, tuple(info.name for info in sources), compute, description)
+
+
+def _ordered(recipes: list[Recipe], shapes: Mapping[str, Any]) -> list[Recipe]:
+    """Recipes in the model's own order, so that neighbouring tensors lie in the same shard."""
+    rank = {name: position for position, name in enumerate(shapes)}
+    return sorted(recipes, key=lambda recipe: rank[recipe.targets[0].name])
+
+
+def _training_differences(config: MoebaConfig, kept: MoebaConfig) -> list[str]:
+    return [f"{item.name}={item.first!r} (there: {item.second!r})" for item in differences(config, kept)]
+
+
+def _refuse_quantized(config: Mapping[str, Any]) -> None:
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method", "unknown")
+        raise ValueError(f"the checkpoint is quantised (quant_method={method!r}): convert the unquantised one.")

@@ -1,0 +1,73 @@
+"""Where a checkpoint came from: `moeba_provenance.json`, written beside the weights by every operation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import ModelCard
+
+from ..version import __version__
+from .checkpoint import Checkpoint, read_json
+
+FILE = "moeba_provenance.json"
+CERTIFICATE_FILE = "parity.json"
+# Facts about one folder: they must not travel to a folder made from it.
+OWN_FILES = {
+    FILE, CERTIFICATE_FILE, "trainer_state.json", "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth",
+}  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that decide the result."""
+    return {"moeba": __version__, "transformers": transformers.__version__, "torch": torch.__version__}
+
+
+def describe_source(checkpoint: Checkpoint, given: str, revision: str | None) -> dict[str, Any]:
+    """What identifies a source: path or Hub id, model type, licence if its card states one, and file hashes."""
+    local = Path(given).exists()
+    return {
+        "path": str(Path(given).resolve()) if local else None,
+        "repo_id": None if local else given,
+        "revision": revision,
+        "model_type": checkpoint.config.get("model_type"),
+        "license": _license(checkpoint.folder),
+        "files": checkpoint.sha256(),
+    }
+
+
+def write_provenance(
+    folder: Path, operation: str, source: dict[str, Any], recipe: dict[str, Any], notes: list[str], history: list[Any]
+) -> None:
+    """Write `moeba_provenance.json`. `history` holds the earlier operations, oldest first."""
+    found = versions()
+    record = {
+        "format_version": 1,
+        "operation": operation,
+        "moeba_version": found["moeba"],
+        "transformers_version": found["transformers"],
+        "torch_version": found["torch"],
+        "source": source,
+        "recipe": recipe,
+        "notes": notes,
+        "history": history,
+    }
+    (folder / FILE).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The operations that made a folder, oldest first; empty for a folder that Moeba did not write."""
+    if not (folder / FILE).exists():
+        return []
+    record = read_json(folder / FILE)
+    return [*record.pop("history", []), record]
+
+
+def _license(folder: Path) -> str | None:
+    card = folder / "README.md"
+    if not card.exists():
+        return None
+    return ModelCard.load(card, ignore_metadata_errors=True).data.license

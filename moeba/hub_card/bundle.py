@@ -1,0 +1,121 @@
+"""A Moeba checkpoint made ready for the Hub: it loads where Moeba is not installed, and says what it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..configuration import MoebaConfig
+from ..conversion.checkpoint import PICKLE_INDEX, SAFE_INDEX, Checkpoint, read_json
+from ..conversion.writing import check_destination
+from ..modeling.code_files import AUTO_MAP, write_code
+from ..tokenization.adopt import tokenizer_files
+from .card import CARD_FILE, write_card
+
+# Beside the side files of a checkpoint: they show whether a Trainer wrote the folder.
+_FURTHER_FILES = (CARD_FILE, "training_args.bin")
+_FURTHER_FOLDERS = ("explorer",)
+
+
+def bundle(source: str | Path, destination: str | Path, *, overwrite: bool = False) -> Path:
+    """Make a copy of a Moeba checkpoint that is ready to upload, and return its folder.
+
+    Weights are hard links where the file system allows, else copies. Tokenizer, provenance, certificate,
+    explorer page and other side files are copied byte for byte; code, `auto_map` and card are written anew.
+    Hidden files, other folders and the optimiser states of a Trainer stay behind. The folder appears all at
+    once or not at all.
+
+    Args:
+        overwrite: replace a checkpoint at the destination.
+
+    Raises:
+        ValueError: the source is no complete Moeba checkpoint, or the destination is taken or would damage
+            something.
+    """
+    source, destination = Path(source).expanduser(), Path(destination).expanduser().resolve()
+    check_destination(source, destination, overwrite)
+    checkpoint = Checkpoint(source)
+    if checkpoint.config.get("model_type") != MoebaConfig.model_type:
+        raise ValueError(
+            f"{source} is a '{checkpoint.config.get('model_type')}' checkpoint and not a Moeba one: "
+            "convert it first (moeba.convert), then bundle the result"
+        )
+    working = destination.with_name(f".{destination.name}.bundle-{os.getpid()}")
+    working.mkdir(parents=True)
+    try:
+        _fill(working, checkpoint)
+        prepare(working)
+        _move_into_place(working, destination)
+    except BaseException:
+        shutil.rmtree(working, ignore_errors=True)
+        raise
+    return destination
+
+
+def prepare(folder: str | Path) -> Path:
+    """Make a model folder ready for the Hub in place, and return its card: operations call this at their end.
+
+    A Moeba folder gets its code and the full `auto_map`. A folder of another model type gets a card only.
+    """
+    folder = Path(folder)
+    config_file = folder / "config.json"
+    config = read_json(config_file) if config_file.is_file() else {}
+    if config.get("model_type") == MoebaConfig.model_type:
+        write_code(folder)
+        auto_map = {**(config.get("auto_map") or {}), **AUTO_MAP}
+        if auto_map != config.get("auto_map"):
+            text = json.dumps({**config, "auto_map": auto_map}, indent=2, ensure_ascii=False) + "\n"
+            _replace_text(config_file, text)
+    return write_card(folder)
+
+
+def _replace_text(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}.tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def _fill(folder: Path, checkpoint: Checkpoint) -> None:
+    for path in checkpoint.weight_files:
+        _link_or_copy(path.resolve(), folder / path.name)
+    for path in _side_files(checkpoint):
+        target = folder / path.relative_to(checkpoint.folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+def _side_files(checkpoint: Checkpoint) -> Iterable[Path]:
+    """Everything but the weights that goes along, sorted."""
+    root = checkpoint.folder
+    found = {root / "config.json", *checkpoint.side_files, *tokenizer_files(root), *root.glob("*.py")}
+    is_safe = checkpoint.weight_files[0].suffix == ".safetensors"
+    found.update(root / name for name in (*_FURTHER_FILES, SAFE_INDEX if is_safe else PICKLE_INDEX))
+    for name in _FURTHER_FOLDERS:
+        found.update((root / name).glob("*"))
+    return sorted(path for path in found if path.is_file())
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def _move_into_place(working: Path, destination: Path) -> None:
+    """Rename; a folder that is already there is put back if that fails."""
+    aside = destination.with_name(f"{working.name}.replaced")
+    replaced = destination.exists()
+    if replaced:
+        os.rename(destination, aside)
+    try:
+        os.rename(working, destination)
+    except BaseException:
+        if replaced:
+            os.rename(aside, destination)
+        raise
+    if replaced:
+        shutil.rmtree(aside)
