@@ -109,6 +109,8 @@ def _takes_debug(words: list[str]) -> bool:
 
 def _explain(error: Exception) -> int:
     """Say what went wrong in one line, and how that exits."""
+    from huggingface_hub.errors import StrictDataclassError
+
     from ..conversion import CertificateError
 
     if os.environ.get("MOEBA_DEBUG") == "1" and not isinstance(error, _UsageError):
@@ -123,7 +125,7 @@ def _explain(error: Exception) -> int:
             note(line)
         note(f"Error: {one_line(error)}")
         return NOT_CERTIFIED
-    if isinstance(error, USER_ERRORS):
+    if isinstance(error, (*USER_ERRORS, StrictDataclassError)):
         note(f"Error: {one_line(error)}")
         return USER_ERROR
     note(

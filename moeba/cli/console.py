@@ -64,6 +64,20 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore")
 
 
+def quiet_datasets() -> None:
+    """The same for `datasets`, which only the demo uses.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        from datasets.utils.logging import disable_progress_bar, set_verbosity_error
+    except ImportError as error:
+        raise ImportError('the demo needs datasets: pip install "moeba[train]"') from error
+    disable_progress_bar()
+    set_verbosity_error()
+
+
 @contextmanager
 def bytes_bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
     """A bar on stderr for work counted in bytes, where stderr is a terminal; yields `progress(done, total, what)`."""

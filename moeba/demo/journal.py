@@ -25,11 +25,13 @@ class Entry:
     """One finished step.
 
     Attributes:
+        title: what it does, in a few words.
         figures: what it measured, for the table and for whoever reads the file.
         proof: the same in one line for people.
     """
 
     name: str
+    title: str
     key: str
     seconds: float
     proof: str

@@ -19,18 +19,7 @@ import moeba
 from .journal import Entry, Journal, key_of
 from .settings import DemoSettings
 from .steps import STEPS, Step, Workspace
-from .training import Report
-
-
-class Watcher:
-    """Hears what a run does. This one stays silent."""
-
-    def begins(self, number: int, count: int, step: Step) -> Report:
-        """A step starts; what it returns is told how far the step is."""
-        return lambda done, total, what: None
-
-    def ends(self, step: Step, entry: Entry, reused: bool) -> None:
-        """A step is done, now or in an earlier run."""
+from .watcher import Watcher
 
 
 def run(
@@ -57,12 +46,12 @@ def run(
         for number, step in enumerate(STEPS, start=1):
             inputs = [keys[name] for name in step.reads]
             keys[step.name] = key_of(step.name, asdict(settings), inputs, program)
-            report = watcher.begins(number, len(STEPS), step)
+            report = watcher.begins(number, len(STEPS), step.title)
             entry = journal.find(step.name, keys[step.name])
             reused = entry is not None
             if entry is None:
                 entry = _do(step, keys[step.name], journal, Workspace(root, settings, report))
-            watcher.ends(step, entry, reused)
+            watcher.ends(entry, reused)
             done.append(entry)
     return done
 
@@ -71,7 +60,7 @@ def _do(step: Step, key: str, journal: Journal, space: Workspace) -> Entry:
     journal.forget(step.name)
     started = time.perf_counter()
     outcome = step.run(space)
-    entry = Entry(step.name, key, time.perf_counter() - started, outcome.proof, outcome.figures)
+    entry = Entry(step.name, step.title, key, time.perf_counter() - started, outcome.proof, outcome.figures)
     journal.record(entry)
     return entry
 

@@ -1,6 +1,6 @@
 """The steps of the demo: each reads the folders of earlier steps, writes its own, and says what it proved.
 
-A step's folder appears complete or not at all: those made by Moeba's operations by their own doing, the others
+A step's folder appears complete or not at all: those made by Moeba's operations by their own doing, others
 by `complete_or_absent`.
 """
 
@@ -18,7 +18,8 @@ from ..conversion import provenance
 from .evaluation import perplexity
 from .journal import complete_or_absent
 from .settings import PROMPTS, DemoSettings
-from .training import Report, train
+from .training import train
+from .watcher import Report
 
 TOKENIZER, CORPUS, LLAMA, MOEBA = "01-tokenizer", "02-corpus", "03-llama", "04-moeba"
 MOE, MOE_TRAINED, DENSE_TRAINED = "05-moe", "06-moe-trained", "07-dense-trained"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,7 @@ from transformers import (
 )
 
 from .settings import DemoSettings
-
-Report = Callable[[int, int, str], None]
-"""`report(done, total, what)`, as the converter calls its progress."""
+from .watcher import Report
 
 
 class _Progress(TrainerCallback):

@@ -11,9 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from huggingface_hub.errors import StrictDataclassError
+
 from ..configuration import MoebaConfig
 from ..configuration.model_facts import layer_view
 from ..conversion.checkpoint import PICKLE_FILE, PICKLE_INDEX, SAFE_FILE, SAFE_INDEX, Checkpoint
+from ..conversion.families import FAMILIES
+from ..conversion.provenance import CERTIFICATE_FILE
+from ..conversion.provenance import FILE as PROVENANCE_FILE
 from .records import (
     ROUTER_MAKERS,
     CertificateFacts,
@@ -30,14 +35,12 @@ from .records import (
     training_facts,
 )
 
-PROVENANCE_FILE = "moeba_provenance.json"
-CERTIFICATE_FILE = "parity.json"
-
 # Bytes of one weight. Quantised formats also store scales, which are not counted.
 WEIGHT_BYTES = {"float32": 4.0, "bfloat16 or float16": 2.0, "8 bit": 1.0, "4 bit": 0.5}
 CACHE_BYTES = {"float32": 4, "bfloat16 or float16": 2}
 CACHE_TOKENS = 1000
 
+_CAUSAL_LM = ("ForCausalLM", "LMHeadModel")  # how the names of their classes end
 _PARAMETER_DTYPES = {"float64", "float32", "float16", "bfloat16"}
 _BUFFER_DTYPES = {"int64", "bool"}  # positions and masks that older checkpoints store
 
@@ -54,7 +57,10 @@ _SPELLINGS = {
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """From config.json: `config` for a Moeba model, and what can be named of any model."""
+    """From config.json: what can be named of any model, and `config` where a Moeba config says it all.
+
+    A native model has one too if its family is known, as for the converter: the architecture is the same.
+    """
 
     model_type: str | None
     architecture: str | None
@@ -69,7 +75,7 @@ class ModelFacts:
 
     @property
     def is_moeba(self) -> bool:
-        return self.config is not None
+        return self.model_type == MoebaConfig.model_type
 
     @property
     def is_sparse(self) -> bool:
@@ -98,7 +104,7 @@ class SizeFacts:
     """Counts and costs, in bytes: `memory` of the weights alone, `cache` of `CACHE_TOKENS` tokens."""
 
     total: int
-    counted_in: Literal["config", "weights"]
+    counted_in: str  # `config` or `weights`
     active: int | None  # used by one token's forward pass
     memory: Mapping[str, float]
     cache: Mapping[str, int] | None
@@ -180,13 +186,13 @@ def _model_facts(folder: Path) -> ModelFacts | None:
         architecture=architectures[0] if architectures else None,
         carries_code=_carries_code(folder, as_dict(values.get("auto_map"))),
     )
-    if facts.model_type != MoebaConfig.model_type:
+    config = _known_config(values)
+    if config is None:
         named: dict[str, Any] = {
             fact: next((n for name in names if (n := as_int(values.get(name))) is not None), None)
             for fact, names in _SPELLINGS.items()
         }
         return replace(facts, **named)
-    config = MoebaConfig.from_dict(values)
     sparse = [layer_view(config, layer) for layer in config.sparse_layers]
     return replace(
         facts,
@@ -198,6 +204,18 @@ def _model_facts(folder: Path) -> ModelFacts | None:
         experts=max((layer.num_experts for layer in sparse), default=None),
         experts_per_token=max((layer.num_experts_per_tok for layer in sparse), default=None),
     )
+
+
+def _known_config(values: dict[str, Any]) -> MoebaConfig | None:
+    model_type = values.get("model_type")
+    if model_type == MoebaConfig.model_type:
+        return MoebaConfig.from_dict(values)
+    if model_type not in FAMILIES:
+        return None
+    try:
+        return FAMILIES[model_type].to_moeba(FAMILIES[model_type].read_config(values))
+    except (ValueError, StrictDataclassError):
+        return None  # a variant that Moeba has no parts for
 
 
 def _carries_code(folder: Path, auto_map: Mapping[str, Any]) -> bool:
@@ -231,16 +249,15 @@ def _size_facts(model: ModelFacts | None, weights: WeightFacts | None) -> SizeFa
     """Counted from the config for a causal language model; in the weight files for any other model."""
     if model is None:
         return None
-    config = model.config
-    is_causal_lm = config is not None and model.architecture in (None, "MoebaForCausalLM")
-    stored = weights.parameters if weights else None
-    total = config.num_params() if config is not None and is_causal_lm else stored
+    config, counted_in, total = model.config, "weights", weights.parameters if weights else None
+    if config is not None and (model.architecture or "ForCausalLM").endswith(_CAUSAL_LM):
+        counted_in, total = "config", config.num_params()
     if total is None:
         return None
     idle = None if config is None else config.num_params() - config.num_params(active_only=True)
     return SizeFacts(
         total=total,
-        counted_in="config" if is_causal_lm else "weights",
+        counted_in=counted_in,
         active=None if idle is None else total - idle,
         memory={name: total * size for name, size in WEIGHT_BYTES.items()},
         cache=_cache_facts(config) if config is not None and config.is_causal else None,
@@ -296,11 +313,13 @@ def _router_state(
     makers = [i for i, step in enumerate(steps) if step.operation in ROUTER_MAKERS]
     if model is None or not model.is_sparse or not makers:
         return None
-    if training is None or _is_untouched(steps, makers[-1], certificate, hashes):
+    if _is_untouched(steps, makers[-1], certificate, hashes):
         return "untrained"
-    if training.steps:
+    if training is not None and training.steps:
         return "trained"
-    return "untrained" if training.has_state else "unknown"
+    # Training leaves its files in the folder where it ran, which is another one if operations followed.
+    is_here = makers[-1] == len(steps) - 1
+    return "untrained" if is_here and (training is None or training.has_state) else "unknown"
 
 
 def _is_untouched(

@@ -63,7 +63,10 @@ class StepFacts:
 
 @dataclass(frozen=True)
 class Check:
+    """One comparison, `on` the checkpoint's own weights or on those of a small randomised twin."""
+
     name: str
+    on: str
     status: str
     figures: Mapping[str, Any]
     detail: str
@@ -89,6 +92,7 @@ class CertificateFacts:
     controls: tuple[Control, ...]
     config_differences: tuple[Mapping[str, Any], ...]
     keys: Mapping[str, Any]
+    first_divergence: str | None
     target_files: Mapping[str, str]
 
     @property
@@ -171,6 +175,7 @@ def certificate_facts(values: Mapping[str, Any]) -> CertificateFacts | None:
         checks=tuple(
             Check(
                 name=as_text(check.get("name")) or "unnamed check",
+                on=as_text(check.get("on")) or "",
                 status=as_text(check.get("status")) or "unverified",
                 figures=as_dict(check.get("figures")),
                 detail=as_text(check.get("detail")) or "",
@@ -187,6 +192,7 @@ def certificate_facts(values: Mapping[str, Any]) -> CertificateFacts | None:
         ),
         config_differences=tuple(as_dicts(values.get("config_differences"))),
         keys=as_dict(values.get("keys")),
+        first_divergence=as_text(values.get("first_divergence")),
         target_files=as_texts_of(as_dict(as_dict(values.get("target")).get("files"))),
     )
 

@@ -1,4 +1,4 @@
-"""The sections of the card, as the template wants them: each says what a file says, and is empty where none does."""
+"""The sections of the card, as the template wants them. Each says what a file says; without one it is empty"""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _ROUTER_WARNINGS = {
         "folder records any training since: its router has not learned which expert suits which token."
     ),
     "unknown": (
-        "**Router of unknown training.** The experts of this model were made by `{operation}`. A Trainer "
-        "wrote this folder since, but no file says whether it took a step."
+        "**Router of unknown training.** The experts of this model were made by `{operation}`, and no file "
+        "in this folder says whether its router was trained since."
     ),
 }
 _VERDICTS = {
@@ -64,11 +64,13 @@ def _title(facts: Facts) -> str:
     """Never the folder's name: a card is often written in a temporary folder."""
     if facts.model is None:
         return "Model"
+    model_type = facts.model.model_type
     if facts.model.config is None:
-        kind = f"{facts.model.model_type} model" if facts.model.model_type else "Model"
+        kind = f"{model_type} model" if model_type else "Model"
     else:
         kind = "Mixture-of-experts" if facts.model.is_sparse else "Dense"
         kind += " decoder" if facts.model.config.is_causal else " encoder"
+        kind += "" if facts.model.is_moeba else f" ({model_type})"
     if facts.size is None:
         return cell(kind)
     active = facts.size.active if facts.size.active != facts.size.total else None
@@ -87,7 +89,8 @@ def _architecture(model: ModelFacts | None) -> dict[str, str]:
     if model is None:
         return {}
     if model.config is not None:
-        return describe(model.config)
+        layout = {} if model.is_moeba else {"Layout": f"native, model type {code(model.model_type)}"}
+        return layout | describe(model.config)
     named = {
         "Model type": model.model_type,
         "Class": model.architecture,
@@ -231,6 +234,7 @@ def _check_rows(certificate: CertificateFacts) -> list[list[str]]:
     return [
         [
             cell(check.name),
+            cell(check.on),
             check.status if check.status in _STATUSES else "unverified",
             cell(figures(check.figures)),
             cell(check.detail),
@@ -247,10 +251,12 @@ def _footnotes(certificate: CertificateFacts) -> list[str]:
     if counts:
         lines.append(f"Tensors: {', '.join(counts)}.")
     if dropped := keys.get("dropped"):
-        names = dropped if isinstance(dropped, list) else [dropped]
+        names = [dropped] if isinstance(dropped, str) else list(dropped)
         lines.append(f"Dropped: {', '.join(code(name) for name in names)}.")
     if isinstance(keys.get("round_trip"), str):
         lines.append(f"Round trip of the tensors: {cell(keys['round_trip'])}.")
+    if certificate.first_divergence:
+        lines.append(f"First module whose output differs: {code(certificate.first_divergence)}.")
     if certificate.versions:
         lines.append(
             f"Measured with {', '.join(f'{cell(n)} {cell(v)}' for n, v in certificate.versions.items())}."

@@ -93,11 +93,13 @@ def byte_size(nbytes: float) -> str:
 
 
 def figure(value: Any) -> str:
-    """A measured value: floats to three digits, as small differences need no more."""
+    """A measured value: floats to three digits; of many numbers, such as one a layer, the largest."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.3g}"
+    if isinstance(value, list) and value and all(isinstance(item, int | float) for item in value):
+        return f"at most {figure(max(value))}"
     return value if isinstance(value, str) else as_json(value)
 
 

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, ClassVar
 
 import torch
@@ -431,28 +432,34 @@ class MoebaForCausalLM(_RouterLoss, MoebaPreTrainedModel, GenerationMixin):
         )
 
 
-class _GenericHead(_RouterLoss):
-    """Adds the router losses to a generic head of transformers, whose forward only knows its own loss."""
+def with_router_losses(forward: Callable) -> Callable:
+    """Add the router losses to the loss of a generic head of transformers, whose forward only knows its own.
 
-    # The generic losses are means over the micro-batch, so Trainer has to divide by the number of accumulation steps.
-    accepts_loss_kwargs = False
+    Trainer reads the names of inputs and labels off the signature, which stays that of `forward`.
+    """
 
-    @can_return_tuple
-    def forward(self, *args: Any, **kwargs: Any):
-        """As the generic head's; in training the loss includes the router losses."""
+    @wraps(forward)
+    def wrapper(self, *args: Any, **kwargs: Any):
         labelled = any(kwargs.get(name) is not None for name in ("labels", "start_positions"))
         if not (labelled and self.wants_router_losses(True)):
-            return super().forward(*args, return_dict=True, **kwargs)
+            return forward(self, *args, return_dict=True, **kwargs)
         seen = []
-        hook = self.model.register_forward_hook(
-            lambda module, inputs, output: seen.append(output.router_losses)
-        )
+        hook = self.model.register_forward_hook(lambda module, inputs, output: seen.append(output.router_losses))
         try:
-            outputs = super().forward(*args, return_dict=True, output_router_losses=True, **kwargs)
+            outputs = forward(self, *args, return_dict=True, output_router_losses=True, **kwargs)
         finally:
             hook.remove()
         outputs.loss = outputs.loss + self.weigh(seen[-1]).to(outputs.loss.device)
         return outputs
+
+    return can_return_tuple(wrapper)
+
+
+class _GenericHead(_RouterLoss):
+    """What the heads below share."""
+
+    # The generic losses are means over the micro-batch, so Trainer has to divide by the number of accumulation steps.
+    accepts_loss_kwargs = False
 
 
 # The generic heads build their model through AutoModel, which remote code cannot: each __init__ builds it directly.
@@ -466,6 +473,8 @@ class MoebaForSequenceClassification(_GenericHead, GenericForSequenceClassificat
         self.score = nn.Linear(config.hidden_size, self.num_labels, bias=False)
         self.post_init()
 
+    forward = with_router_losses(GenericForSequenceClassification.forward)
+
 
 class MoebaForTokenClassification(_GenericHead, GenericForTokenClassification, MoebaPreTrainedModel):
     """One label a token."""
@@ -478,6 +487,8 @@ class MoebaForTokenClassification(_GenericHead, GenericForTokenClassification, M
         self.score = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
+    forward = with_router_losses(GenericForTokenClassification.forward)
+
 
 class MoebaForQuestionAnswering(_GenericHead, GenericForQuestionAnswering, MoebaPreTrainedModel):
     """Start and end of an answer inside the text."""
@@ -487,6 +498,8 @@ class MoebaForQuestionAnswering(_GenericHead, GenericForQuestionAnswering, Moeba
         self.model = MoebaModel(config)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
+
+    forward = with_router_losses(GenericForQuestionAnswering.forward)
 
 
 __all__ = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -48,9 +49,9 @@ class Comparison:
     def largest_difference(self) -> tuple[float, float]:
         """Largest difference of logits over the battery, absolute and as a share of their spread."""
         worst, relative = 0.0, 0.0
-        for ids in self.battery.inputs:
+        for ids, a in zip(self.battery.inputs, self._source_logits, strict=True):
             with torch.no_grad():
-                a, b = self.source(ids).logits.double(), self.target(ids).logits.double()
+                b = self.target(ids).logits.double()
             difference = (a - b).abs().max().item()
             difference = float("inf") if difference != difference else difference
             worst, relative = max(worst, difference), max(relative, difference / a.std().clamp(min=1e-12).item())
@@ -153,6 +154,11 @@ class Comparison:
         ]
         return self._check("router choices", worst, {"logits_relative": worst, "same_experts": min(agree)})
 
+    @cached_property
+    def _source_logits(self) -> list[torch.Tensor]:
+        with torch.no_grad():
+            return [self.source(ids).logits.double() for ids in self.battery.inputs]
+
     @property
     def _pair(self) -> tuple[PreTrainedModel, PreTrainedModel]:
         return self.source, self.target
@@ -160,6 +166,16 @@ class Comparison:
     def _check(self, name: str, relative: float, figures: dict[str, Any], detail: str = "") -> Check:
         status = "verified" if relative <= self.tolerance else "failed"
         return Check(name, status, figures, detail, self.on)  # type: ignore[arg-type]
+
+
+def rounding_noise(model: PreTrainedModel, battery: Battery) -> float:
+    """How far two equally right orders of summation, eager and sdpa attention, drift apart in this very model."""
+    results = []
+    for implementation in ("eager", "sdpa"):
+        with _attention(implementation, model), torch.no_grad():
+            results.append(model(battery.longest).logits.double())
+    a, b = results
+    return ((a - b).abs().max() / a.std()).item()
 
 
 def first_divergence(

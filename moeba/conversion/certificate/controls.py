@@ -21,12 +21,16 @@ Applies = Callable[[MoebaConfig], bool]
 
 @dataclass(frozen=True)
 class Fault:
-    """A name, where it applies, and what it does: `edit` changes weights in place, `config` gives changed fields."""
+    """A name, where it applies, and what it does: `edit` changes weights in place, `config` gives changed fields.
+
+    With `distinct_experts` it changes nothing in a model whose experts are still copies of each other.
+    """
 
     name: str
     applies: Applies
     edit: Callable[[MoebaForCausalLM], None] | None = None
     config: Callable[[MoebaConfig], dict[str, Any]] | None = None
+    distinct_experts: bool = False
 
     def plant(self, model: MoebaForCausalLM) -> MoebaForCausalLM:
         """A damaged copy of the model."""
@@ -39,9 +43,9 @@ class Fault:
         return damaged
 
 
-def faults_for(config: MoebaConfig) -> Iterator[Fault]:
-    """The faults that a model of this config can have."""
-    return (fault for fault in FAULTS if fault.applies(config))
+def faults_for(config: MoebaConfig, equal_experts: bool = False) -> Iterator[Fault]:
+    """The faults that a model of this config can have; `equal_experts` says that its experts are still copies."""
+    return (fault for fault in FAULTS if fault.applies(config) and not (equal_experts and fault.distinct_experts))
 
 
 def with_config(model: MoebaForCausalLM, changes: dict[str, Any]) -> MoebaForCausalLM:
@@ -185,12 +189,13 @@ FAULTS: tuple[Fault, ...] = (
     Fault("another activation", lambda c: True, config=lambda c: {"hidden_act": _near_activation(c.hidden_act)}),
     Fault("experts' gate and up swapped", lambda c: _moe(c) and c.feed_forward_type == "gated", _swap_expert_halves),
     Fault("experts' outputs rolled by one", lambda c: _moe(c) and c.num_experts > 1,
-          lambda m: _roll(_sparse(m).experts.down_proj)),
-    Fault("router rows rolled by one", _chooses, lambda m: _roll(_sparse(m).gate.weight)),
+          lambda m: _roll(_sparse(m).experts.down_proj), distinct_experts=True),
+    Fault("first expert's channels rolled by one", _moe, lambda m: _roll(_sparse(m).experts.down_proj[0])),
+    Fault("router rows rolled by one", _chooses, lambda m: _roll(_sparse(m).gate.weight), distinct_experts=True),
     Fault("renormalisation of the chosen scores flipped", _chooses,
           config=lambda c: {"norm_topk_prob": not c.norm_topk_prob}),
     Fault("one expert fewer a token", lambda c: _moe(c) and c.num_experts_per_tok > 1,
-          config=lambda c: {"num_experts_per_tok": c.num_experts_per_tok - 1}),
+          config=lambda c: {"num_experts_per_tok": c.num_experts_per_tok - 1}, distinct_experts=True),
     Fault("head rolled by one token", lambda c: not c.tie_word_embeddings, lambda m: _roll(m.lm_head.weight)),
     Fault("head untied", lambda c: c.tie_word_embeddings,
           lambda m: setattr(m.lm_head, "weight", torch.nn.Parameter(m.lm_head.weight.roll(1, dims=0)))),

@@ -1,0 +1,64 @@
+"""Text from any model folder, streamed to stdout."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_seed
+
+from ..conversion import resolve
+
+
+def continue_text(
+    model: str,
+    prompt: str,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    chat: bool,
+    stream: bool,
+) -> str:
+    """The text that a model adds to `prompt`; with `stream` it is printed as it comes, after the prompt.
+
+    Raises:
+        ValueError: the folder has no tokenizer, or no chat template where `chat` asks for one; an empty prompt.
+    """
+    folder = resolve(model)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    inputs = _encode(tokenizer, prompt, chat)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device)
+    set_seed(seed)
+    sampling: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p}
+    if stream and not chat:
+        sys.stdout.write(prompt)
+    output = network.generate(
+        **inputs.to(device),
+        **sampling,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None,
+    )
+    return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def _encode(tokenizer: Any, prompt: str, chat: bool) -> Any:
+    if not chat:
+        inputs = tokenizer(prompt, return_tensors="pt")
+        if inputs["input_ids"].shape[1] == 0:
+            raise ValueError("the prompt is empty: give some text to go on from")
+        return inputs.to("cpu")
+    if not tokenizer.chat_template:
+        raise ValueError(f"{tokenizer.name_or_path} has no chat template: leave out --chat")
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )

@@ -1,0 +1,129 @@
+"""What a model folder is, from its config and the headers of its weight files: no tensor is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..configuration import MoebaConfig
+from ..configuration.model_facts import layer_view
+from ..conversion.checkpoint import Checkpoint, read_json
+from ..conversion.convert import moeba_config
+from ..conversion.families import family_of
+from ..conversion.provenance import CERTIFICATE_FILE, read_history
+from ..hub_card.words import describe
+from ..tokenization import tokenizer_files
+
+
+def inspect_folder(folder: Path) -> dict[str, Any]:
+    """Everything that `moeba inspect` shows.
+
+    `parts`, `layers` and `parameters` are None where the model type is not supported; `unsupported` says why.
+
+    Raises:
+        ValueError, FileNotFoundError: the folder is no complete checkpoint.
+    """
+    checkpoint = Checkpoint(folder)
+    facts: dict[str, Any] = {
+        "folder": str(folder),
+        "model_type": checkpoint.config.get("model_type"),
+        "architectures": checkpoint.config.get("architectures"),
+        "parts": None,
+        "layers": None,
+        "parameters": None,
+        "unsupported": None,
+    }
+    try:
+        config = _config(checkpoint)
+        facts["parts"], facts["layers"] = describe(config), _layers(config)
+        facts["parameters"] = {
+            "total": config.num_params(),
+            "active": config.num_params(active_only=True),
+        }
+    except ValueError as error:
+        facts["unsupported"] = " ".join(str(error).split())
+    facts["weights"] = _weights(checkpoint)
+    facts["tokenizer"] = _tokenizer(folder)
+    facts["provenance"] = [_operation(step) for step in read_history(folder)]
+    facts["certificate"] = _certificate(folder)
+    return facts
+
+
+def _config(checkpoint: Checkpoint) -> MoebaConfig:
+    if checkpoint.config.get("model_type") == MoebaConfig.model_type:
+        return moeba_config(checkpoint)
+    family = family_of(checkpoint.config.get("model_type"))
+    return family.to_moeba(family.read_config(checkpoint.config))
+
+
+def _layers(config: MoebaConfig) -> list[dict[str, Any]]:
+    """Runs of equal neighbouring layers: the first and last index of each, and what they are."""
+    runs: list[dict[str, Any]] = []
+    for index in range(config.num_hidden_layers):
+        kind = _layer(config, index)
+        if runs and runs[-1]["kind"] == kind:
+            runs[-1]["last"] = index
+        else:
+            runs.append({"first": index, "last": index, "kind": kind})
+    return runs
+
+
+def _layer(config: MoebaConfig, index: int) -> str:
+    assert config.layer_types is not None and config.mlp_layer_types is not None, "set when a config is built"
+    layer = layer_view(config, index)
+    attention = config.layer_types[index].replace("_", " ")
+    if config.layer_types[index] == "sliding_attention":
+        attention += f" of {layer.sliding_window} tokens"
+    if config.mlp_layer_types[index] == "dense":
+        return f"{attention}, dense feed-forward of width {layer.intermediate_size}"
+    shared = " and a shared one" if layer.shared_expert_intermediate_size else ""
+    return (
+        f"{attention}, {layer.num_experts} experts of width {layer.moe_intermediate_size}{shared}, "
+        f"{layer.num_experts_per_tok} a token"
+    )
+
+
+def _weights(checkpoint: Checkpoint) -> dict[str, Any]:
+    dtypes: dict[str, int] = {}
+    for info in checkpoint.tensors.values():
+        name = str(info.dtype).removeprefix("torch.")
+        dtypes[name] = dtypes.get(name, 0) + info.nbytes // info.dtype.itemsize
+    return {
+        "tensors": len(checkpoint.tensors),
+        "values": sum(dtypes.values()),
+        "dtypes": dtypes,
+        "files": {path.name: path.stat().st_size for path in checkpoint.weight_files},
+    }
+
+
+def _tokenizer(folder: Path) -> dict[str, Any] | None:
+    files = tokenizer_files(folder)
+    if not files:
+        return None
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path) if path.is_file() else {}
+    template = settings.get("chat_template") or any(file.name.startswith("chat_template") for file in files)
+    return {
+        "class": settings.get("tokenizer_class"),
+        "files": [file.name for file in files],
+        "chat_template": bool(template),
+    }
+
+
+def _operation(step: dict[str, Any]) -> dict[str, Any]:
+    source = step.get("source") or {}
+    return {
+        "operation": step.get("operation"),
+        "source": source.get("repo_id") or source.get("path"),
+        "source_model_type": source.get("model_type"),
+        "moeba_version": step.get("moeba_version"),
+    }
+
+
+def _certificate(folder: Path) -> dict[str, Any] | None:
+    """What the folder's certificate says; whether it was made for these very weights is not looked at."""
+    path = folder / CERTIFICATE_FILE
+    if not path.is_file():
+        return None
+    record = read_json(path)
+    return {"verdict": record.get("verdict"), "operation": record.get("operation")}

@@ -1,0 +1,146 @@
+"""Verbs that look at models and change nothing: inspect, generate, families."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from .checkpoints import Json
+from .console import emit, note, out, say
+
+Model = Annotated[str, typer.Argument(help="A model folder, native or Moeba, or a Hub id.", metavar="DIR")]
+
+
+def inspect(model: Model, as_json: Json = False) -> None:
+    """Show what a model is: its parts in plain words, sizes, layers, files, and where it comes from.
+
+    Reads the config and the headers of the weight files only, so it is quick for a model of any size. Native folders
+    of the supported families are shown in the same words as Moeba's own.
+
+    Example: `moeba inspect my-moe`
+    """
+    from ..conversion import resolve
+    from .inspection import inspect_folder
+
+    facts = inspect_folder(resolve(model))
+    if as_json:
+        emit(facts)
+        return
+    table = _two_columns(facts["folder"])
+    for name, value in _rows(facts):
+        table.add_row(name, value)
+    out().print(table)
+
+
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="The text to go on from.", metavar="PROMPT")],
+    max_new_tokens: Annotated[int, typer.Option(help="Most tokens to add.", min=1)] = 128,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.", min=0.0)] = 0.7,
+    top_p: Annotated[
+        float,
+        typer.Option(help="Draw from the likeliest tokens of this summed probability.", min=0.0, max=1.0),
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt through the chat template.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Continue a text with a model, word by word as it comes.
+
+    Works with any folder that transformers can load, native or Moeba, so a model can be tried before and after a
+    conversion. With `--chat` the prompt is a user's message and only the answer is printed.
+
+    Example: `moeba generate my-moe "Once upon a time" --max-new-tokens 50`
+    """
+    from .generation import continue_text
+
+    text = continue_text(
+        model,
+        prompt,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        chat=chat,
+        stream=not as_json,
+    )
+    if as_json:
+        emit({"model": model, "prompt": prompt, "text": text})
+
+
+def families(as_json: Json = False) -> None:
+    """List the native model families that Moeba converts from and exports to.
+
+    Example: `moeba families`
+    """
+    from ..conversion import FAMILIES
+
+    if as_json:
+        emit([{"model_type": f.model_type, "kind": f.kind, "notes": f.notes} for f in FAMILIES.values()])
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("family", "kind", "notes"):
+        table.add_column(title, overflow="fold")
+    for family in FAMILIES.values():
+        table.add_row(family.model_type, family.kind, family.notes)
+    out().print(table)
+
+
+VERBS = (inspect, generate, families)
+
+
+def _two_columns(title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    architectures = ", ".join(facts["architectures"] or [])
+    rows = [("Model type", f"{facts['model_type']} {f'({architectures})' if architectures else ''}".strip())]
+    if facts["unsupported"]:
+        rows.append(("Not supported", facts["unsupported"]))
+    else:
+        sizes = facts["parameters"]
+        rows += facts["parts"].items()
+        rows.append(("Parameters", f"{sizes['total']:,} in all, {sizes['active']:,} active for one token"))
+        rows += [(_layer_range(run), run["kind"]) for run in facts["layers"]]
+    rows += _file_rows(facts)
+    rows += [("Made by", _operation(step)) for step in facts["provenance"]]
+    certificate = facts["certificate"]
+    if certificate:
+        rows.append(("Certificate", f"{certificate['verdict']} ({certificate['operation']}), as recorded"))
+    else:
+        rows.append(("Certificate", "none"))
+    return rows
+
+
+def _layer_range(run: dict[str, Any]) -> str:
+    if run["first"] == run["last"]:
+        return f"Layer {run['first']}"
+    return f"Layers {run['first']}-{run['last']}"
+
+
+def _file_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    weights, tokenizer = facts["weights"], facts["tokenizer"]
+    size = sum(weights["files"].values())
+    stored = ", ".join(f"{count:,} in {dtype}" for dtype, count in weights["dtypes"].items())
+    rows = [
+        ("Weights", f"{weights['tensors']} tensors in {len(weights['files'])} files, {size / 1e6:,.1f} MB"),
+        ("Values", stored),
+    ]
+    if tokenizer is None:
+        rows.append(("Tokenizer", "none"))
+    else:
+        template = "with" if tokenizer["chat_template"] else "without"
+        rows.append(("Tokenizer", f"{tokenizer['class'] or 'of unknown class'}, {template} a chat template"))
+    return rows
+
+
+def _operation(step: dict[str, Any]) -> str:
+    origin = f"{step['source']} ({step['source_model_type']})"
+    return f"{step['operation']} from {origin} with moeba {step['moeba_version']}"
