@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from .checkpoints import Json
-from .console import emit, note, out, say
+from .console import emit, out
 
 Model = Annotated[str, typer.Argument(help="A model folder, native or Moeba, or a Hub id.", metavar="DIR")]
 

@@ -1,4 +1,4 @@
-"""The sections of the card, as the template wants them. Each says what a file says; without one it is empty"""
+"""The sections of the card, as the template wants them; a section that no file speaks for is empty."""
 
 from __future__ import annotations
 

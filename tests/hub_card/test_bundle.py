@@ -1,0 +1,162 @@
+"""A bundle holds everything the Hub needs, appears all at once, and loads where Moeba is not installed."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from folders import certificate, provenance, save_model, save_tokenizer, write_json
+
+from moeba import MoebaForCausalLM
+from moeba.hub_card import bundle, prepare
+from moeba.hub_card import bundle as _bundle_function
+from moeba.modeling.code_files import AUTO_MAP, code_files
+
+bundle_module = sys.modules[_bundle_function.__module__]
+
+WITHOUT_MOEBA = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "moeba":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+torch.save(model(**tokenizer("one two three", return_tensors="pt")).logits, sys.argv[2])
+"""
+
+
+def test_a_bundle_is_complete(upcycled, tmp_path):
+    save_tokenizer(upcycled)
+    write_json(upcycled, "parity.json", certificate(upcycled))
+    (upcycled / "explorer").mkdir()
+    (upcycled / "explorer" / "index.html").write_text("<html>")
+    (upcycled / "checkpoint-5").mkdir()
+    (upcycled / "checkpoint-5" / "optimizer.pt").write_bytes(b"x")
+    (upcycled / "optimizer.pt").write_bytes(b"x")
+    (upcycled / "training_args.bin").write_bytes(b"x")
+    (upcycled / "norms.py").unlink()
+    config = json.loads((upcycled / "config.json").read_text())
+    write_json(upcycled, "config.json", {k: v for k, v in config.items() if k != "auto_map"})
+
+    made = bundle(upcycled, tmp_path / "deep" / "hub")
+    assert made == tmp_path / "deep" / "hub"
+    new = json.loads((made / "config.json").read_text())
+    assert new.pop("auto_map") == AUTO_MAP
+    assert new == {k: v for k, v in config.items() if k != "auto_map"}
+    for name, text in code_files().items():
+        assert (made / name).read_text(encoding="utf-8") == text
+    for name in ("model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "parity.json",
+                 "moeba_provenance.json", "generation_config.json", "explorer/index.html", "training_args.bin"):  # fmt: skip
+        assert (made / name).read_bytes() == (upcycled / name).read_bytes(), name
+    assert (made / "model.safetensors").samefile(upcycled / "model.safetensors")
+    assert not (made / "optimizer.pt").exists() and not (made / "checkpoint-5").exists()
+    assert "**verified**" in (made / "README.md").read_text(encoding="utf-8")
+    assert not list(made.glob(".*")) and os.listdir(made.parent) == ["hub"]
+    assert not (upcycled / "README.md").exists()
+
+
+def test_saving_into_a_bundle_leaves_the_source_alone(dense, tmp_path):
+    before = (dense / "model.safetensors").read_bytes()
+    made = bundle(dense, tmp_path / "hub")
+    model = MoebaForCausalLM.from_pretrained(made)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    model.save_pretrained(made)
+    assert (dense / "model.safetensors").read_bytes() == before != (made / "model.safetensors").read_bytes()
+
+
+def test_sharded_and_linked_weights(dense, tmp_path):
+    MoebaForCausalLM.from_pretrained(dense).save_pretrained(dense, max_shard_size="20kB")
+    (dense / "model.safetensors").unlink(missing_ok=True)
+    shard = next(iter(sorted(dense.glob("model-*.safetensors"))))
+    blob = shard.rename(tmp_path / "blob")  # as in the cache of the Hub
+    shard.symlink_to(blob)
+    made = bundle(dense, tmp_path / "hub")
+    assert (made / "model.safetensors.index.json").is_file()
+    assert (made / shard.name).samefile(blob) and not (made / shard.name).is_symlink()
+    MoebaForCausalLM.from_pretrained(made)
+
+
+def test_where_links_are_impossible_weights_are_copied(dense, tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    made = bundle(dense, tmp_path / "hub")
+    assert (made / "model.safetensors").read_bytes() == (dense / "model.safetensors").read_bytes()
+
+
+def test_a_persons_card_goes_along(dense, tmp_path):
+    (dense / "README.md").write_text("---\nlanguage: de\n---\n# Mine\n", encoding="utf-8")
+    text = (bundle(dense, tmp_path / "hub") / "README.md").read_text(encoding="utf-8")
+    assert "language: de" in text and text.endswith("# Mine\n")
+    assert (dense / "README.md").read_text(encoding="utf-8") == "---\nlanguage: de\n---\n# Mine\n"
+
+
+def test_other_checkpoints_are_refused(dense, tmp_path):
+    write_json(dense, "config.json", {"model_type": "llama"})
+    with pytest.raises(ValueError, match=r"is a 'llama' checkpoint and not a Moeba one: convert it first"):
+        bundle(dense, tmp_path / "hub")
+    assert not (tmp_path / "hub").exists()
+
+
+def test_a_taken_destination_is_refused_and_replaced_on_demand(dense, tmp_path):
+    made = bundle(dense, tmp_path / "hub")
+    with pytest.raises(ValueError, match="exists"):
+        bundle(dense, made)
+    with pytest.raises(ValueError, match="the source itself"):
+        bundle(dense, dense, overwrite=True)
+    (made / "old.txt").write_text("old")
+    bundle(dense, made, overwrite=True)
+    assert not (made / "old.txt").exists()
+    assert sorted(os.listdir(tmp_path)) == ["dense", "hub"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_failure_leaves_nothing_behind(dense, tmp_path, monkeypatch, overwrite):
+    if overwrite:
+        bundle(dense, tmp_path / "hub")
+    before = sorted(os.listdir(tmp_path))
+    monkeypatch.setattr("moeba.hub_card.bundle.write_card", lambda folder: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        bundle(dense, tmp_path / "hub", overwrite=overwrite)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_preparing_in_place(upcycled):
+    (upcycled / "router.py").unlink()
+    config = (upcycled / "config.json").read_bytes()
+    assert prepare(upcycled) == upcycled / "README.md"
+    assert (upcycled / "router.py").is_file()
+    assert (upcycled / "config.json").read_bytes() == config  # its auto_map was complete
+
+
+def test_preparing_a_native_folder_writes_a_card_only(tmp_path):
+    write_json(tmp_path, "config.json", {"model_type": "alien"})
+    write_json(tmp_path, "moeba_provenance.json", provenance("export"))
+    prepare(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["README.md", "config.json", "moeba_provenance.json"]
+
+
+def test_a_bundle_loads_without_moeba(tmp_path):
+    source = tmp_path / "source"
+    save_model(source, num_experts=4)
+    save_tokenizer(source)
+    made = bundle(source, tmp_path / "hub")
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""}
+    command = [sys.executable, "-c", WITHOUT_MOEBA, str(made), str(tmp_path / "logits.pt")]
+    subprocess.run(command, check=True, cwd=tmp_path, env=env, capture_output=True, timeout=300)
+
+    from transformers import AutoTokenizer
+
+    model = MoebaForCausalLM.from_pretrained(source).eval()
+    tokens = AutoTokenizer.from_pretrained(source)("one two three", return_tensors="pt")
+    assert torch.equal(torch.load(tmp_path / "logits.pt"), model(**tokens).logits)
