@@ -26,7 +26,7 @@ from .console import (
     say,
 )
 
-# typer carries its own copy of click since 0.26, so its exceptions are named by what typer exports.
+# Some versions of typer carry their own copy of click: its exceptions are reached through typer's names.
 _UsageError = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
@@ -129,7 +129,7 @@ def _explain(error: Exception) -> int:
         note(f"Error: {one_line(error)}")
         return USER_ERROR
     note(
-        f"Error: {type(error).__name__}: {one_line(error)} (this is a fault in Moeba or in a library it uses; "
+        f"Error: {type(error).__name__}: {one_line(error)} (a fault in Moeba or in a library it uses: "
         "--debug shows where)"
     )
     return USER_ERROR

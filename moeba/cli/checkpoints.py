@@ -33,9 +33,9 @@ def convert(
 ) -> None:
     """Turn a native checkpoint into a Moeba one that computes the same function.
 
-    Every field of the config and every tensor is mapped, or the conversion is refused and each obstacle named. The
-    result is compared with its source, logits and gradients, on inputs chosen from the config; faults planted on
-    purpose must be caught. An interrupted run continues where it stopped.
+    Every field of the config and every tensor is mapped, or the conversion is refused and each obstacle
+    named. The result is compared with its source, logits and gradients, on inputs chosen from the config;
+    faults planted on purpose must be caught. An interrupted run continues where it stopped.
 
     Example: `moeba convert meta-llama/Llama-3.2-1B llama-moeba`
     """
@@ -60,8 +60,8 @@ def export(
 ) -> None:
     """Turn a Moeba checkpoint into a native one, with the tensor names that serving engines read.
 
-    The family must be able to hold the model exactly; what it cannot hold is named. The result is reloaded with
-    stock transformers and compared with its source.
+    The family must be able to hold the model exactly; what it cannot hold is named. The result is reloaded
+    with stock transformers and compared with its source.
 
     Example: `moeba export my-moe my-mixtral --to mixtral`
     """
@@ -78,8 +78,8 @@ def upcycle(
     top_k: Annotated[int, typer.Option("--top-k", help="Experts that each token visits.", min=1)],
     layers: Annotated[
         str,
-        typer.Option(help="Layers to make sparse: default, all, every:2, last:6, or indices such as 0,2,5."),
-    ] = "default",
+        typer.Option(help="all, every:2, first:6, last:6, or indices such as 0,2,5."),
+    ] = "all",
     router_init: Annotated[
         str, typer.Option(help="How routers start: normal, zeros, or calibration (from --calibration).")
     ] = "normal",
@@ -94,7 +94,7 @@ def upcycle(
     max_shard_size: ShardSize = "5GB",
     as_json: Json = False,
 ) -> None:
-    """Grow experts in a dense model: a mixture of experts that computes the same function before any training.
+    """Grow experts in a dense model; until it is trained, it computes the same function.
 
     Each expert starts as a copy of the dense feed-forward, so the model's logits stay what they were, and a
     certificate shows it. Training then tells the experts apart; use your usual Trainer script.
@@ -104,8 +104,8 @@ def upcycle(
     from ..surgery import upcycle as operation
 
     settings = _common(revision, no_certify, overwrite, dry_run, max_shard_size)
-    settings |= {"experts": experts, "top_k": top_k, "layers": _layers(layers), "router_init": router_init}
-    settings |= {"calibration": _texts(calibration), "seed": seed}
+    settings |= {"experts": experts, "top_k": top_k, "layers": layers, "router_init": router_init}
+    settings |= {"calibration": calibration or (), "seed": seed}
     _perform(lambda progress: operation(source, destination, progress=progress, **settings), as_json)
 
 
@@ -117,8 +117,8 @@ def certify(
 ) -> None:
     """Prove, or disprove, that two checkpoints compute the same function.
 
-    Configs, tensors, tokenizers, logits, hidden states and gradients are compared, and faults planted on purpose must
-    be caught, or the certificate is void. Exits with 3 unless the verdict is `verified`.
+    Configs, tensors, tokenizers, logits, hidden states and gradients are compared, and faults planted on
+    purpose must be caught, or the certificate is void. Exits with 3 unless the verdict is `verified`.
 
     Example: `moeba certify my-llama my-moeba --output parity.json`
     """
@@ -173,7 +173,7 @@ def _say_plan(result: Any) -> None:
     summary = result.plan.summary()
     note(
         f"A plan: {summary['source_tensors']} tensors in, {summary['target_tensors']} out, "
-        f"{summary['target_bytes'] / 1e6:,.1f} MB of type {summary['target_model_type']}. Nothing was written."
+        f"{summary['target_bytes'] / 1e6:,.1f} MB, {summary['target_model_type']}. Nothing was written."
     )
 
 
@@ -199,13 +199,3 @@ def _say_lines(lines: list[str]) -> None:
 def _exit_by(certificate: Any) -> None:
     if certificate.verdict != "verified":
         raise typer.Exit(NOT_CERTIFIED)
-
-
-def _layers(text: str) -> str | list[int]:
-    """Indices as numbers; any other choice as it is, for the operation to know."""
-    words = [word.strip() for word in text.split(",")]
-    return [int(word) for word in words] if all(word.lstrip("-").isdigit() for word in words) else text
-
-
-def _texts(files: list[Path] | None) -> list[str] | None:
-    return [path.read_text(encoding="utf-8") for path in files] if files else None

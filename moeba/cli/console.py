@@ -80,7 +80,7 @@ def quiet_datasets() -> None:
 
 @contextmanager
 def bytes_bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar on stderr for work counted in bytes, where stderr is a terminal; yields `progress(done, total, what)`."""
+    """A bar on stderr for work counted in bytes, if stderr is a terminal: `progress(done, total, what)`."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

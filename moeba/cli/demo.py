@@ -29,9 +29,9 @@ def demo(
 ) -> None:
     """Take the main road once, on real text, without a network, in a few minutes on two CPU cores.
 
-    Trains a tokenizer and a small native Llama on the Python standard library, converts it, grows experts in it,
-    trains them beside a dense control, generates text, exports to Mixtral, and makes a folder for the Hub. Each step
-    shows its proof. What a run has finished, the next one takes over.
+    Trains a tokenizer and a small native Llama on the Python standard library, converts it, grows experts in
+    it, trains them beside a dense control, generates text, exports to Mixtral, and makes a folder for the
+    Hub. Each step shows its proof. What a run has finished, the next one takes over.
 
     Example: `moeba demo --folder my-demo`
     """

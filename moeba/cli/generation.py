@@ -25,7 +25,7 @@ def continue_text(
     """The text that a model adds to `prompt`; with `stream` it is printed as it comes, after the prompt.
 
     Raises:
-        ValueError: the folder has no tokenizer, or no chat template where `chat` asks for one; an empty prompt.
+        ValueError: the folder has no tokenizer, or `chat` finds no chat template, or the prompt is empty.
     """
     folder = resolve(model)
     tokenizer = AutoTokenizer.from_pretrained(folder)

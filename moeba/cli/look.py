@@ -16,8 +16,8 @@ Model = Annotated[str, typer.Argument(help="A model folder, native or Moeba, or 
 def inspect(model: Model, as_json: Json = False) -> None:
     """Show what a model is: its parts in plain words, sizes, layers, files, and where it comes from.
 
-    Reads the config and the headers of the weight files only, so it is quick for a model of any size. Native folders
-    of the supported families are shown in the same words as Moeba's own.
+    Reads the config and the headers of the weight files only, so it is quick for a model of any size. Native
+    folders of the supported families are shown in the same words as Moeba's own.
 
     Example: `moeba inspect my-moe`
     """
@@ -49,8 +49,8 @@ def generate(
 ) -> None:
     """Continue a text with a model, word by word as it comes.
 
-    Works with any folder that transformers can load, native or Moeba, so a model can be tried before and after a
-    conversion. With `--chat` the prompt is a user's message and only the answer is printed.
+    Works with any folder that transformers can load, native or Moeba, so a model can be tried before and
+    after a conversion. With `--chat` the prompt is a user's message and only the answer is printed.
 
     Example: `moeba generate my-moe "Once upon a time" --max-new-tokens 50`
     """

@@ -18,8 +18,8 @@ def bundle(
 ) -> None:
     """Make a folder that can be uploaded to the Hub and loads where Moeba is not installed.
 
-    Weights, tokenizer and certificate are carried over; the model's code and its card are written beside them. Upload
-    the folder with `hf upload`, and load it with `trust_remote_code=True`.
+    Weights, tokenizer and certificate are carried over; the model's code and its card are written beside
+    them. Upload the folder with `hf upload`, and load it with `trust_remote_code=True`.
 
     Example: `moeba bundle my-moe my-moe-hub`
     """

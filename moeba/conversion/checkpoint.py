@@ -1,9 +1,8 @@
 """Reading a checkpoint folder without loading it.
 
-- Shapes and dtypes come from the safetensors headers, parsed and checked here, so a plan can be built
-  and shown before a single tensor is read.
+- Shapes and dtypes come from the headers of the weight files, so a plan can be built and shown before a single tensor
+  is read.
 - A tensor is read on demand, into memory of its own, in its stored dtype. NaN and Inf are refused then.
-- Pickled weights are opened only by torch's weights-only unpickler, memory mapped; nothing in them is run.
 - What is wrong with a folder is said once, with every offender listed.
 """
 
@@ -13,9 +12,7 @@ import hashlib
 import json
 import math
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,70 +20,36 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-SAFE_FILE = "model.safetensors"
-SAFE_INDEX = "model.safetensors.index.json"
-PICKLE_FILE = "pytorch_model.bin"
-PICKLE_INDEX = "pytorch_model.bin.index.json"
-
-# The code a safetensors header uses for a dtype. The newest ones are absent from older torch releases.
-DTYPES: dict[str, torch.dtype] = {
-    code: getattr(torch, name)
-    for code, name in {
-        "F64": "float64",
-        "F32": "float32",
-        "F16": "float16",
-        "BF16": "bfloat16",
-        "F8_E4M3": "float8_e4m3fn",
-        "F8_E5M2": "float8_e5m2",
-        "F8_E4M3FNUZ": "float8_e4m3fnuz",
-        "F8_E5M2FNUZ": "float8_e5m2fnuz",
-        "F8_E8M0": "float8_e8m0fnu",
-        "C64": "complex64",
-        "I64": "int64",
-        "I32": "int32",
-        "I16": "int16",
-        "I8": "int8",
-        "U64": "uint64",
-        "U32": "uint32",
-        "U16": "uint16",
-        "U8": "uint8",
-        "BOOL": "bool",
-    }.items()
-    if hasattr(torch, name)
-}
-
-_MAX_HEADER = 100_000_000  # bytes; the limit the safetensors library itself sets
-_CHUNK = 1 << 24  # elements looked at, or bytes hashed, at a time
-_WEIGHT_SUFFIXES = frozenset(
-    (
-        ".safetensors",
-        ".bin",
-        ".pt",
-        ".pth",
-        ".ckpt",
-        ".h5",
-        ".msgpack",
-        ".gguf",
-        ".onnx",
-        ".ot",
-        ".nemo",
-        ".npz",
-    )
+from .json_files import listing, read_json
+from .weight_files import (
+    DTYPES,
+    PICKLE_FILE,
+    PICKLE_INDEX,
+    SAFE_FILE,
+    SAFE_INDEX,
+    WEIGHT_SUFFIXES,
+    TensorInfo,
+    open_weights,
+    read_weight_map,
 )
+
+__all__ = [
+    "DTYPES",
+    "PICKLE_FILE",
+    "PICKLE_INDEX",
+    "SAFE_FILE",
+    "SAFE_INDEX",
+    "Checkpoint",
+    "TensorInfo",
+    "TensorSource",
+    "count_nonfinite",
+    "listing",
+    "read_json",
+    "resolve",
+]
+
+_CHUNK = 1 << 24  # elements looked at, or bytes hashed, at a time
 _SIDE_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*", "NOTICE*"]
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """What is known of a tensor before it is read."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class TensorSource(Protocol):
@@ -126,7 +89,7 @@ class Checkpoint:
                 f"{self.folder} is a file: give the folder that holds config.json and the weights"
             )
         self.config = _read_config(self.folder)
-        files = _open_weights(self.folder)
+        files = open_weights(self.folder)
         self._home = {name: file for file in files for name in file.tensors}
         self.tensors = {name: file.tensors[name] for name, file in self._home.items()}
         self.weight_files = tuple(file.path for file in files)
@@ -216,85 +179,6 @@ def count_nonfinite(tensor: torch.Tensor) -> int:
     return count
 
 
-def listing(offenders: Sequence[str], limit: int = 10) -> str:
-    """Offenders for an error message on one line: the first `limit`, and how many more there are."""
-    more = len(offenders) - limit
-    return "; ".join(offenders[:limit]) + (f"; … and {more} more" if more > 0 else "")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. ValueError where it is not valid, not an object, or says a key twice."""
-    return _parse_json(path.read_bytes(), str(path))
-
-
-def _parse_json(text: bytes, what: str) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        value = dict(pairs)
-        if len(value) != len(pairs):
-            repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-            raise ValueError(f"these keys stand twice: {listing(repeated)}")
-        return value
-
-    try:
-        value = json.loads(text, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{what} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{what} must hold a JSON object, not a {type(value).__name__}")
-    return value
-
-
-class SafetensorsFile:
-    """One .safetensors file with its header checked: an 8-byte length, a JSON header, and the data.
-
-    Raises:
-        ValueError: the header is malformed, or it does not account for every byte of the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        header = _read_header(path)
-        self.header_size = 8 + len(header)
-        entries = _parse_header(path, header)
-        self.tensors = {info.name: info for info, _ in entries}
-        self._start = {info.name: self.header_size + begin for info, begin in entries}
-
-    def read(self, name: str) -> torch.Tensor:
-        info = self.tensors[name]
-        if info.nbytes == 0:
-            return torch.empty(info.shape, dtype=info.dtype)
-        # Read rather than mapped: a file truncated meanwhile is an error here, and not a dead process.
-        buffer = bytearray(info.nbytes)
-        with self.path.open("rb") as file:
-            file.seek(self._start[name])
-            if file.readinto(buffer) != info.nbytes:
-                raise ValueError(f"{self.path} changed while it was being read: {name} is cut short")
-        return torch.frombuffer(buffer, dtype=info.dtype).reshape(info.shape)
-
-
-class PickledFile:
-    """One file of `torch.save`, opened memory mapped by the weights-only unpickler.
-
-    Raises:
-        ValueError: the file needs more than that unpickler allows, or holds anything but named dense tensors.
-    """
-
-    header_size = 0  # there is no header to tell two files apart by
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._values = _load_pickle(path)
-        self.tensors = {
-            name: TensorInfo(name, tuple(value.shape), value.dtype) for name, value in self._values.items()
-        }
-
-    def read(self, name: str) -> torch.Tensor:
-        return self._values[name].detach().clone(memory_format=torch.contiguous_format)
-
-
-WeightFile = SafetensorsFile | PickledFile
-
-
 def _read_config(folder: Path) -> dict[str, Any]:
     # transformers applies an adapter it finds beside the weights; the weights alone would be another model.
     if (folder / "adapter_config.json").exists():
@@ -307,158 +191,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return read_json(path)
 
 
-def _open_weights(folder: Path) -> list[WeightFile]:
-    """The weight files of `folder`, sorted by name. Safetensors win over pickles, as in transformers."""
-    for single, index, kind in (
-        (SAFE_FILE, SAFE_INDEX, SafetensorsFile),
-        (PICKLE_FILE, PICKLE_INDEX, PickledFile),
-    ):
-        has_single, has_index = (folder / single).is_file(), (folder / index).is_file()
-        if has_single and has_index:
-            raise ValueError(f"{folder} has both {single} and {index}: remove the one that is out of date")
-        if has_single:
-            return _open_all([folder / single], kind)
-        if has_index:
-            return _open_sharded(folder / index, kind)
-    others = sorted(path.name for path in folder.iterdir() if path.suffix in _WEIGHT_SUFFIXES)
-    found = f"found only {listing(others)}" if others else "found no weights at all"
-    raise ValueError(f"{folder} needs {SAFE_FILE}, {PICKLE_FILE}, or the index of a sharded one: {found}")
-
-
-def _open_all(paths: Iterable[Path], kind: Callable[[Path], WeightFile]) -> list[WeightFile]:
-    files, problems = [], []
-    for path in paths:
-        try:
-            files.append(kind(path))
-        except ValueError as error:
-            problems.append(str(error))
-    if problems:
-        raise ValueError(listing(problems))
-    return files
-
-
-def _open_sharded(index: Path, kind: Callable[[Path], WeightFile]) -> list[WeightFile]:
-    weight_map = _read_weight_map(index)
-    names = sorted(set(weight_map.values()))
-    if missing := [name for name in names if not (index.parent / name).is_file()]:
-        raise ValueError(
-            f"{index} names files that are not there: {listing(missing)}; download or copy them as well"
-        )
-    files = _open_all([index.parent / name for name in names], kind)
-    if problems := _disagreements(weight_map, files):
-        raise ValueError(f"{index} and its files disagree: {listing(problems)}")
-    return files
-
-
-def _read_weight_map(index: Path) -> dict[str, str]:
-    """Tensor name to file name, from an index; every file name is a plain one."""
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{index} has no weight_map from tensor names to file names")
-    if elsewhere := sorted({str(name) for name in weight_map.values() if not _is_plain(name)}):
-        raise ValueError(f"{index} may only name files beside it, not: {listing(elsewhere)}")
-    return weight_map
-
-
-def _is_plain(name: object) -> bool:
-    # A plain name may still be a link out of the folder: the Hugging Face cache is made of those.
-    return isinstance(name, str) and name not in ("", ".", "..") and not re.search(r"[/\\:\0]", name)
-
-
-def _disagreements(weight_map: Mapping[str, str], files: Sequence[WeightFile]) -> list[str]:
-    """Every tensor that is not exactly once in the files, and where the index puts it."""
-    found: dict[str, list[str]] = {}
-    for file in files:
-        for name in file.tensors:
-            found.setdefault(name, []).append(file.path.name)
-    problems = [f"{name} is missing from {file}" for name, file in weight_map.items() if name not in found]
-    for name, holders in found.items():
-        if len(holders) > 1:
-            problems.append(f"{name} is in {' and '.join(holders)}")
-        elif name not in weight_map:
-            problems.append(f"{name} is in {holders[0]} but not in the index")
-        elif holders[0] != weight_map[name]:
-            problems.append(f"{name} is in {holders[0]}, the index says {weight_map[name]}")
-    return problems
-
-
-def _read_header(path: Path) -> bytes:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        if prefix == b"version ":
-            raise ValueError(
-                f"{path} is a Git LFS pointer and not the weights: run `git lfs pull` in its folder"
-            )
-        length = int.from_bytes(prefix, "little")
-        if len(prefix) < 8 or length > min(size - 8, _MAX_HEADER):
-            raise ValueError(
-                f"{path} is truncated or no safetensors file: expected {8 + length} bytes or more, got {size}"
-            )
-        return file.read(length)
-
-
-def _parse_header(path: Path, header: bytes) -> list[tuple[TensorInfo, int]]:
-    """Every tensor with the offset of its first byte in the data, in that order; they fill the file."""
-    fields = _parse_json(header, f"the header of {path}")
-    fields.pop("__metadata__", None)
-    if malformed := [f"{name}: {entry}"[:200] for name, entry in fields.items() if not _is_entry(entry)]:
-        raise ValueError(f"{path} has malformed or unknown header entries: {listing(malformed)}")
-    spans = sorted((*entry["data_offsets"], name) for name, entry in fields.items())
-    entries, problems, end = [], [], 0
-    for begin, stop, name in spans:
-        info = TensorInfo(name, tuple(fields[name]["shape"]), DTYPES[fields[name]["dtype"]])
-        if begin != end:
-            problems.append(f"{name} starts at byte {begin} of the data, expected {end}")
-        if stop - begin != info.nbytes:
-            problems.append(f"{name} has {stop - begin} bytes, its shape and dtype need {info.nbytes}")
-        entries.append((info, begin))
-        end = stop
-    if problems:
-        raise ValueError(f"{path} has a wrong header: {listing(problems)}")
-    expected, actual = 8 + len(header) + end, path.stat().st_size
-    if expected != actual:
-        raise ValueError(
-            f"{path} is damaged: expected {expected} bytes, got {actual}; download or copy it again"
-        )
-    return entries
-
-
-def _is_entry(entry: object) -> bool:
-    match entry:
-        case {"dtype": str(code), "shape": [*shape], "data_offsets": [begin, end]}:
-            return code in DTYPES and all(type(n) is int and n >= 0 for n in (*shape, begin, end))
-    return False
-
-
-def _load_pickle(path: Path) -> dict[str, torch.Tensor]:
-    advice = (
-        "if you trust it, load it yourself and save it as model.safetensors (safetensors.torch.save_file)"
-    )
-    try:
-        values = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # the unpickler lets through whatever a malformed file provokes
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is not plain tensors in torch's zip format ({reason}): {advice}") from error
-    if not isinstance(values, dict) or not values:
-        raise ValueError(f"{path} must hold tensors by name, not a {type(values).__name__}: {advice}")
-    if others := [str(name) for name, value in values.items() if not _is_named_tensor(name, value)]:
-        raise ValueError(f"{path} holds entries that are not dense tensors: {listing(others)}; {advice}")
-    return dict(values)
-
-
-def _is_named_tensor(name: object, value: object) -> bool:
-    if not (isinstance(name, str) and isinstance(value, torch.Tensor)):
-        return False
-    return value.layout == torch.strided and not value.is_quantized
-
-
 def _is_side_file(path: Path) -> bool:
     """Whether a file travels with the weights unchanged; code does not, as it builds the source's model."""
     name = path.name
     if not path.is_file() or name.startswith(".") or name in ("config.json", "README.md"):
         return False
-    return path.suffix not in (".py", *_WEIGHT_SUFFIXES) and not name.endswith(".index.json")
+    return path.suffix not in (".py", *WEIGHT_SUFFIXES) and not name.endswith(".index.json")
 
 
 def _sha256(path: Path) -> str:
@@ -476,7 +214,7 @@ def _download(repo_id: str, revision: str | None) -> Path:
     folder = fetch(_SIDE_PATTERNS, revision)
     for single, index in ((SAFE_FILE, SAFE_INDEX), (PICKLE_FILE, PICKLE_INDEX)):
         sharded = (folder / index).is_file()
-        names = sorted(set(_read_weight_map(folder / index).values())) if sharded else [single]
+        names = sorted(set(read_weight_map(folder / index).values())) if sharded else [single]
         # A snapshot's folder is named by its commit: weights and config come from the same one.
         fetch(names, folder.name)
         if all((folder / name).is_file() for name in names):

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig
 
 from ..configuration import MoebaConfig
-from .checkpoint import listing
+from .json_files import listing
 
 
 class ConfigRow(Protocol):
@@ -143,7 +143,13 @@ _LEFTOVERS = {
     "_name_or_path", "_attn_implementation_autoset", "_commit_hash", "auto_map", "n_ctx", "torch_dtype", "rope_theta",
     "rope_scaling", "partial_rotary_factor", "task_specific_params", "torchscript", "gradient_checkpointing",
     "use_bfloat16", "output_attentions", "output_past", "_num_labels", "num_labels", "transformers.js_config",
-    "unsloth_version", "unsloth_fixed", "pretraining_tp",
+    "unsloth_version", "unsloth_fixed", "pretraining_tp", "finetuning_task", "is_llama_config", "prefix",
+    "sep_token_id", "tf_legacy_loss", "tokenizer_class",
+}  # fmt: skip
+# Keys that old or foreign config.json files carry, at the value that means "not in use".
+_UNUSED = {
+    "add_cross_attention": False, "cross_attention_hidden_size": None, "is_decoder": False, "pruned_heads": {},
+    "rope_interleaved": False, "tie_encoder_decoder": False,
 }  # fmt: skip
 
 # Fields of ours that change training or outputs, never the function that inference computes.
@@ -171,6 +177,7 @@ def read_native_config(raw: Mapping[str, Any], rows: Sequence[ConfigRow]) -> Pre
     known = {field.name for field in fields(config_class)} | _LEFTOVERS | _mentioned(rows) | {"model_type"}
     known |= set(config_class.attribute_map) | set(config_class.attribute_map.values())
     known |= set(GenerationConfig._get_default_generation_params())
+    known |= {name for name, unused in _UNUSED.items() if raw.get(name) == unused}
     unknown = sorted(f"{name}={raw[name]!r}" for name in raw if name not in known)
     if unknown:
         raise ValueError(

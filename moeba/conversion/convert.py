@@ -13,6 +13,7 @@ import torch
 from ..configuration import MoebaConfig
 from ..modeling import MoebaPreTrainedModel
 from ..modeling.code_files import AUTO_MAP, write_code
+from ..tokenization.adopt import copy_tokenizer, use_stock_names
 from .certificate import Certificate, CertificateError, certify_folders
 from .checkpoint import Checkpoint, resolve
 from .families import FAMILIES, family_of
@@ -56,7 +57,9 @@ def convert(
     checkpoint = Checkpoint(resolve(source, revision))
     plan, config = plan_import(checkpoint)
     job = Job(plan, checkpoint, str(source), revision, Path(destination), {"bare_names": plan.bare_names})
-    return job.run(certificate, overwrite, dry_run, max_shard_size, progress, lambda folder: save_moeba(folder, config))
+    return job.run(
+        certificate, overwrite, dry_run, max_shard_size, progress, lambda folder: save_moeba(folder, config)
+    )
 
 
 def export(
@@ -79,7 +82,9 @@ def export(
     """
     checkpoint = Checkpoint(resolve(source, revision))
     config = moeba_config(checkpoint)
-    made_from = next((step for step in reversed(read_history(checkpoint.folder)) if step["operation"] == "convert"), None)
+    made_from = next(
+        (step for step in reversed(read_history(checkpoint.folder)) if step["operation"] == "convert"), None
+    )
 
     def planned(model_type: str) -> Plan:
         native_again = made_from is not None and made_from["source"]["model_type"] == model_type
@@ -90,7 +95,12 @@ def export(
     recipe = {"to": to, "chosen": plan.target_config["model_type"]}
     job = Job(plan, checkpoint, str(source), revision, Path(destination), recipe)
     native = family_of(plan.target_config["model_type"]).to_native(config)
-    return job.run(certificate, overwrite, dry_run, max_shard_size, progress, native.save_pretrained)
+
+    def save_native(folder: Path) -> None:
+        native.save_pretrained(folder)
+        use_stock_names(folder)
+
+    return job.run(certificate, overwrite, dry_run, max_shard_size, progress, save_native)
 
 
 def choose(planned: Callable[[str], Plan]) -> Plan:
@@ -108,7 +118,9 @@ def choose(planned: Callable[[str], Plan]) -> Plan:
     raise ValueError(f"no native family can hold this model exactly. {'. '.join(reasons)}")
 
 
-def read_native(source: str | Path, revision: str | None = None) -> tuple[MoebaConfig, dict[str, torch.Tensor]]:
+def read_native(
+    source: str | Path, revision: str | None = None
+) -> tuple[MoebaConfig, dict[str, torch.Tensor]]:
     """Config and tensors of a native checkpoint as Moeba holds them, in memory."""
     plan, config = plan_import(Checkpoint(resolve(source, revision)))
     plan.check_equal()
@@ -178,23 +190,27 @@ class Job:
             for path in self.checkpoint.side_files:
                 if path.name not in OWN_FILES:
                     shutil.copyfile(path, folder / path.name)
+            copy_tokenizer(self.checkpoint.folder, folder)
             save_config(folder)
             source = describe_source(self.checkpoint, self.given, self.revision)
             history = read_history(self.checkpoint.folder)
             write_provenance(folder, self.plan.operation, source, self.recipe, self.plan.notes, history)
             if certificate:
                 proof.append((prove or certify_folders)(self.checkpoint.folder, folder))
+                proof[0].target["path"] = self.destination.name
                 if proof[0].verdict != "verified":
                     raise CertificateError(proof[0])
                 proof[0].save(folder / CERTIFICATE_FILE)
-            if self.plan.target_config["model_type"] == MoebaConfig.model_type and MoebaPreTrainedModel.card_writer:
+            if MoebaPreTrainedModel.card_writer is not None:
                 MoebaPreTrainedModel.card_writer(folder)
 
         report = write_checkpoint(
             self.plan.recipes,
             self.plan.source,
             self.destination,
-            digest=self.plan.digest(self.checkpoint.fingerprint(), {**self.recipe, "certificate": certificate}),
+            digest=self.plan.digest(
+                self.checkpoint.fingerprint(), {**self.recipe, "certificate": certificate}
+            ),
             finish=finish,
             max_shard_size=max_shard_size,
             overwrite=overwrite,

@@ -13,12 +13,14 @@ import torch
 
 from ..configuration import MoebaConfig
 from ..modeling import MoebaForCausalLM
-from .checkpoint import Checkpoint, TensorInfo, TensorSource, listing
+from .checkpoint import Checkpoint, TensorSource
 from .config_rows import differences
 from .families import family_of
 from .family import Family
+from .json_files import listing
 from .rows import Row
-from .writing import Recipe
+from .shards import Recipe
+from .weight_files import TensorInfo
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -105,7 +107,10 @@ class PlannedTensors:
         recipe = self._recipes[name]
         if self._last[0] is not recipe:
             outputs = recipe.compute([self.plan.source.read(source) for source in recipe.sources])
-            self._last = (recipe, {info.name: value for info, value in zip(recipe.targets, outputs, strict=True)})
+            self._last = (
+                recipe,
+                {info.name: value for info, value in zip(recipe.targets, outputs, strict=True)},
+            )
         return self._last[1][name].contiguous()
 
 
@@ -141,7 +146,9 @@ def plan_import(checkpoint: Checkpoint) -> tuple[Plan, MoebaConfig]:
         sources = row.their_names(layer, config)
         actual = [names.actual(source) for source in sources]
         if None in actual:
-            problems += [f"missing {source}" for source, found in zip(sources, actual, strict=True) if found is None]
+            problems += [
+                f"missing {source}" for source, found in zip(sources, actual, strict=True) if found is None
+            ]
             continue
         found = [name for name in actual if name is not None]
         used.update(found)
@@ -169,8 +176,12 @@ def plan_import(checkpoint: Checkpoint) -> tuple[Plan, MoebaConfig]:
         else:
             problems.append(f"unexpected {name}")
     if problems:
-        raise ValueError(f"{checkpoint.folder} is not a complete {family.model_type} checkpoint: {listing(problems)}")
-    plan = Plan("convert", checkpoint, _ordered(recipes, shapes), config_json(config), dropped, equal, names.bare)
+        raise ValueError(
+            f"{checkpoint.folder} is not a complete {family.model_type} checkpoint: {listing(problems)}"
+        )
+    plan = Plan(
+        "convert", checkpoint, _ordered(recipes, shapes), config_json(config), dropped, equal, names.bare
+    )
     return plan, config
 
 
@@ -206,9 +217,11 @@ def plan_export(source: TensorSource, config: MoebaConfig, family: Family, bare_
         raise ValueError(f"'{family.model_type}' has no place for {listing(homeless)}")
     plan = Plan("export", source, recipes, config_json(native), bare_names=bare_names)
     kept = family.to_moeba(native)
-    lost = [d for d in _training_differences(config, kept)]
+    lost = list(_training_differences(config, kept))
     if lost:
-        plan.notes.append(f"'{family.model_type}' has no field for these training settings: {', '.join(lost)}")
+        plan.notes.append(
+            f"'{family.model_type}' has no field for these training settings: {', '.join(lost)}"
+        )
     return plan
 
 
@@ -255,7 +268,8 @@ def _recipe(
     if expected is not None and shapes != list(expected):
         return f"wrong shape: {stored} gives {[list(shape) for shape in shapes]}{wanted}"
     infos = tuple(
-        TensorInfo(name, shape, output.dtype) for name, shape, output in zip(targets, shapes, outputs, strict=True)
+        TensorInfo(name, shape, output.dtype)
+        for name, shape, output in zip(targets, shapes, outputs, strict=True)
     )
     return Recipe(infos, tuple(info.name for info in sources), compute, description)
 
@@ -273,4 +287,6 @@ def _training_differences(config: MoebaConfig, kept: MoebaConfig) -> list[str]:
 def _refuse_quantized(config: Mapping[str, Any]) -> None:
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "unknown")
-        raise ValueError(f"the checkpoint is quantised (quant_method={method!r}): convert the unquantised one.")
+        raise ValueError(
+            f"the checkpoint is quantised (quant_method={method!r}): convert the unquantised one."
+        )

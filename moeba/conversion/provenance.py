@@ -11,7 +11,8 @@ import transformers
 from huggingface_hub import ModelCard
 
 from ..version import __version__
-from .checkpoint import Checkpoint, read_json
+from .checkpoint import Checkpoint
+from .json_files import read_json
 
 FILE = "moeba_provenance.json"
 CERTIFICATE_FILE = "parity.json"
@@ -27,10 +28,13 @@ def versions() -> dict[str, str]:
 
 
 def describe_source(checkpoint: Checkpoint, given: str, revision: str | None) -> dict[str, Any]:
-    """What identifies a source: path or Hub id, model type, licence if its card states one, and file hashes."""
+    """What identifies a source: folder name or Hub id, model type, licence if its card states one, and file hashes.
+
+    The record is published with the model, so it holds no path of this machine.
+    """
     local = Path(given).exists()
     return {
-        "path": str(Path(given).resolve()) if local else None,
+        "path": checkpoint.folder.resolve().name if local else None,
         "repo_id": None if local else given,
         "revision": revision,
         "model_type": checkpoint.config.get("model_type"),
@@ -40,9 +44,14 @@ def describe_source(checkpoint: Checkpoint, given: str, revision: str | None) ->
 
 
 def write_provenance(
-    folder: Path, operation: str, source: dict[str, Any], recipe: dict[str, Any], notes: list[str], history: list[Any]
+    folder: Path,
+    operation: str,
+    source: dict[str, Any],
+    recipe: dict[str, Any],
+    notes: list[str],
+    history: list[Any],
 ) -> None:
-    """Write `moeba_provenance.json`. `history` holds the earlier operations, oldest first."""
+    """Write `moeba_provenance.json` for the weights in `folder`. `history` holds the earlier operations, oldest first."""
     found = versions()
     record = {
         "format_version": 1,
@@ -51,6 +60,7 @@ def write_provenance(
         "transformers_version": found["transformers"],
         "torch_version": found["torch"],
         "source": source,
+        "target": {"files": Checkpoint(folder).sha256()},
         "recipe": recipe,
         "notes": notes,
         "history": history,

@@ -13,7 +13,8 @@ class DemoSettings:
 
     Attributes:
         corpus: which side of the standard library is read.
-        corpus_files: how many of its files, None for all.
+        every_file: 2 takes every second of its files.
+        held_out: share of those files that is kept for evaluation.
         vocab_size: tokens of the tokenizer at most.
         hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads: the Llama that is trained first.
         sequence_length: tokens of one training or evaluation window.
@@ -27,17 +28,18 @@ class DemoSettings:
     """
 
     corpus: Choice = "code"
-    corpus_files: int | None = None
-    vocab_size: int = 4096
-    hidden_size: int = 192
-    intermediate_size: int = 512
+    every_file: int = 2
+    held_out: float = 0.05
+    vocab_size: int = 2048
+    hidden_size: int = 128
+    intermediate_size: int = 352
     num_layers: int = 4
-    num_heads: int = 6
+    num_heads: int = 4
     num_kv_heads: int = 2
     sequence_length: int = 256
     batch_size: int = 4
-    pretrain_steps: int = 320
-    finetune_steps: int = 120
+    pretrain_steps: int = 640
+    finetune_steps: int = 240
     pretrain_lr: float = 4e-3
     finetune_lr: float = 1e-3
     held_out_windows: int = 64
@@ -48,7 +50,8 @@ class DemoSettings:
 
 
 TINY = DemoSettings(
-    corpus_files=24,
+    every_file=16,
+    held_out=0.2,
     vocab_size=512,
     hidden_size=32,
     intermediate_size=64,

@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..configuration import MoebaConfig
-from ..conversion.checkpoint import PICKLE_INDEX, SAFE_INDEX, Checkpoint, read_json
-from ..conversion.writing import check_destination
+from ..conversion.checkpoint import Checkpoint
+from ..conversion.destination import check_destination
+from ..conversion.json_files import read_json
+from ..conversion.weight_files import PICKLE_INDEX, SAFE_INDEX
 from ..modeling.code_files import AUTO_MAP, write_code
 from ..tokenization.adopt import tokenizer_files
 from .card import CARD_FILE, write_card

@@ -48,7 +48,7 @@ def write_card(folder: str | Path) -> Path:
         remembered=as_json(metadata).replace(">", "\\u003e"),
         **sections(facts),
     )
-    text = str(card) if not path.exists() else _merge(card, ModelCard.load(path), metadata, path)
+    text = _merge(card, ModelCard.load(path), metadata, path) if path.exists() else f"{card}\n"
     unfinished = folder / f".{CARD_FILE}.tmp"
     # Replaced and not overwritten: the card may be a link into a cache.
     unfinished.write_text(text, encoding="utf-8", newline="")
@@ -75,7 +75,7 @@ def _merge(card: ModelCard, standing: ModelCard, metadata: Mapping[str, Any], pa
         own = standing.text.strip("\r\n")
         text = f"{generated}\n\n{own}\n" if own else f"{generated}\n"
     merged = _merge_metadata(standing.data.to_dict(), before, metadata)
-    return f"---\n{ModelCardData(**merged).to_yaml(original_order=list(merged))}\n---\n{text}"
+    return f"---\n{ModelCardData(**merged).to_yaml()}\n---\n{text}"
 
 
 def _merge_metadata(

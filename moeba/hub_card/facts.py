@@ -15,10 +15,11 @@ from huggingface_hub.errors import StrictDataclassError
 
 from ..configuration import MoebaConfig
 from ..configuration.model_facts import layer_view
-from ..conversion.checkpoint import PICKLE_FILE, PICKLE_INDEX, SAFE_FILE, SAFE_INDEX, Checkpoint
+from ..conversion.checkpoint import Checkpoint
 from ..conversion.families import FAMILIES
 from ..conversion.provenance import CERTIFICATE_FILE
 from ..conversion.provenance import FILE as PROVENANCE_FILE
+from ..conversion.weight_files import PICKLE_FILE, PICKLE_INDEX, SAFE_FILE, SAFE_INDEX
 from .records import (
     ROUTER_MAKERS,
     CertificateFacts,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..conversion.checkpoint import read_json
+from ..conversion.json_files import read_json
 
 ROUTER_MAKERS = frozenset(("upcycle", "merge"))
 """Operations that put a router where there was none."""

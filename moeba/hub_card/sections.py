@@ -32,7 +32,7 @@ _ROUTER_WARNINGS = {
 }
 _VERDICTS = {
     "verified": "**verified**: by the checks below, this model computes the same function as its source.",
-    "gap": "`{operation}` does not keep the function of its source. What was measured:",
+    "gap": "{operation} does not keep the function of its source. What was measured:",
     "failed": "**unverified**: the certificate's verdict is {verdict}. What was measured:",
     "void": (
         "**unverified**: the certificate is void. Its checks have to notice faults that are planted on "
@@ -166,6 +166,8 @@ def _usage(facts: Facts) -> list[tuple[str, str]]:
         usage.append(
             ("Without it, the code in this folder is run:", "\n".join([*load, remote, *tokenizer_line]))
         )
+    if task[0] != "AutoModelForCausalLM":
+        return [*usage, train]
     export = 'import moeba\n\nmoeba.export("path/to/this/folder", "path/to/the/export")'
     serve = "Serving engines read native layouts. To serve it, export it to one:"
     return [*usage, train, (serve, export)]
@@ -209,7 +211,7 @@ def _comparison(facts: Facts) -> dict[str, Any] | None:
     shows_figures = outcome in ("verified", "gap", "failed")
     return {
         "title": "Certificate" if outcome == "verified" else "Difference to the source",
-        "verdict": _VERDICTS[outcome].format(operation=operation, verdict=cell(certificate.verdict)),
+        "verdict": _VERDICTS[outcome].format(operation=code(operation), verdict=cell(certificate.verdict)),
         "checks": _check_rows(certificate) if shows_figures else [],
         "differences": [
             [cell(field.get("field", "")), *(code(as_json(field.get(side))) for side in ("source", "target"))]
@@ -250,9 +252,8 @@ def _footnotes(certificate: CertificateFacts) -> list[str]:
     counts = [f"{keys[side]} {words}" for side, words in sides.items() if isinstance(keys.get(side), int)]
     if counts:
         lines.append(f"Tensors: {', '.join(counts)}.")
-    if dropped := keys.get("dropped"):
-        names = [dropped] if isinstance(dropped, str) else list(dropped)
-        lines.append(f"Dropped: {', '.join(code(name) for name in names)}.")
+    if (dropped := keys.get("dropped")) and isinstance(dropped, list | dict):
+        lines.append(f"Dropped: {', '.join(code(name) for name in dropped)}.")
     if isinstance(keys.get("round_trip"), str):
         lines.append(f"Round trip of the tensors: {cell(keys['round_trip'])}.")
     if certificate.first_divergence:

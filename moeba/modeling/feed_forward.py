@@ -10,7 +10,7 @@ from ..configuration.configuration_moeba import MoebaConfig
 from ..configuration.model_facts import layer_view
 from .balancing import router_losses
 from .experts import build_experts
-from .router import MoebaTopKRouter
+from .router import SCORES, MoebaTopKRouter
 
 
 class MoebaMLP(nn.Module):
@@ -47,6 +47,7 @@ class MoebaSparseMoeBlock(nn.Module):
         super().__init__()
         layer = layer_view(config, layer_idx)
         self.jitter_noise = config.router_jitter_noise
+        self.scoring_func = config.scoring_func
         self.gate = MoebaTopKRouter(layer)
         self.experts = build_experts(config, layer.num_experts, layer.moe_intermediate_size)
         width = layer.shared_expert_intermediate_size
@@ -82,7 +83,8 @@ class MoebaSparseMoeBlock(nn.Module):
             output = output + shared
         if not output_router_losses:
             return output, None
-        return output, router_losses(logits, self.gate.scores(logits), indices, token_mask)
+        # Of the gate only forward is used: an adapter that wraps it has nothing else.
+        return output, router_losses(logits, SCORES[self.scoring_func](logits), indices, token_mask)
 
 
 def build_feed_forward(config: MoebaConfig, layer_idx: int) -> nn.Module:

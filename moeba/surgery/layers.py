@@ -20,8 +20,12 @@ def parse_layers(choice: str, num_layers: int) -> list[int]:
     try:
         layers = sorted({int(item) for item in choice.split(",")})
     except ValueError:
-        raise ValueError(f"layers={choice!r}: say all, every:2, last:6, first:6 or a list such as 0,2,5.") from None
+        raise ValueError(
+            f"layers={choice!r}: say all, every:2, last:6, first:6 or a list such as 0,2,5."
+        ) from None
     wrong = [layer for layer in layers if not 0 <= layer < num_layers]
     if wrong:
-        raise ValueError(f"layers={choice!r}: {wrong} do not exist, the model has layers 0 to {num_layers - 1}.")
+        raise ValueError(
+            f"layers={choice!r}: {wrong} do not exist, the model has layers 0 to {num_layers - 1}."
+        )
     return layers

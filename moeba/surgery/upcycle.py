@@ -19,11 +19,13 @@ from transformers import AutoTokenizer, PreTrainedModel
 from ..configuration import MoebaConfig
 from ..conversion.certificate import Certificate, Check, certify_folders
 from ..conversion.certificate.twin import StateDict, load_exactly, randomise, shrink
-from ..conversion.checkpoint import Checkpoint, TensorInfo, TensorSource, resolve
+from ..conversion.checkpoint import Checkpoint, TensorSource, resolve
 from ..conversion.convert import EXPORT_ORDER, Job, Result, moeba_config, save_moeba
 from ..conversion.families import family_of
 from ..conversion.plan import Plan, PlannedTensors, config_json, moeba_shapes, plan_import
-from ..conversion.writing import Progress, Recipe
+from ..conversion.shards import Recipe
+from ..conversion.weight_files import TensorInfo
+from ..conversion.writing import Progress
 from ..modeling import MoebaForCausalLM
 from .layers import parse_layers
 from .router_init import CHOICES, calibrated_rows, degeneracy, random_rows, read_texts
@@ -71,7 +73,9 @@ def upcycle(
     if router_init == "calibration":
         texts = read_texts(calibration)
         if not dry_run:
-            rows = calibrated_rows(_load_dense(folder), _tokenizer(folder), texts, config.sparse_layers, experts, seed)
+            rows = calibrated_rows(
+                _load_dense(folder), _tokenizer(folder), texts, config.sparse_layers, experts, seed
+            )
     plan = plan_upcycle(tensors, dense, config, router_init, seed, rows)
     recipe = {
         "experts": experts,
@@ -80,7 +84,7 @@ def upcycle(
         "sparse_layers": config.sparse_layers,
         "router_init": router_init,
         "seed": seed,
-        "calibration": [str(file) for file in calibration],
+        "calibration": [Path(file).name for file in calibration],
         "router_rows": _hash(rows),
     }
     job = Job(plan, checkpoint, str(source), revision, Path(destination), recipe)
@@ -111,7 +115,9 @@ def sparse_config(dense: MoebaConfig, experts: int, top_k: int, layers: Sequence
     the result is taken, so that it can be exported.
     """
     if dense.sparse_layers:
-        raise ValueError(f"the source already has experts in layers {dense.sparse_layers}: upcycling starts from a dense model.")
+        raise ValueError(
+            f"the source already has experts in layers {dense.sparse_layers}: upcycling starts from a dense model."
+        )
     if not 1 <= top_k <= experts:
         raise ValueError(f"top_k={top_k} must be between 1 and experts={experts}.")
     if not layers:
@@ -126,7 +132,9 @@ def sparse_config(dense: MoebaConfig, experts: int, top_k: int, layers: Sequence
         scoring_func="softmax",
         expert_bias=dense.mlp_bias,
     )
-    candidates = [MoebaConfig.from_dict({**values, "router_weight_dtype": kind}) for kind in ("float32", "model")]
+    candidates = [
+        MoebaConfig.from_dict({**values, "router_weight_dtype": kind}) for kind in ("float32", "model")
+    ]
     return next((config for config in candidates if _exportable(config)), candidates[0])
 
 
@@ -151,12 +159,18 @@ def plan_upcycle(
         if part == "gate.weight":
             initial = rows.get(layer)
             if initial is None:
-                initial = random_rows(router_init, (shape[0], shape[1]), config.initializer_range, seed, layer)
+                initial = random_rows(
+                    router_init, (shape[0], shape[1]), config.initializer_range, seed, layer
+                )
             else:
-                notes.append(f"layer {layer}: largest cosine between two calibrated router rows {degeneracy(initial):.3f}")
+                notes.append(
+                    f"layer {layer}: largest cosine between two calibrated router rows {degeneracy(initial):.3f}"
+                )
             dtype = source.tensors[LAYER.format(layer=layer) + "down_proj.weight"].dtype
             value = initial.to(dtype)
-            recipes.append(Recipe((TensorInfo(name, shape, dtype),), (), partial(_constant, value), f"{name} new"))
+            recipes.append(
+                Recipe((TensorInfo(name, shape, dtype),), (), partial(_constant, value), f"{name} new")
+            )
         else:
             recipes.append(_repeated(name, shape, part, layer, source, config.num_experts))
     return Plan("upcycle", source, recipes, config_json(config), notes=notes)
@@ -172,7 +186,9 @@ def _repeated(
     names = tuple(f"{LAYER.format(layer=layer)}{projection}.{kind}" for projection in projections)
     dtype = source.tensors[names[0]].dtype
     compute = partial(_repeat, experts=experts)
-    return Recipe((TensorInfo(name, shape, dtype),), names, compute, f"{name}: {experts} copies of {' + '.join(names)}")
+    return Recipe(
+        (TensorInfo(name, shape, dtype),), names, compute, f"{name}: {experts} copies of {' + '.join(names)}"
+    )
 
 
 def _repeat(tensors: Sequence[torch.Tensor], experts: int) -> list[torch.Tensor]:
@@ -218,7 +234,9 @@ def _copies(source: TensorSource, target: Checkpoint, config: MoebaConfig) -> Ch
         if not torch.equal(expected, target.read(name)):
             wrong.append(name)
     figures = {"tensors": len(names), "experts": config.num_experts}
-    return Check("expert copies", "failed" if wrong else "verified", figures, ", ".join(wrong[:5]), "checkpoint")
+    return Check(
+        "expert copies", "failed" if wrong else "verified", figures, ", ".join(wrong[:5]), "checkpoint"
+    )
 
 
 def _exportable(config: MoebaConfig) -> bool:
@@ -240,7 +258,9 @@ def _tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"calibration needs the tokenizer of {folder}, which does not load: {reason}") from error
+        raise ValueError(
+            f"calibration needs the tokenizer of {folder}, which does not load: {reason}"
+        ) from error
 
 
 def _hash(rows: Mapping[int, torch.Tensor]) -> str | None:

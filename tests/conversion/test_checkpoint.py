@@ -12,7 +12,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from moeba.conversion import checkpoint
-from moeba.conversion.checkpoint import DTYPES, Checkpoint, TensorInfo, count_nonfinite, listing, resolve
+from moeba.conversion.checkpoint import Checkpoint, count_nonfinite, resolve
+from moeba.conversion.json_files import listing
+from moeba.conversion.weight_files import DTYPES, SafetensorsFile, TensorInfo
 
 LEGACY_ADVICE = "safetensors.torch.save_file"
 
@@ -95,7 +97,7 @@ def test_shards_are_read_from_where_the_index_says(tmp_path):
 
 def test_opening_needs_no_tensor_data(tmp_path, monkeypatch):
     folder = make_folder(tmp_path / "m", some_tensors())
-    monkeypatch.setattr(checkpoint.SafetensorsFile, "read", lambda *_: pytest.fail("a tensor was read"))
+    monkeypatch.setattr(SafetensorsFile, "read", lambda *_: pytest.fail("a tensor was read"))
     opened = Checkpoint(folder)
     opened.fingerprint()
     assert opened.tensors["fp32"].shape == (3, 5)
@@ -411,7 +413,7 @@ def test_dtype_codes_are_those_of_safetensors(tmp_path):
         save_file(
             {"a": torch.zeros(2, dtype=torch.uint8).repeat(dtype.itemsize).view(dtype)}, tmp_path / code
         )
-        assert checkpoint.SafetensorsFile(tmp_path / code).tensors["a"].dtype == dtype
+        assert SafetensorsFile(tmp_path / code).tensors["a"].dtype == dtype
 
 
 class FakeHub:

@@ -15,8 +15,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from moeba.conversion import writing
-from moeba.conversion.checkpoint import DTYPES, Checkpoint, TensorInfo
+from moeba.conversion import destination, shards, writing
+from moeba.conversion.checkpoint import Checkpoint
+from moeba.conversion.weight_files import DTYPES, TensorInfo
 from moeba.conversion.writing import Recipe, check_destination, write_checkpoint
 
 
@@ -365,7 +366,7 @@ def test_failing_finish_leaves_finished_shards_only(tmp_path):
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
 def test_full_disk_says_what_is_missing_and_can_be_continued(tmp_path, monkeypatch, code):
-    put, room = writing._put, [3]
+    put, room = shards.put, [3]
 
     def put_until_full(file, offset, data):
         if not isinstance(data, bytes):  # a tensor and not a header
@@ -374,7 +375,8 @@ def test_full_disk_says_what_is_missing_and_can_be_continued(tmp_path, monkeypat
                 raise OSError(code, os.strerror(code))
         put(file, offset, data)
 
-    monkeypatch.setattr(writing, "_put", put_until_full)
+    for module in (shards, writing):
+        monkeypatch.setattr(module, "put", put_until_full)
     stopped = f"writing {re.escape(str(tmp_path / 'out'))} stopped: {os.strerror(code)}"
     message = f"{stopped}; 32 bytes of tensors .* run again to continue"
     with pytest.raises(OSError, match=message) as caught:
@@ -438,7 +440,7 @@ def test_destination_that_appears_meanwhile_is_kept(tmp_path):
     assert contents(tmp_path / "out") == {}
 
 
-@pytest.mark.skipif(writing.fcntl is None, reason="this system has no file locks")
+@pytest.mark.skipif(destination.fcntl is None, reason="this system has no file locks")
 def test_two_runs_at_once_are_refused(tmp_path):
     def second(inputs):
         with pytest.raises(ValueError, match="another run is writing"):
@@ -450,16 +452,16 @@ def test_two_runs_at_once_are_refused(tmp_path):
     assert left_beside(tmp_path / "out") == ["out"]
 
 
-@pytest.mark.skipif(writing.fcntl is None, reason="this system has no file locks")
+@pytest.mark.skipif(destination.fcntl is None, reason="this system has no file locks")
 def test_folder_published_while_its_lock_was_waited_for_is_left_alone(tmp_path, monkeypatch):
-    flock, elsewhere = writing.fcntl.flock, tmp_path / "published"
+    flock, elsewhere = destination.fcntl.flock, tmp_path / "published"
 
     def flock_too_late(*args):
         if not elsewhere.exists():
             os.rename(tmp_path / ".out.partial", elsewhere)
         flock(*args)
 
-    monkeypatch.setattr(writing.fcntl, "flock", flock_too_late)
+    monkeypatch.setattr(destination.fcntl, "flock", flock_too_late)
     write(numbered(1), tmp_path / "out")
     assert list(contents(elsewhere)) == [".lock"]
     assert sorted(contents(tmp_path / "out")) == ["config.json", "model.safetensors"]
@@ -468,13 +470,13 @@ def test_folder_published_while_its_lock_was_waited_for_is_left_alone(tmp_path, 
 @pytest.mark.parametrize("missing", ["module", "support"])
 def test_file_system_without_locks_is_written_all_the_same(tmp_path, monkeypatch, missing):
     if missing == "module":
-        monkeypatch.setattr(writing, "fcntl", None)
+        monkeypatch.setattr(destination, "fcntl", None)
     else:
 
         def flock(*args):
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-        monkeypatch.setattr(writing.fcntl, "flock", flock)
+        monkeypatch.setattr(destination.fcntl, "flock", flock)
     write(numbered(1), tmp_path / "out")
     assert sorted(contents(tmp_path / "out")) == ["config.json", "model.safetensors"]
 

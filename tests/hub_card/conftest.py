@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from folders import EXPERTS, provenance, save_model, save_tokenizer, write_json
+from card_folders import EXPERTS, provenance, save_model, save_tokenizer, write_json
 
 
 @pytest.fixture

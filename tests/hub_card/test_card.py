@@ -5,11 +5,26 @@ import re
 
 import pytest
 import yaml
-from folders import EXPERTS, certificate, provenance, save_model, source, write_json
+from card_folders import EXPERTS, certificate, provenance, save_model, source, write_json
 from huggingface_hub import ModelCard
 
+import moeba
 from moeba import MoebaConfig, MoebaForCausalLM
 from moeba.hub_card import write_card
+
+UNFOUNDED = (
+    "verified",
+    "sha256",
+    "Recipe",
+    "Training",
+    "license",
+    "base_model",
+    "pipeline_tag",
+    "trust_remote_code",
+    "on disk",
+    "chat template",
+    "from_pretrained",
+)
 
 
 def text_of(folder):
@@ -33,7 +48,11 @@ def metadata(folder):
 def test_a_dense_model(dense):
     text = text_of(dense)
     config = MoebaConfig.from_pretrained(dense)
-    assert metadata(dense) == {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["moeba"]}
+    assert metadata(dense) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["moeba"],
+    }
     assert "\n# Dense decoder, " in text
     assert f"| parameters, total | {config.num_params():,} |" in text
     assert titles(text) == ["Architecture", "Size", "How to use", "Limits"]
@@ -48,10 +67,11 @@ def test_the_metadata_is_plain_yaml(dense):
 @pytest.mark.parametrize("missing", ["everything", "all but the config"])
 def test_nothing_is_invented(tmp_path, missing):
     if missing == "all but the config":
-        MoebaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=1, num_attention_heads=4).save_pretrained(tmp_path)
+        MoebaConfig(
+            vocab_size=300, hidden_size=32, num_hidden_layers=1, num_attention_heads=4
+        ).save_pretrained(tmp_path)
     text = text_of(tmp_path)
-    for word in ("verified", "sha256", "Recipe", "Training", "license", "base_model", "pipeline_tag", "trust_remote_code",
-                 "on disk", "chat template", "from_pretrained"):  # fmt: skip
+    for word in UNFOUNDED:
         assert word not in text, word
     if missing == "everything":
         assert titles(text) == ["Limits"] and metadata(tmp_path) == {}
@@ -65,10 +85,16 @@ def test_an_untrained_router_is_said_first(upcycled):
     assert lines[0].startswith("# Mixture-of-experts decoder")
     assert lines[1].startswith("> **Untrained router.** The experts of this model were made by `upcycle`")
     assert metadata(upcycled)["tags"] == ["moeba", "moe", "upcycled"]
-    write_json(upcycled, "trainer_state.json", {"global_step": 100, "epoch": 1.0, "log_history": [{"loss": 2.0}]})
+    write_json(
+        upcycled, "trainer_state.json", {"global_step": 100, "epoch": 1.0, "log_history": [{"loss": 2.0}]}
+    )
     text = text_of(upcycled)
     assert "Untrained" not in text and "untrained" not in text
-    assert section(text, "Training") == ["- **Optimiser steps:** 100", "- **Epochs:** 1", "- **Last training loss:** 2"]
+    assert section(text, "Training") == [
+        "- **Optimiser steps:** 100",
+        "- **Epochs:** 1",
+        "- **Last training loss:** 2",
+    ]
 
 
 def test_training_of_the_parent_is_not_shown(upcycled):
@@ -83,7 +109,10 @@ def test_a_certificate_with_its_figures(upcycled):
     text = text_of(upcycled)
     lines = section(text, "Certificate")
     assert lines[0].startswith("**verified**")
-    assert "| logits | checkpoint | verified | max abs 1.5e-06, tokens 24, by layer at most 3e-07 | float32 |" in lines
+    assert (
+        "| logits | checkpoint | verified | max abs 1.5e-06, tokens 24, by layer at most 3e-07 | float32 |"
+        in lines
+    )
     assert "| flash attention |  | unsupported |  | no GPU here |" in lines
     assert "| num_experts | `0` | `4` | derived |" in lines
     assert "| gate and up swapped | yes | 2.58 |" in lines
@@ -99,7 +128,9 @@ def test_a_lossy_operation_reports_a_gap(upcycled, where):
     if where == "provenance":
         write_json(upcycled, "moeba_provenance.json", provenance("merge", lossy=True))
     text = text_of(upcycled)
-    assert section(text, "Difference to the source")[0].startswith("`merge` does not keep the function of its source.")
+    assert section(text, "Difference to the source")[0].startswith(
+        "`merge` does not keep the function of its source."
+    )
     assert "| user/one |  | not applicable | kl 0.0213 |  |" in text
     assert "parity" not in text.lower() and "verified" not in text
 
@@ -129,7 +160,9 @@ def test_a_status_that_nobody_knows_is_unverified(upcycled):
 
 def test_provenance_with_hashes_and_the_recipe_verbatim(upcycled):
     recipe = {"z": "keeps ```its``` order", "a": [1, 2.5], "note": "<!-- moeba:end -->\n<!-- moeba:end -->"}
-    first = provenance("convert", source=source(repo_id="user/base", revision="abc", license="mit"), recipe={})
+    first = provenance(
+        "convert", source=source(repo_id="user/base", revision="abc", license="mit"), recipe={}
+    )
     write_json(upcycled, "moeba_provenance.json", provenance(recipe=recipe, notes=["a | b"], history=[first]))
     text = text_of(upcycled)
     lines = section(text, "Where it comes from")
@@ -147,8 +180,14 @@ def test_provenance_with_hashes_and_the_recipe_verbatim(upcycled):
     ("step", "expected"),
     [
         (provenance(), {}),
-        (provenance(source=source(repo_id="user/base")), {"base_model": "user/base", "base_model_relation": "finetune"}),
-        (provenance(source=source(base_model="gpt2")), {"base_model": "gpt2", "base_model_relation": "finetune"}),
+        (
+            provenance(source=source(repo_id="user/base")),
+            {"base_model": "user/base", "base_model_relation": "finetune"},
+        ),
+        (
+            provenance(source=source(base_model="gpt2")),
+            {"base_model": "gpt2", "base_model_relation": "finetune"},
+        ),
         (provenance(source=source(repo_id="../not an id")), {}),
         (
             provenance("merge", source=None, sources=[source(repo_id="a/one"), source(repo_id="a/two")]),
@@ -163,7 +202,7 @@ def test_provenance_with_hashes_and_the_recipe_verbatim(upcycled):
             {"license": "other", "license_name": "my licence", "license_link": "LICENSE"},
         ),
     ],
-)  # fmt: skip
+)
 def test_base_models_and_licences_are_those_recorded(upcycled, step, expected):
     write_json(upcycled, "moeba_provenance.json", step)
     write_card(upcycled)
@@ -198,9 +237,14 @@ def test_the_same_folder_gives_the_same_bytes(upcycled, tmp_path):
 def test_what_a_person_wrote_survives(upcycled):
     path = write_card(upcycled)
     text = path.read_text(encoding="utf-8")
-    text = text.replace("library_name:", "language:\n- de\ndatasets:\n- user/corpus\nlicense: mit\nlibrary_name:")
+    text = text.replace(
+        "library_name:", "language:\n- de\ndatasets:\n- user/corpus\nlicense: mit\nlibrary_name:"
+    )
     text = text.replace("- moe\n", "- mine\n").replace("text-generation", "text2text-generation", 1)
-    text = text.replace("<!-- moeba:start -->", "Written above.\n\n<!-- moeba:start -->") + "\n## Mine\r\n\r\n| table |\n"
+    text = (
+        text.replace("<!-- moeba:start -->", "Written above.\n\n<!-- moeba:start -->")
+        + "\n## Mine\r\n\r\n| table |\n"
+    )
     path.write_bytes(text.encode())
     write_json(upcycled, "trainer_state.json", {"global_step": 7})
     renewed = write_card(upcycled).read_bytes().decode()
@@ -220,7 +264,11 @@ def test_our_own_metadata_goes_when_it_no_longer_holds(upcycled):
     assert metadata(upcycled)["license"] == "mit"
     (upcycled / "moeba_provenance.json").unlink()
     write_card(upcycled)
-    assert metadata(upcycled) == {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["moeba", "moe"]}
+    assert metadata(upcycled) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["moeba", "moe"],
+    }
 
 
 def test_a_card_without_markers_keeps_all_its_text(dense):
@@ -232,7 +280,11 @@ def test_a_card_without_markers_keeps_all_its_text(dense):
     text = text_of(dense)
     assert text.endswith(f"<!-- moeba:end -->\n\n{body}")
     read = yaml.safe_load(text.split("---\n")[1])
-    assert (read["license"], read["tags"], read["model-index"]) == ("mit", ["x", "moeba"], values["model-index"])
+    assert (read["license"], read["tags"], read["model-index"]) == (
+        "mit",
+        ["x", "moeba"],
+        values["model-index"],
+    )
     assert text_of(dense) == text
 
 
@@ -279,12 +331,30 @@ def test_without_its_code_a_folder_does_not_claim_to_load_alone(dense):
 def test_a_sparse_native_folder(tmp_path):
     from transformers import MixtralConfig, MixtralForCausalLM
 
-    sizes = dict(vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
-    MixtralForCausalLM(MixtralConfig(**sizes, num_key_value_heads=2, num_local_experts=4)).save_pretrained(tmp_path)
+    sizes = dict(
+        vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+    )
+    MixtralForCausalLM(MixtralConfig(**sizes, num_key_value_heads=2, num_local_experts=4)).save_pretrained(
+        tmp_path
+    )
     text = text_of(tmp_path)
     assert "# Mixture-of-experts decoder (mixtral), " in text
     assert metadata(tmp_path)["tags"] == ["moe"]
     assert "import moeba" not in text and "AutoModelForCausalLM.from_pretrained(model_id)" in text
+
+
+def test_the_records_of_a_real_conversion_are_understood(tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = dict(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(tmp_path / "native")
+    moeba.convert(tmp_path / "native", tmp_path / "ours")
+    text = text_of(tmp_path / "ours")
+    assert section(text, "Certificate")[0].startswith("**verified**")
+    assert "### 1. convert (moeba " in text and "From `native` (model type `llama`)." in text
+    assert str(tmp_path) not in text and "unnamed" not in text and "| unverified |" not in text
 
 
 def test_pushing_a_model_writes_its_card(tmp_path, monkeypatch):
@@ -298,6 +368,9 @@ def test_pushing_a_model_writes_its_card(tmp_path, monkeypatch):
 
         def create_repo(self, repo_id, **kwargs):
             return type("Url", (), {"repo_id": repo_id})
+
+        def file_exists(self, repo_id, filename, **kwargs):
+            return False
 
         def upload_folder(self, *, repo_id, folder_path, **kwargs):
             uploaded[repo_id] = ModelCard.load(f"{folder_path}/README.md")

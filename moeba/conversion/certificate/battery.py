@@ -44,5 +44,7 @@ def build_battery(config: MoebaConfig, limit: int, seed: int = 0) -> Battery:
     longest = min(longest, limit)
     lengths = tuple(sorted({1, min(7, longest), longest}))
     generator = torch.Generator().manual_seed(seed)
-    inputs = tuple(torch.randint(0, config.vocab_size, (2, length), generator=generator) for length in lengths)
+    inputs = tuple(
+        torch.randint(0, config.vocab_size, (2, length), generator=generator) for length in lengths
+    )
     return Battery(lengths, inputs, tuple(name for name, length in needs.items() if length <= longest))

@@ -42,7 +42,13 @@ class Comparison:
             with _attention(implementation, self.source, self.target):
                 checks.append(self.logits(f"logits, {implementation} attention"))
         with _attention("eager", self.source, self.target):
-            checks += [self.hidden_states(), self.gradients(), self.cache(), self.left_padding(), self.greedy()]
+            checks += [
+                self.hidden_states(),
+                self.gradients(),
+                self.cache(),
+                self.left_padding(),
+                self.greedy(),
+            ]
             checks.append(self.router())
         return checks
 
@@ -54,7 +60,10 @@ class Comparison:
                 b = self.target(ids).logits.double()
             difference = (a - b).abs().max().item()
             difference = float("inf") if difference != difference else difference
-            worst, relative = max(worst, difference), max(relative, difference / a.std().clamp(min=1e-12).item())
+            worst, relative = (
+                max(worst, difference),
+                max(relative, difference / a.std().clamp(min=1e-12).item()),
+            )
         return worst, relative
 
     def logits(self, name: str) -> Check:
@@ -65,18 +74,34 @@ class Comparison:
                 a, b = self.source(ids).logits.double(), self.target(ids).logits.double()
             difference = (a - b).abs()
             worst, mean = max(worst, difference.max().item()), max(mean, difference.mean().item())
-            kl = max(kl, F.kl_div(b.log_softmax(-1), a.log_softmax(-1), log_target=True, reduction="none").sum(-1).max().item())
+            kl = max(
+                kl,
+                F.kl_div(b.log_softmax(-1), a.log_softmax(-1), log_target=True, reduction="none")
+                .sum(-1)
+                .max()
+                .item(),
+            )
             agree = min(agree, (a.argmax(-1) == b.argmax(-1)).double().mean().item())
             spread = max(spread, a.std().item())
-        figures = {"max_abs": worst, "mean_abs": mean, "relative_to_spread": worst / spread, "kl": kl, "top1": agree}
+        figures = {
+            "max_abs": worst,
+            "mean_abs": mean,
+            "relative_to_spread": worst / spread,
+            "kl": kl,
+            "top1": agree,
+        }
         figures["bitwise"] = worst == 0.0
         return self._check(name, worst / spread, figures, f"lengths {list(self.battery.lengths)}")
 
     def hidden_states(self) -> Check:
         """Difference after each layer, as a share of that layer's spread."""
         with torch.no_grad():
-            ours = [model(self.battery.longest, output_hidden_states=True).hidden_states for model in self._pair]
-        by_layer = [(a - b).abs().max().item() / max(a.std().item(), 1e-12) for a, b in zip(*ours, strict=True)]
+            ours = [
+                model(self.battery.longest, output_hidden_states=True).hidden_states for model in self._pair
+            ]
+        by_layer = [
+            (a - b).abs().max().item() / max(a.std().item(), 1e-12) for a, b in zip(*ours, strict=True)
+        ]
         return self._check("hidden states", max(by_layer), {"worst": max(by_layer), "by_layer": by_layer})
 
     def gradients(self) -> Check:
@@ -85,7 +110,9 @@ class Comparison:
         for model in self._pair:
             weight = model.get_input_embeddings().weight
             logits = model(self.battery.longest, use_cache=False).logits
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), self.battery.longest[:, 1:].flatten())
+            loss = F.cross_entropy(
+                logits[:, :-1].flatten(0, 1).float(), self.battery.longest[:, 1:].flatten()
+            )
             gradients.append(torch.autograd.grad(loss, weight)[0])
         a, b = gradients
         relative = ((a - b).norm() / a.norm().clamp(min=1e-30)).item()
@@ -101,7 +128,9 @@ class Comparison:
                 out = model(ids[:, : ids.shape[1] - steps], use_cache=True)
                 pieces = [out.logits]
                 for position in range(ids.shape[1] - steps, ids.shape[1]):
-                    out = model(ids[:, position : position + 1], past_key_values=out.past_key_values, use_cache=True)
+                    out = model(
+                        ids[:, position : position + 1], past_key_values=out.past_key_values, use_cache=True
+                    )
                     pieces.append(out.logits)
                 cached.append(torch.cat(pieces, dim=1))
             whole = self.target(ids, use_cache=False).logits
@@ -112,7 +141,11 @@ class Comparison:
         against_source = (a - b).abs().max().item() / spread
         own = (whole - b).abs().max().item() / spread
         source_own = (source_whole - a).abs().max().item() / spread
-        figures = {"against_source": against_source, "against_uncached": own, "source_against_uncached": source_own}
+        figures = {
+            "against_source": against_source,
+            "against_uncached": own,
+            "source_against_uncached": source_own,
+        }
         return self._check("KV cache", max(against_source, own - source_own - 1e-4), figures)
 
     def left_padding(self) -> Check:
@@ -122,7 +155,10 @@ class Comparison:
         mask[1, : ids.shape[1] // 2] = 0
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         with torch.no_grad():
-            a, b = (model(ids, attention_mask=mask, position_ids=positions).logits[mask.bool()] for model in self._pair)
+            a, b = (
+                model(ids, attention_mask=mask, position_ids=positions).logits[mask.bool()]
+                for model in self._pair
+            )
         relative = ((a - b).abs().max() / a.std()).item()
         return self._check("left padding", relative, {"relative_to_spread": relative})
 
@@ -136,16 +172,24 @@ class Comparison:
         settings["eos_token_id"] = None
         mask = torch.ones_like(prompt)
         a, b = (model.generate(prompt, attention_mask=mask, **settings) for model in self._pair)
-        return self._check("greedy tokens", 0.0 if torch.equal(a, b) else float("inf"), {"tokens": int(a.shape[1])})
+        return self._check(
+            "greedy tokens", 0.0 if torch.equal(a, b) else float("inf"), {"tokens": int(a.shape[1])}
+        )
 
     def router(self) -> Check:
         """Logits and chosen experts of every router, where both models have routers."""
         if not all(getattr(model.config, "num_experts", 0) for model in self._pair):
-            return Check("router choices", "not applicable", detail="not both models have experts", on=self.on)
+            return Check(
+                "router choices", "not applicable", detail="not both models have experts", on=self.on
+            )
         with torch.no_grad():
-            first, second = (model(self.battery.longest, output_router_logits=True).router_logits for model in self._pair)
+            first, second = (
+                model(self.battery.longest, output_router_logits=True).router_logits for model in self._pair
+            )
         if not first or len(first) != len(second) or first[0].shape != second[0].shape:
-            return Check("router choices", "not applicable", detail="the routers have other shapes", on=self.on)
+            return Check(
+                "router choices", "not applicable", detail="the routers have other shapes", on=self.on
+            )
         k = self.target.config.num_experts_per_tok
         worst = max((a - b).abs().max().item() / a.std().item() for a, b in zip(first, second, strict=True))
         agree = [
@@ -179,7 +223,11 @@ def rounding_noise(model: PreTrainedModel, battery: Battery) -> float:
 
 
 def first_divergence(
-    source: PreTrainedModel, target: PreTrainedModel, ids: torch.Tensor, pairs: Sequence[tuple[str, str]], tolerance: float
+    source: PreTrainedModel,
+    target: PreTrainedModel,
+    ids: torch.Tensor,
+    pairs: Sequence[tuple[str, str]],
+    tolerance: float,
 ) -> str | None:
     """Name of the first module, in the target's order of execution, whose output differs.
 

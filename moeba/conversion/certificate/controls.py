@@ -45,7 +45,9 @@ class Fault:
 
 def faults_for(config: MoebaConfig, equal_experts: bool = False) -> Iterator[Fault]:
     """The faults that a model of this config can have; `equal_experts` says that its experts are still copies."""
-    return (fault for fault in FAULTS if fault.applies(config) and not (equal_experts and fault.distinct_experts))
+    return (
+        fault for fault in FAULTS if fault.applies(config) and not (equal_experts and fault.distinct_experts)
+    )
 
 
 def with_config(model: MoebaForCausalLM, changes: dict[str, Any]) -> MoebaForCausalLM:
@@ -113,7 +115,9 @@ def _has_norm_weight(config: MoebaConfig) -> bool:
 
 
 def _near_activation(name: str) -> str:
-    return {"gelu_new": "gelu", "gelu": "gelu_new", "gelu_pytorch_tanh": "gelu", "silu": "gelu"}.get(name, "silu")
+    return {"gelu_new": "gelu", "gelu": "gelu_new", "gelu_pytorch_tanh": "gelu", "silu": "gelu"}.get(
+        name, "silu"
+    )
 
 
 def _scaled_theta(config: MoebaConfig) -> dict[str, Any]:
@@ -125,7 +129,11 @@ def _scaled_theta(config: MoebaConfig) -> dict[str, Any]:
 
 
 def _plain_rope(config: MoebaConfig) -> dict[str, Any]:
-    kept = {key: value for key, value in config.rope_parameters.items() if key in ("rope_theta", "partial_rotary_factor")}
+    kept = {
+        key: value
+        for key, value in config.rope_parameters.items()
+        if key in ("rope_theta", "partial_rotary_factor")
+    }
     return {"rope_parameters": {**kept, "rope_type": "default"}}
 
 

@@ -23,7 +23,7 @@ from .battery import build_battery
 from .comparison import EXACT, REORDERED, Comparison, first_divergence, rounding_noise
 from .controls import faults_for
 from .report import Certificate, Check, Control
-from .twin import convert_twin, export_twin, load_model
+from .twin import convert_twin, export_twin, load_exactly, load_model
 
 # A model with more parameters is not run whole: its twin and the bytes of its tensors are the proof.
 LARGEST_RUN = 2_000_000_000
@@ -33,7 +33,9 @@ TEXT = "Déjà vu: naïve café, 12 345 tokens…\n\tdef f(x):  return x**2  # �
 Twins = Callable[[Path], tuple[PreTrainedModel, PreTrainedModel]]
 
 
-def certify(source: str | Path, target: str | Path, *, output: str | Path | None = None, progress: Any = None) -> Certificate:
+def certify(
+    source: str | Path, target: str | Path, *, output: str | Path | None = None, progress: Any = None
+) -> Certificate:
     """Compare two model folders (or Hub ids) of any supported type, and write the certificate if `output` is given."""
     certificate = certify_folders(resolve(source), resolve(target))
     if output is not None:
@@ -58,7 +60,12 @@ def certify_folders(
         target=second.identity(),
         versions=versions(),
         config_differences=[
-            {"field": item.name, "source": item.first, "target": item.second, "verdict": _verdict(item.name, expanded)}
+            {
+                "field": item.name,
+                "source": item.first,
+                "target": item.second,
+                "verdict": _verdict(item.name, expanded),
+            }
             for item in differences(first.config, second.config)
         ],
         keys=_keys(first, second, expanded),
@@ -83,11 +90,13 @@ def certify_folders(
         detail = f"{first.parameters + second.parameters:,} parameters are too many to run here"
         certificate.checks.append(Check("logits", "unverified", detail=detail, on="checkpoint"))
         return certificate
-    one, other = load_model(source), load_model(target)
+    one, other = load_model(source, first.dropped), load_model(target, second.dropped)
     if expanded:
         tolerance = max(tolerance, 4 * rounding_noise(one, build_battery(first.config, LONGEST_ACTUAL)))
     _compare(certificate, one, other, LONGEST_ACTUAL, tolerance, "checkpoint", first, second)
     if not certificate.negative_controls and not _fresh(one):
+        if not any(isinstance(model, MoebaForCausalLM) for model in (one, other)):
+            other = _as_moeba(second)
         _plant(certificate, one, other, tolerance, expanded)
     return certificate
 
@@ -127,7 +136,7 @@ class Side:
 
     def identity(self) -> dict[str, Any]:
         folder = self.checkpoint.folder
-        return {"path": str(folder), "model_type": self.model_type, "files": self.checkpoint.sha256()}
+        return {"path": folder.resolve().name, "model_type": self.model_type, "files": self.checkpoint.sha256()}
 
 
 def _operation(first: Side, second: Side, expanded: bool) -> str:
@@ -179,7 +188,9 @@ def _keys(first: Side, second: Side, expanded: bool) -> dict[str, Any]:
 def _same_tensors(first: Side, second: Side) -> tuple[int, list[str]]:
     """How many tensors are the same bytes under the same Moeba name, and the names of those that are not."""
     shared = [name for name in second.tensors.tensors if name in first.tensors.tensors]
-    changed = [name for name in shared if not _same_bytes(first.tensors.read(name), second.tensors.read(name))]
+    changed = [
+        name for name in shared if not _same_bytes(first.tensors.read(name), second.tensors.read(name))
+    ]
     return len(shared) - len(changed), changed
 
 
@@ -211,15 +222,26 @@ def _round_trip(certificate: Certificate) -> Check:
 
 def _tokenizers(source: Path, target: Path) -> Check:
     """The same ids for one awkward text. A difference is reported and does not decide the verdict."""
-    if not any((folder / name).exists() for folder in (source, target) for name in ("tokenizer_config.json", "tokenizer.json")):
+    if not any(
+        (folder / name).exists()
+        for folder in (source, target)
+        for name in ("tokenizer_config.json", "tokenizer.json")
+    ):
         return Check("tokenizer", "not applicable", detail="the folders hold none")
     try:
-        a, b = (AutoTokenizer.from_pretrained(folder, local_files_only=True)(TEXT)["input_ids"] for folder in (source, target))
+        a, b = (
+            AutoTokenizer.from_pretrained(folder, local_files_only=True)(TEXT)["input_ids"]
+            for folder in (source, target)
+        )
     except Exception as error:  # tokenizer backends raise anything
         return Check("tokenizer", "unverified", detail=" ".join(str(error).split())[:200])
     if a == b:
         return Check("tokenizer", "verified", {"tokens": len(a)})
-    return Check("tokenizer", "unverified", detail="AutoTokenizer reads other ids from the two folders: name tokenizer_class")
+    return Check(
+        "tokenizer",
+        "unverified",
+        detail="AutoTokenizer reads other ids from the two folders: name tokenizer_class",
+    )
 
 
 def _family_twins(first: Side, second: Side) -> Twins | None:
@@ -239,7 +261,9 @@ def _compare(
     certificate: Certificate, one: PreTrainedModel, other: PreTrainedModel, limit: int, tolerance: float, on: str,
     first: Side, second: Side,
 ) -> None:  # fmt: skip
-    config = next((model.config for model in (other, one) if isinstance(model, MoebaForCausalLM)), second.config)
+    config = next(
+        (model.config for model in (other, one) if isinstance(model, MoebaForCausalLM)), second.config
+    )
     battery = build_battery(config, limit)
     checks = Comparison(one, other, battery, tolerance, on).run()
     certificate.checks += checks
@@ -252,19 +276,36 @@ def _module_pairs(first: Side, second: Side) -> list[tuple[str, str]]:
     """Modules that should compute the same, from rows that map one weight to one weight, named as in Moeba."""
     family = first.family or second.family
     if family is None or (first.family and second.family):
-        names = [name.removesuffix(".weight") for name in moeba_shapes(first.config) if name.endswith(".weight")]
+        names = [
+            name.removesuffix(".weight") for name in moeba_shapes(first.config) if name.endswith(".weight")
+        ]
         return [(name, name) for name in names]
     pairs = []
     for row in family.rows:
         if len(row.ours) == len(row.theirs) == 1 and row.ours[0].endswith(".weight"):
             for layer in range(first.config.num_hidden_layers) if row.per_layer else (0,):
-                theirs, ours = (names[0].replace("{layer}", str(layer)).removesuffix(".weight") for names in (row.theirs, row.ours))
+                theirs, ours = (
+                    names[0].replace("{layer}", str(layer)).removesuffix(".weight")
+                    for names in (row.theirs, row.ours)
+                )
                 pairs.append((theirs, ours) if first.family else (ours, theirs))
     return pairs
 
 
+def _as_moeba(side: Side) -> MoebaForCausalLM:
+    """A native side as Moeba computes it: faults are planted in Moeba's parts."""
+    model = MoebaForCausalLM(side.config)
+    load_exactly(model, {name: side.tensors.read(name) for name in side.tensors.tensors})
+    model.set_experts_implementation("eager")
+    return model.eval()
+
+
 def _plant(
-    certificate: Certificate, one: PreTrainedModel, other: PreTrainedModel, tolerance: float, equal_experts: bool
+    certificate: Certificate,
+    one: PreTrainedModel,
+    other: PreTrainedModel,
+    tolerance: float,
+    equal_experts: bool,
 ) -> None:
     """Damage the Moeba side in every way that its config allows; each must push the difference over the tolerance."""
     target_is_ours = isinstance(other, MoebaForCausalLM)

@@ -65,10 +65,14 @@ class Certificate:
         for check in self.checks:
             figures = ", ".join(f"{name}={_short(value)}" for name, value in check.figures.items())
             where = f" [{check.on}]" if check.on else ""
-            lines.append(f"  {check.status:<15} {check.name}{where}: {figures}{' ' if figures else ''}{check.detail}")
+            lines.append(
+                f"  {check.status:<15} {check.name}{where}: {figures}{' ' if figures else ''}{check.detail}"
+            )
         caught = sum(control.caught for control in self.negative_controls)
         lines.append(f"  planted faults caught: {caught} of {len(self.negative_controls)}")
-        lines += [f"  NOT CAUGHT: {control.fault}" for control in self.negative_controls if not control.caught]
+        lines += [
+            f"  NOT CAUGHT: {control.fault}" for control in self.negative_controls if not control.caught
+        ]
         if self.first_divergence:
             lines.append(f"  first divergence: {self.first_divergence}")
         return lines
@@ -81,10 +85,15 @@ class CertificateError(ValueError):
         self.certificate = certificate
         failed = [check for check in certificate.checks if check.status == "failed"]
         missed = [control.fault for control in certificate.negative_controls if not control.caught]
-        reasons = [f"{check.name} ({', '.join(f'{k}={_short(v)}' for k, v in check.figures.items())})" for check in failed]
+        reasons = [
+            f"{check.name} ({', '.join(f'{k}={_short(v)}' for k, v in check.figures.items())})"
+            for check in failed
+        ]
         reasons += [f"the planted fault '{fault}' went unnoticed" for fault in missed]
         where = f"; first divergence: {certificate.first_divergence}" if certificate.first_divergence else ""
-        super().__init__(f"the certificate is {certificate.verdict}: {'; '.join(reasons) or 'nothing was compared'}{where}")
+        super().__init__(
+            f"the certificate is {certificate.verdict}: {'; '.join(reasons) or 'nothing was compared'}{where}"
+        )
 
 
 def _short(value: Any) -> str:

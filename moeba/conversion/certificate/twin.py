@@ -7,6 +7,7 @@ contexts. A twin has short windows and contexts, so the certificate's inputs pas
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ...configuration import MoebaConfig
 from ...modeling import MoebaForCausalLM
-from ..checkpoint import Checkpoint, TensorInfo
+from ..checkpoint import Checkpoint
 from ..family import Family
 from ..plan import PlannedTensors, plan_export, plan_import
+from ..weight_files import TensorInfo
 
 WINDOW, ORIGINAL_CONTEXT, CONTEXT = 8, 16, 64
 
@@ -68,12 +70,16 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *_persistent_buffers(model)]:
             noise = torch.randn(tensor.shape, generator=generator)
-            centre = 1.0 if name.endswith("norm.weight") or ".ln_" in name and name.endswith("weight") else 0.0
+            centre = (
+                1.0 if name.endswith("norm.weight") or ".ln_" in name and name.endswith("weight") else 0.0
+            )
             scale = 0.25 if tensor.dim() == 1 else tensor.shape[-1] ** -0.5
             tensor.copy_(centre + scale * noise)
 
 
-def convert_twin(config: MoebaConfig, family: Family, folder: Path) -> tuple[PreTrainedModel, MoebaForCausalLM]:
+def convert_twin(
+    config: MoebaConfig, family: Family, folder: Path
+) -> tuple[PreTrainedModel, MoebaForCausalLM]:
     """A random native model as stock transformers writes it, and what the family's rows make of those files."""
     native_config = family.to_native(shrink(config))
     stock = AutoModelForCausalLM.from_config(native_config, dtype=torch.float32)
@@ -87,16 +93,20 @@ def convert_twin(config: MoebaConfig, family: Family, folder: Path) -> tuple[Pre
     return stock.eval(), ours.eval()
 
 
-def export_twin(config: MoebaConfig, family: Family, folder: Path) -> tuple[MoebaForCausalLM, PreTrainedModel]:
+def export_twin(
+    config: MoebaConfig, family: Family, folder: Path
+) -> tuple[MoebaForCausalLM, PreTrainedModel]:
     """A random Moeba model, and what stock transformers loads from the files that the family's rows make of it."""
     ours = MoebaForCausalLM(shrink(config))
     randomise(ours)
     ours.tie_weights()
-    state = {name: tensor for name, tensor in ours.state_dict().items()}
+    state = dict(ours.state_dict().items())
     if ours.config.tie_word_embeddings:
         state.pop("lm_head.weight")
     planned = PlannedTensors(plan_export(StateDict(state), ours.config, family))
-    save_file({name: planned.read(name) for name in planned.tensors}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: planned.read(name) for name in planned.tensors}, folder / "model.safetensors", {"format": "pt"}
+    )
     family.to_native(ours.config).save_pretrained(folder)
     return ours.eval(), load_model(folder)
 
@@ -106,7 +116,9 @@ class StateDict:
 
     def __init__(self, state: dict[str, torch.Tensor]) -> None:
         self._state = state
-        self.tensors = {name: TensorInfo(name, tuple(value.shape), value.dtype) for name, value in state.items()}
+        self.tensors = {
+            name: TensorInfo(name, tuple(value.shape), value.dtype) for name, value in state.items()
+        }
 
     def read(self, name: str) -> torch.Tensor:
         return self._state[name].detach()
@@ -120,8 +132,11 @@ def load_exactly(model: MoebaForCausalLM, state: dict[str, torch.Tensor]) -> Non
     model.tie_weights()
 
 
-def load_model(folder: Path) -> PreTrainedModel:
+def load_model(folder: Path, dropped: Collection[str] = ()) -> PreTrainedModel:
     """Any causal language model of a folder, in float32, with eager experts.
+
+    Args:
+        dropped: tensors that carry nothing, and that the model may have no place for.
 
     Raises:
         ValueError: transformers found missing, unexpected or misshapen tensors, which it would replace by random ones.
@@ -129,7 +144,10 @@ def load_model(folder: Path) -> PreTrainedModel:
     model, info = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
     )
-    wrong = {name: sorted(map(str, info[name])) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    wrong = {
+        name: sorted(set(map(str, info[name])) - set(dropped))
+        for name in ("missing_keys", "unexpected_keys", "mismatched_keys")
+    }
     if any(wrong.values()):
         raise ValueError(f"{folder} does not load completely: {wrong}")
     if getattr(model.config, "num_experts", 0):
@@ -139,7 +157,11 @@ def load_model(folder: Path) -> PreTrainedModel:
 
 def _persistent_buffers(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     kept = set(model.state_dict())
-    return [(name, buffer) for name, buffer in model.named_buffers() if name in kept and buffer.is_floating_point()]
+    return [
+        (name, buffer)
+        for name, buffer in model.named_buffers()
+        if name in kept and buffer.is_floating_point()
+    ]
 
 
 def _representative_layers(config: MoebaConfig) -> list[int]:
@@ -158,7 +180,9 @@ def _few_experts(config: MoebaConfig) -> dict[str, Any]:
         chosen = min(config.num_experts_per_tok, config.topk_group * (experts // config.n_group))
     else:
         experts = min(config.num_experts, 12)
-        chosen = min(config.num_experts_per_tok, 3 if config.num_experts_per_tok < config.num_experts else experts)
+        chosen = min(
+            config.num_experts_per_tok, 3 if config.num_experts_per_tok < config.num_experts else experts
+        )
     shared = min(config.shared_expert_intermediate_size, 20)
     return {
         "num_experts": experts,

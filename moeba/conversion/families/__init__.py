@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from ..checkpoint import listing
 from ..family import Family
+from ..json_files import listing
 
 
 def _load() -> dict[str, Family]:

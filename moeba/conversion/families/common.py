@@ -5,8 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from ...configuration import MoebaConfig
-from ..config_rows import Computed, ConfigRow, pairs
+from ..config_rows import Computed, ConfigRow, Pair, pairs
 from ..rows import FuseGateUp, Row, StackExperts, linear, same
+
+
+def _whole_heads(rope: Any) -> Any:
+    """Rope settings of a family that rotates whole heads: the stock code ignores a factor, or fails on it."""
+    factor = (rope or {}).get("partial_rotary_factor", 1.0)
+    if factor != 1.0:
+        raise ValueError(
+            f"partial_rotary_factor={factor} is supported at 1.0 only: the stock model rotates whole heads"
+        )
+    return rope
+
 
 SIZES: tuple[ConfigRow, ...] = pairs(
     "hidden_size",
@@ -18,12 +29,13 @@ SIZES: tuple[ConfigRow, ...] = pairs(
     "hidden_act",
     "max_position_embeddings",
     "attention_dropout",
-    "rope_parameters",
-)
+) + (Pair("rope_parameters", "rope_parameters", ours_from=_whole_heads),)
 
 LAYER = "model.layers.{layer}"
 
-EMBEDDINGS_AND_HEAD: tuple[Row, ...] = same("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
+EMBEDDINGS_AND_HEAD: tuple[Row, ...] = same(
+    "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+)
 
 ATTENTION: tuple[Row, ...] = tuple(
     row
@@ -33,7 +45,9 @@ ATTENTION: tuple[Row, ...] = tuple(
 
 QK_NORM: tuple[Row, ...] = same(f"{LAYER}.self_attn.q_norm.weight", f"{LAYER}.self_attn.k_norm.weight")
 
-PRE_NORMS: tuple[Row, ...] = same(f"{LAYER}.input_layernorm.weight", f"{LAYER}.post_attention_layernorm.weight")
+PRE_NORMS: tuple[Row, ...] = same(
+    f"{LAYER}.input_layernorm.weight", f"{LAYER}.post_attention_layernorm.weight"
+)
 
 GATED_MLP: tuple[Row, ...] = tuple(
     row
@@ -58,14 +72,21 @@ def _uniform_window(native: Any) -> dict[str, Any]:
     return {"sliding_window": window, "layer_types": [kind] * native["num_hidden_layers"]}
 
 
-UNIFORM_WINDOW = Computed(("sliding_window",), _uniform_window, lambda config: {"sliding_window": config.sliding_window})
+UNIFORM_WINDOW = Computed(
+    ("sliding_window",), _uniform_window, lambda config: {"sliding_window": config.sliding_window}
+)
 
 
 def _window_by_layer(native: Any) -> dict[str, Any]:
     sliding = "sliding_attention" in native["layer_types"]
     if sliding and native["sliding_window"] is None:
-        raise ValueError("layer_types has 'sliding_attention' but sliding_window is off (use_sliding_window=False)")
-    return {"layer_types": native["layer_types"], "sliding_window": native["sliding_window"] if sliding else None}
+        raise ValueError(
+            "layer_types has 'sliding_attention' but sliding_window is off (use_sliding_window=False)"
+        )
+    return {
+        "layer_types": native["layer_types"],
+        "sliding_window": native["sliding_window"] if sliding else None,
+    }
 
 
 def _window_by_layer_back(config: MoebaConfig) -> dict[str, Any]:

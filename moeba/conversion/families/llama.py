@@ -15,11 +15,17 @@ FAMILY = Family(
         Pair("rms_norm_eps", "norm_eps"),
         Computed(
             ("attention_bias",),
-            lambda native: dict.fromkeys(("attention_bias", "attention_output_bias"), native["attention_bias"]),
+            lambda native: dict.fromkeys(
+                ("attention_bias", "attention_output_bias"), native["attention_bias"]
+            ),
             lambda config: {"attention_bias": config.attention_bias},
         ),
         Inert("pretraining_tp", "a way to slice the products of one training setup"),
     ),
     rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *GATED_MLP, *PRE_NORMS),
-    dropped=(Dropped("model.layers.{layer}.self_attn.rotary_emb.inv_freq", "rope frequencies, computed from the config"),),
+    dropped=(
+        Dropped(
+            "model.layers.{layer}.self_attn.rotary_emb.inv_freq", "rope frequencies, computed from the config"
+        ),
+    ),
 )

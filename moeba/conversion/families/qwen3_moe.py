@@ -10,17 +10,16 @@ from .common import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER, PRE_NORMS,
 
 
 def _layer_kinds(native: Any) -> dict[str, Any]:
-    dense = set(native["mlp_only_layers"])
-    step = native["decoder_sparse_step"]
-    if native["num_experts"] == 0:
-        return {"mlp_layer_types": ["dense"] * native["num_hidden_layers"]}
-    kinds = ["sparse" if i not in dense and (i + 1) % step == 0 else "dense" for i in range(native["num_hidden_layers"])]
-    return {"mlp_layer_types": kinds}
+    dense, step = set(native["mlp_only_layers"]), native["decoder_sparse_step"]
+    layers, experts = range(native["num_hidden_layers"]), native["num_experts"]
+    kinds = ["sparse" if experts and i not in dense and (i + 1) % step == 0 else "dense" for i in layers]
+    # Experts that no layer has would contradict `mlp_layer_types`.
+    return {"mlp_layer_types": kinds, "num_experts": experts if "sparse" in kinds else 0}
 
 
 def _layer_kinds_back(config: MoebaConfig) -> dict[str, Any]:
     dense = [i for i, kind in enumerate(config.mlp_layer_types) if kind == "dense"]
-    return {"mlp_only_layers": dense, "decoder_sparse_step": 1}
+    return {"mlp_only_layers": dense, "decoder_sparse_step": 1, "num_experts": config.num_experts}
 
 
 def _window(native: Any) -> dict[str, Any]:
@@ -36,9 +35,9 @@ FAMILY = Family(
     config_rows=(
         *SIZES,
         *pairs("attention_bias", "moe_intermediate_size", "num_experts_per_tok", "norm_topk_prob"),
-        *pairs("output_router_logits", "router_aux_loss_coef", "num_experts"),
+        *pairs("output_router_logits", "router_aux_loss_coef"),
         Pair("rms_norm_eps", "norm_eps"),
-        Computed(("mlp_only_layers", "decoder_sparse_step"), _layer_kinds, _layer_kinds_back),
+        Computed(("mlp_only_layers", "decoder_sparse_step", "num_experts"), _layer_kinds, _layer_kinds_back),
         Computed(
             ("use_sliding_window", "sliding_window"),
             _window,

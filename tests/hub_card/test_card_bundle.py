@@ -7,15 +7,23 @@ import sys
 
 import pytest
 import torch
-from folders import certificate, provenance, save_model, save_tokenizer, write_json
+from card_folders import certificate, provenance, save_model, save_tokenizer, write_json
 
 from moeba import MoebaForCausalLM
 from moeba.hub_card import bundle, prepare
-from moeba.hub_card import bundle as _bundle_function
 from moeba.modeling.code_files import AUTO_MAP, code_files
 
-bundle_module = sys.modules[_bundle_function.__module__]
-
+SAME_FILES = (
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "parity.json",
+    "moeba_provenance.json",
+    "generation_config.json",
+    "explorer/index.html",
+    "training_args.bin",
+)
 WITHOUT_MOEBA = """
 import sys
 
@@ -54,8 +62,7 @@ def test_a_bundle_is_complete(upcycled, tmp_path):
     assert new == {k: v for k, v in config.items() if k != "auto_map"}
     for name, text in code_files().items():
         assert (made / name).read_text(encoding="utf-8") == text
-    for name in ("model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "parity.json",
-                 "moeba_provenance.json", "generation_config.json", "explorer/index.html", "training_args.bin"):  # fmt: skip
+    for name in SAME_FILES:
         assert (made / name).read_bytes() == (upcycled / name).read_bytes(), name
     assert (made / "model.safetensors").samefile(upcycled / "model.safetensors")
     assert not (made / "optimizer.pt").exists() and not (made / "checkpoint-5").exists()
@@ -125,7 +132,7 @@ def test_a_failure_leaves_nothing_behind(dense, tmp_path, monkeypatch, overwrite
     if overwrite:
         bundle(dense, tmp_path / "hub")
     before = sorted(os.listdir(tmp_path))
-    monkeypatch.setattr("moeba.hub_card.bundle.write_card", lambda folder: 1 / 0)
+    monkeypatch.setattr(sys.modules[bundle.__module__], "write_card", lambda folder: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         bundle(dense, tmp_path / "hub", overwrite=overwrite)
     assert sorted(os.listdir(tmp_path)) == before
@@ -146,12 +153,18 @@ def test_preparing_a_native_folder_writes_a_card_only(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["README.md", "config.json", "moeba_provenance.json"]
 
 
+@pytest.mark.slow
 def test_a_bundle_loads_without_moeba(tmp_path):
     source = tmp_path / "source"
     save_model(source, num_experts=4)
     save_tokenizer(source)
     made = bundle(source, tmp_path / "hub")
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""}
+    env = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_MODULES_CACHE": str(tmp_path / "modules"),
+        "PYTHONPATH": "",
+    }
     command = [sys.executable, "-c", WITHOUT_MOEBA, str(made), str(tmp_path / "logits.pt")]
     subprocess.run(command, check=True, cwd=tmp_path, env=env, capture_output=True, timeout=300)
 

@@ -5,7 +5,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from folders import EXPERTS, certificate, provenance, save_model, source, write_json
+from card_folders import EXPERTS, SIZES, certificate, provenance, save_model, source, write_json
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from moeba import MoebaConfig, MoebaForSequenceClassification
@@ -46,8 +46,7 @@ def test_a_sliding_layer_caches_no_more_than_its_window(tmp_path):
 
 
 def test_another_head_is_counted_in_the_weight_files(tmp_path):
-    config = MoebaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, **{
-        "intermediate_size": 64, "num_experts": 4, "router_selection_bias": True})  # fmt: skip
+    config = MoebaConfig(**SIZES, num_experts=4, router_selection_bias=True)
     model = MoebaForSequenceClassification(config)
     model.save_pretrained(tmp_path)
     size = gather_facts(tmp_path).size
@@ -58,15 +57,16 @@ def test_another_head_is_counted_in_the_weight_files(tmp_path):
 
 
 def test_layers_may_differ(tmp_path):
-    config = MoebaConfig(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                         num_attention_heads=4, num_experts=4, per_layer_config={1: {"num_experts": 3}})  # fmt: skip
+    config = MoebaConfig(**SIZES, num_experts=4, per_layer_config={1: {"num_experts": 3}})
     config.save_pretrained(tmp_path)
     assert gather_facts(tmp_path).model.experts == 4
 
 
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
 def test_a_native_model_of_a_known_family_is_known_as_well(tmp_path, kind):
-    sizes = dict(vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+    sizes = dict(
+        vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+    )
     if kind == "dense":
         model = LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2))
     else:
@@ -104,7 +104,9 @@ def test_the_tokenizer_is_read_without_loading_it(dense):
 def test_a_unigram_vocabulary_and_an_old_style_special_token(tmp_path):
     pairs = [["a", -1.0], ["b", -2.0]]
     write_json(tmp_path, "tokenizer.json", {"model": {"vocab": pairs}, "added_tokens": [{"content": "<s>"}]})
-    write_json(tmp_path, "tokenizer_config.json", {"bos_token": {"content": "<s>"}, "model_max_length": 10**30})
+    write_json(
+        tmp_path, "tokenizer_config.json", {"bos_token": {"content": "<s>"}, "model_max_length": 10**30}
+    )
     tokenizer = gather_facts(tmp_path).tokenizer
     assert (tokenizer.tokens, tokenizer.special_tokens) == (3, {"bos_token": "<s>"})
     assert tokenizer.model_max_length is None and not tokenizer.has_chat_template
@@ -122,7 +124,9 @@ def test_history_comes_oldest_first_and_paths_stay_private(upcycled):
 def test_records_of_another_shape_are_absent_facts(upcycled):
     strange = {"operation": 3, "source": "x", "recipe": [1], "notes": "n", "history": {"a": 1}}
     write_json(upcycled, "moeba_provenance.json", strange)
-    write_json(upcycled, "parity.json", {"verdict": None, "checks": [3, {}], "negative_controls": "x", "keys": 1})
+    write_json(
+        upcycled, "parity.json", {"verdict": None, "checks": [3, {}], "negative_controls": "x", "keys": 1}
+    )
     facts = gather_facts(upcycled)
     assert len(facts.steps) == 1 and facts.steps[0].sources == () and facts.steps[0].recipe == {}
     assert facts.certificate.outcome == "failed"
@@ -201,7 +205,11 @@ def test_a_model_without_routers_has_no_router_state(dense):
 
 
 def test_training_facts(dense):
-    log = [{"loss": 3.0, "step": 1}, {"eval_loss": 2.5, "eval_runtime": 9.0, "step": 2}, {"loss": 2.0, "step": 3}]
+    log = [
+        {"loss": 3.0, "step": 1},
+        {"eval_loss": 2.5, "eval_runtime": 9.0, "step": 2},
+        {"loss": 2.0, "step": 3},
+    ]
     state = {"global_step": 3, "epoch": 0.5, "num_input_tokens_seen": 0, "log_history": log,
              "best_model_checkpoint": "/home/somebody/secret"}  # fmt: skip
     write_json(dense, "trainer_state.json", state)

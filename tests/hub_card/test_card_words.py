@@ -1,9 +1,10 @@
 """Every choice of the config has words, and numbers read well."""
 
+from dataclasses import fields
 from typing import get_args
 
 import pytest
-from folders import EXPERTS, SIZES
+from card_folders import EXPERTS, SIZES
 
 from moeba import MoebaConfig
 from moeba.hub_card import words
@@ -22,13 +23,8 @@ from moeba.hub_card.words import byte_size, cell, code, describe, figure, router
     ],
 )
 def test_every_choice_has_words(field, table):
-    assert set(table) == set(get_args(MoebaConfig.__annotations__[field])) or set(table) == choices(field)
-
-
-def choices(field):
-    from typing import get_type_hints
-
-    return set(get_args(get_type_hints(MoebaConfig)[field]))
+    (choices,) = (get_args(item.type) for item in fields(MoebaConfig) if item.name == field)
+    assert set(table) == set(choices)
 
 
 def test_a_dense_model():
@@ -46,24 +42,25 @@ def test_a_mixture_of_experts():
     parts = describe(config)
     assert parts["Feed-forward"].endswith("in 1 of 3 layers")
     assert parts["Experts"] == (
-        "in 2 of 3 layers the feed-forward is 4 experts, gated, silu activation, each 64 wide; a token visits 2 "
-        "of them, and a shared expert 48 wide, weighted by a gate of its own"
+        "in 2 of 3 layers the feed-forward is 4 experts, gated, silu activation, each 64 wide; a token "
+        "visits 2 of them, and a shared expert 48 wide, weighted by a gate of its own"
     )
 
 
 def test_the_router_in_words():
-    config = MoebaConfig(**SIZES, num_experts=8, scoring_func="sigmoid", n_group=4, topk_group=2, norm_topk_prob=False,
-                         router_selection_bias=True, routed_scaling_factor=2.5)  # fmt: skip
+    groups = dict(num_experts=8, n_group=4, topk_group=2, router_selection_bias=True)
+    weights = dict(scoring_func="sigmoid", norm_topk_prob=False, routed_scaling_factor=2.5)
+    config = MoebaConfig(**SIZES, **groups, **weights)
     assert router_rule(config) == (
-        "scores are a sigmoid for each expert; only the best 2 of 4 groups of experts take part; the best 2 are chosen "
-        "after a balancing bias is added, which does not count in the weights, and their scores are used as they are, "
-        "times 2.5"
+        "scores are a sigmoid for each expert; only the best 2 of 4 groups of experts take part; the best 2 "
+        "are chosen after a balancing bias is added, which does not count in the weights, and their scores "
+        "are used as they are, times 2.5"
     )
 
 
 def test_special_parts_are_named():
-    rope = {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6, "partial_rotary_factor": 0.5},
-            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}  # fmt: skip
+    scaled = {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6, "partial_rotary_factor": 0.5}
+    rope = {"full_attention": scaled, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
     kinds = ["full_attention", "sliding_attention", "sliding_attention"]
     config = MoebaConfig(**SIZES, rope_parameters=rope, layer_types=kinds, sliding_window=16, qk_norm="head",
                          attn_logit_softcapping=50.0, final_logit_softcapping=30.0)  # fmt: skip
@@ -82,7 +79,13 @@ def test_layers_that_differ_give_a_range():
 def test_numbers():
     assert [short_number(n) for n in (12, 1234, 999_600, 46_702_792_704)] == ["12", "1.23K", "1000K", "46.7B"]
     assert [byte_size(n) for n in (12, 1.5e6, 999.9e6)] == ["12 bytes", "1.5 MB", "1000 MB"]
-    assert [figure(v) for v in (1.23456e-6, True, 12, "a", [0.1, 0.25])] == ["1.23e-06", "yes", "12", "a", "at most 0.25"]
+    assert [figure(v) for v in (1.23456e-6, True, 12, "a", [0.1, 0.25])] == [
+        "1.23e-06",
+        "yes",
+        "12",
+        "a",
+        "at most 0.25",
+    ]
 
 
 def test_text_from_files_cannot_leave_its_place():

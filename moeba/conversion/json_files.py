@@ -1,0 +1,39 @@
+"""JSON objects from files, and offenders on one line."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def listing(offenders: Sequence[str], limit: int = 10) -> str:
+    """Offenders for an error message on one line: the first `limit`, and how many more there are."""
+    more = len(offenders) - limit
+    return "; ".join(offenders[:limit]) + (f"; … and {more} more" if more > 0 else "")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`. ValueError where it is not valid, not an object, or says a key twice."""
+    return parse_json(path.read_bytes(), str(path))
+
+
+def parse_json(text: bytes, what: str) -> dict[str, Any]:
+    """The JSON object in `text`; `what` names it in errors."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) != len(pairs):
+            repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+            raise ValueError(f"these keys stand twice: {listing(repeated)}")
+        return value
+
+    try:
+        value = json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{what} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} must hold a JSON object, not a {type(value).__name__}")
+    return value

@@ -1,0 +1,196 @@
+"""Shards: safetensors files known byte for byte, but for their tensors, from names, shapes and dtypes alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from .checkpoint import TensorSource, count_nonfinite
+from .json_files import listing
+from .weight_files import DTYPES, SAFE_FILE, TensorInfo
+
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+_UNITS = {
+    **{"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
+    **{"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40},
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Target tensors and how they are computed from source tensors.
+
+    Attributes:
+        targets: produced together, in this order; they are written to the same shard.
+        sources: names in the `TensorSource`, handed to `compute` in this order.
+        compute: from the source tensors to the target tensors, on the CPU; they need not be contiguous.
+        description: a few words for progress reports; default the name of the first target.
+    """
+
+    targets: tuple[TensorInfo, ...]
+    sources: tuple[str, ...]
+    compute: Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+    description: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(target.nbytes for target in self.targets)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file, known byte for byte but for its tensors."""
+
+    file: str
+    recipes: tuple[Recipe, ...]  # in the order they run
+    tensors: tuple[TensorInfo, ...]  # in the order of their bytes
+    header: bytes  # with the length in front
+    start: Mapping[str, int]  # of each tensor, in bytes from the beginning of the file
+    size: int  # bytes of the file
+
+    @property
+    def nbytes(self) -> int:
+        return self.size - len(self.header)
+
+
+def check_recipes(recipes: Sequence[Recipe], source: TensorSource) -> None:
+    """A plan is complete and consistent by the time it is run; anything else is a bug of the plan."""
+    names = Counter(target.name for recipe in recipes for target in recipe.targets)
+    problems = [f"{name} is produced {count} times" for name, count in names.items() if count > 1]
+    problems += [
+        f"{name} is not in the source" for r in recipes for name in r.sources if name not in source.tensors
+    ]
+    problems += [f"{t.name} has dtype {t.dtype}" for r in recipes for t in r.targets if t.dtype not in CODES]
+    if problems or not names or not all(recipe.targets for recipe in recipes):
+        raise AssertionError(
+            f"these recipes cannot be written: {listing(problems) or 'there is nothing to write'}"
+        )
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes, from a number or a text such as "5GB" (10^9) or "5GiB" (2^30)."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(\w*)\s*", str(size).upper())
+    if not match or match[2] not in _UNITS or (nbytes := int(float(match[1]) * _UNITS[match[2]])) < 1:
+        raise ValueError(f'max_shard_size is {size!r}: give bytes, or a text such as "5GB" or "500MB"')
+    return nbytes
+
+
+def lay_out(recipes: Sequence[Recipe], limit: int, metadata: Mapping[str, str]) -> list[Shard]:
+    """Fill shard after shard in the order of the recipes, up to `limit` bytes of tensors each."""
+    groups: list[list[Recipe]] = [[]]
+    room = limit
+    for recipe in recipes:
+        if groups[-1] and recipe.nbytes > room:
+            groups.append([])
+            room = limit
+        groups[-1].append(recipe)
+        room -= recipe.nbytes
+    if len(groups) == 1:
+        return [_lay_out_shard(SAFE_FILE, groups[0], metadata)]
+    stem, suffix = SAFE_FILE.split(".")
+    return [
+        _lay_out_shard(f"{stem}-{number:05d}-of-{len(groups):05d}.{suffix}", group, metadata)
+        for number, group in enumerate(groups, start=1)
+    ]
+
+
+def _lay_out_shard(file: str, recipes: Sequence[Recipe], metadata: Mapping[str, str]) -> Shard:
+    # The format allows no gaps: only wide dtypes before narrow ones align every tensor to its own width.
+    tensors = [target for recipe in recipes for target in recipe.targets]
+    tensors.sort(key=lambda info: -info.dtype.itemsize)
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
+    begin = {}
+    end = 0
+    for info in tensors:
+        begin[info.name], end = end, end + info.nbytes
+        entries[info.name] = {
+            "dtype": CODES[info.dtype],
+            "shape": info.shape,
+            "data_offsets": (begin[info.name], end),
+        }
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    header = len(text).to_bytes(8, "little") + text
+    return Shard(
+        file=file,
+        recipes=tuple(sorted(recipes, key=lambda recipe: -max(t.dtype.itemsize for t in recipe.targets))),
+        tensors=tuple(tensors),
+        header=header,
+        start={name: len(header) + offset for name, offset in begin.items()},
+        size=len(header) + end,
+    )
+
+
+def write_recipe(file: BinaryIO, shard: Shard, recipe: Recipe, source: TensorSource) -> dict[str, bytes]:
+    """Compute a recipe and put its tensors in their places; the SHA-256 of each. All are freed on return."""
+    outputs = recipe.compute([source.read(name) for name in recipe.sources])
+    what = recipe.description or f"the recipe of {recipe.targets[0].name}"
+    if len(outputs) != len(recipe.targets):
+        raise AssertionError(f"{what} computed {len(outputs)} tensors, expected {len(recipe.targets)}")
+    sums = {}
+    for info, tensor in zip(recipe.targets, outputs, strict=True):
+        data = _checked_bytes(info, tensor, what)
+        put(file, shard.start[info.name], data)
+        sums[info.name] = hashlib.sha256(data).digest()
+    return sums
+
+
+def _checked_bytes(info: TensorInfo, tensor: torch.Tensor, what: str) -> memoryview:
+    if (tuple(tensor.shape), tensor.dtype, tensor.device.type) != (info.shape, info.dtype, "cpu"):
+        raise AssertionError(
+            f"{what} broke its promise\n"
+            f"  tensor:   {info.name}\n"
+            f"  expected: {list(info.shape)} {info.dtype} on cpu\n"
+            f"  got:      {list(tensor.shape)} {tensor.dtype} on {tensor.device}"
+        )
+    if bad := count_nonfinite(tensor):
+        raise ValueError(
+            f"{info.name} ({what}) came out with {bad} NaN or Inf values of {tensor.numel()}; "
+            f"the sources are finite, so a value is out of range for {info.dtype}"
+        )
+    # Flat first: a tensor without dimensions cannot be viewed as bytes.
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def put(file: BinaryIO, offset: int, data: bytes | memoryview) -> None:
+    """Write `data` at `offset`."""
+    if file.tell() != offset:
+        file.seek(offset)
+    file.write(data)
+
+
+def combine(shard: Shard, sums: Mapping[str, bytes]) -> str:
+    """One checksum of a shard from those of its tensors, whatever order they were written in."""
+    digest = hashlib.sha256(shard.header)
+    for info in shard.tensors:
+        digest.update(sums[info.name])
+    return digest.hexdigest()
+
+
+def is_intact(path: Path, shard: Shard, checksum: str | None) -> bool:
+    """Whether `path` is the finished shard: its size, its header, and its tensors by checksum."""
+    if checksum is None or not path.is_file() or path.stat().st_size != shard.size:
+        return False
+    sums = {}
+    with path.open("rb") as file:
+        if file.read(len(shard.header)) != shard.header:
+            return False
+        for info in shard.tensors:
+            sums[info.name] = _hash_next(file, info.nbytes)
+    return combine(shard, sums) == checksum
+
+
+def _hash_next(file: BinaryIO, nbytes: int) -> bytes:
+    digest = hashlib.sha256()
+    while nbytes and (piece := file.read(min(nbytes, 1 << 24))):
+        digest.update(piece)
+        nbytes -= len(piece)
+    return digest.digest()
