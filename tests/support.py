@@ -1,6 +1,7 @@
 """What tests of several packages share: tiny configs, and weights that make mistakes visible.
 
-A freshly initialised model hides faults: with norms of exactly 1 and tiny weights, swapped norms or a missing rotation
+A freshly initialised model hides faults: with norms of exactly 1 and tiny weights, swapped norms or a missing
+    rotation
 change no logit. `randomise` gives every tensor values of its own.
 """
 
@@ -86,8 +87,8 @@ def tiny_model(variant: str = "dense", model_class: type = MoebaForCausalLM, see
 
 @torch.no_grad()
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every parameter and persistent buffer values that no other one has: vectors around what they were made as
-    (norms around 1), matrices large enough that each changes the logits."""
+    """Give every parameter and persistent buffer values that no other one has: vectors around what they were
+    made as (norms around 1), matrices large enough that each changes the logits."""
     generator = torch.Generator().manual_seed(seed)
     persistent = set(model.state_dict())
     tensors = dict(model.named_parameters()) | {k: v for k, v in model.named_buffers() if k in persistent}
@@ -101,7 +102,9 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
-def random_ids(batch: int = 2, tokens: int = 12, vocab_size: int = SIZES["vocab_size"], seed: int = 1) -> torch.Tensor:
+def random_ids(
+    batch: int = 2, tokens: int = 12, vocab_size: int = SIZES["vocab_size"], seed: int = 1
+) -> torch.Tensor:
     """Token ids without the padding id 0."""
     return torch.randint(1, vocab_size, (batch, tokens), generator=torch.Generator().manual_seed(seed))
 

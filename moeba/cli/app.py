@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,7 +27,7 @@ from .console import (
 )
 
 # Some versions of typer carry their own copy of click: its exceptions are reached through typer's names.
-_UsageError = typer.BadParameter.__bases__[0]
+_UsageError: Any = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="moeba",
@@ -87,14 +87,15 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = app(words, prog_name="moeba", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        note("Interrupted.")
-        return INTERRUPTED
+        code = INTERRUPTED
     except BrokenPipeError:
         # The reader of our output, such as `head`, has gone: nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except Exception as error:
         return _explain(error)
+    if code == INTERRUPTED:
+        note("Interrupted.")
     return code if isinstance(code, int) else OK
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import NOT_CERTIFIED, bytes_bar, emit, note, say
+from .console import NOT_CERTIFIED, bytes_bar, emit, err, note, say
 
 Source = Annotated[str, typer.Argument(help="A model folder, or a Hub id such as user/name.", metavar="SRC")]
 Destination = Annotated[Path, typer.Argument(help="The folder to appear.", metavar="DST")]
@@ -124,7 +124,8 @@ def certify(
     """
     from ..conversion import certify as operation
 
-    certificate = operation(source, target, output=output)
+    with err().status("comparing"):
+        certificate = operation(source, target, output=output)
     emit(certificate.to_dict()) if as_json else _say_lines(certificate.lines())
     _exit_by(certificate)
 

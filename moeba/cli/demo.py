@@ -88,4 +88,18 @@ def _show(entries: list[Entry], folder: Path) -> None:
         table.add_row(entry.title, entry.proof, f"{entry.seconds:.1f}")
     table.add_row("all steps", "", f"{sum(entry.seconds for entry in entries):.1f}")
     out().print(table)
+    say(_comparison(entries))
     note(f"Folders, figures and steps.json are in {folder}. Run again: what is done is taken over.")
+
+
+def _comparison(entries: list[Entry]) -> str:
+    """Whether the experts were worth it, whichever way it fell."""
+    from ..demo.steps import DENSE_TRAINED, MOE_TRAINED
+
+    reached = {entry.name: entry.figures.get("perplexity_after", 0.0) for entry in entries}
+    experts, control = reached[MOE_TRAINED], reached[DENSE_TRAINED]
+    change = 100 * (experts - control) / control
+    return (
+        f"Held-out perplexity after the same training: {experts:,.2f} with experts, {control:,.2f} for the "
+        f"dense control ({change:+.1f}%; lower is better)."
+    )

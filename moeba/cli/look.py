@@ -127,9 +127,11 @@ def _layer_range(run: dict[str, Any]) -> str:
 def _file_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     weights, tokenizer = facts["weights"], facts["tokenizer"]
     size = sum(weights["files"].values())
+    names = list(weights["files"])
+    files = names if len(names) < 4 else [names[0], "…", names[-1]]
     stored = ", ".join(f"{count:,} in {dtype}" for dtype, count in weights["dtypes"].items())
     rows = [
-        ("Weights", f"{weights['tensors']} tensors in {len(weights['files'])} files, {size / 1e6:,.1f} MB"),
+        ("Weights", f"{weights['tensors']} tensors, {size / 1e6:,.1f} MB in {', '.join(files)}"),
         ("Values", stored),
     ]
     if tokenizer is None:

@@ -1,11 +1,12 @@
 """MoebaConfig: which part each dimension of the transformer uses, and how large it is.
 
-Names are those of Llama, Qwen and Mixtral in transformers wherever they have one. Each architectural choice is a
-`Literal` that a table in `moeba/modeling` turns into a small class.
+Names are those of Llama, Qwen and Mixtral in transformers wherever they have one. Each architectural choice
+is a `Literal` that a table in `moeba/modeling` turns into a small class.
 """
 
 import copy
 import difflib
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Literal
 
@@ -13,8 +14,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.utils import logging
 
-from .model_facts import count_params, flops_per_token, kv_cache_bytes_per_token
+from .model_facts import count_params, flops_per_token, kv_cache_bytes_per_token, layer_view
+
+logger = logging.get_logger(__name__)
 
 # Keyword arguments that PreTrainedConfig itself understands although they are no fields.
 _LIBRARY_KWARGS = {
@@ -42,25 +46,32 @@ class MoebaConfig(PreTrainedConfig):
         intermediate_size (`int`): width of a dense feed-forward.
         num_hidden_layers (`int`): number of transformer blocks.
         num_attention_heads (`int`): query heads.
-        num_key_value_heads (`int`, *optional*): key/value heads (grouped-query attention); default: one per query head.
+        num_key_value_heads (`int`, *optional*): key/value heads (grouped-query attention); default: one per
+            query head.
         head_dim (`int`, *optional*): width of one head; default `hidden_size // num_attention_heads`.
-        max_position_embeddings (`int`): longest trained sequence, in tokens; a hard limit for `learned` positions.
-        block_order (`str`): where the norms stand relative to the two residual branches, see `modeling/blocks.py`.
+        max_position_embeddings (`int`): longest trained sequence, in tokens; a hard limit for `learned`
+            positions.
+        block_order (`str`): where the norms stand relative to the two residual branches, see
+            `modeling/blocks.py`.
         residual_multiplier (`float`): factor on each branch before it is added to the residual stream.
         final_norm (`bool`): normalise once more after the last block.
-        norm_type (`str`): see `modeling/norms.py`. `norm_eps` (`float`) and `norm_bias` (layer norms only) go with it.
-        position_embedding_type (`str`): `rope`, `learned`, `sinusoidal` or `none`, see `modeling/positions.py`.
-        rope_parameters (`dict`, *optional*): any rope type of transformers, with `partial_rotary_factor`; one dict, or
-            one for each kind in `layer_types` (None: layers of that kind are not rotated).
+        norm_type (`str`): see `modeling/norms.py`. `norm_eps` (`float`) and `norm_bias` (layer norms only) go
+            with it.
+        position_embedding_type (`str`): `rope`, `learned`, `sinusoidal` or `none`, see
+            `modeling/positions.py`.
+        rope_parameters (`dict`, *optional*): any rope type of transformers, with `partial_rotary_factor`; one
+            dict, or one for each kind in `layer_types` (None: layers of that kind are not rotated).
         position_offset (`int`): added to each position before a learned table is read.
         embedding_multiplier (`float`): factor on the token embeddings.
         attention_bias (`bool`): bias of the query, key and value projections.
-        attention_output_bias (`bool`, *optional*): bias of the output projection; default: as `attention_bias`.
-        qk_norm (`str`): `none`, `head` (over each head) or `full` (over all heads together), before the rotation.
+        attention_output_bias (`bool`, *optional*): bias of the output projection; default: as
+            `attention_bias`.
+        qk_norm (`str`): `none`, `head` (over each head) or `full` (over all heads together), before the
+            rotation.
         attention_multiplier (`float`, *optional*): factor on query-key products; default `head_dim ** -0.5`.
         attn_logit_softcapping (`float`, *optional*): scores become `c * tanh(scores / c)`.
-        layer_types (`list[str]`, *optional*): `full_attention` or `sliding_attention` for each layer; default: sliding
-            everywhere when `sliding_window` is given, else full.
+        layer_types (`list[str]`, *optional*): `full_attention` or `sliding_attention` for each layer;
+            default: sliding everywhere when `sliding_window` is given, else full.
         sliding_window (`int`, *optional*): tokens that a sliding layer sees, itself included.
         is_causal (`bool`): False lets every token see the whole sequence (for encoders; no causal head then).
         feed_forward_type (`str`): `gated` (down(act(gate) * up)) or `mlp` (down(act(up))).
@@ -69,8 +80,8 @@ class MoebaConfig(PreTrainedConfig):
         num_experts (`int`): routed experts of a sparse layer; 0 makes the model dense.
         num_experts_per_tok (`int`): experts that each token visits.
         moe_intermediate_size (`int`, *optional*): width of one expert; default `intermediate_size`.
-        mlp_layer_types (`list[str]`, *optional*): `dense` or `sparse` for each layer; default all sparse if there are
-            experts.
+        mlp_layer_types (`list[str]`, *optional*): `dense` or `sparse` for each layer; default all sparse if
+            there are experts.
         expert_bias (`bool`): biases inside the routed experts.
         shared_expert_intermediate_size (`int`): width of the expert that every token visits; 0 for none.
         shared_expert_gate (`bool`): multiply the shared expert by the sigmoid of a learned score.
@@ -81,13 +92,15 @@ class MoebaConfig(PreTrainedConfig):
         router_selection_bias (`bool`): a buffer added to the scores for choosing only (loss-free balancing).
         routed_scaling_factor (`float`): factor on the routed experts' weights.
         router_bias (`bool`): bias of the router's projection.
-        router_matmul_dtype, router_weight_dtype (`str`): `model` or `float32`; they decide which experts win in bf16.
+        router_matmul_dtype, router_weight_dtype (`str`): `model` or `float32`; they decide which experts win
+            in bf16.
         router_jitter_noise (`float`): in training, the layer input is multiplied by uniform(1 - x, 1 + x).
         router_aux_loss_coef, router_z_loss_coef (`float`): see `modeling/balancing.py`.
         lm_head_bias (`bool`), logit_scale (`float`), final_logit_softcapping (`float`, *optional*): the head.
 
     Raises:
-        ValueError: a field that does not exist (the nearest name is suggested), or fields that contradict each other.
+        ValueError: a field that does not exist (the nearest name is suggested), or fields that contradict
+            each other.
     """
 
     model_type = "moeba"
@@ -227,7 +240,7 @@ class MoebaConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self._refuse_unknown(kwargs)
+        self.refuse_unknown(kwargs)
         self._take_other_spellings(kwargs)
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
@@ -251,7 +264,7 @@ class MoebaConfig(PreTrainedConfig):
         self.base_model_tp_plan = self._tensor_parallel_plan()
 
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
-        """Gather every spelling of the rope settings in `rope_parameters`, or refuse them if positions are not rotary."""
+        """Gather all spellings of the rope settings in `rope_parameters`; refuse them without rope."""
         if self.position_embedding_type != "rope":
             rope = {"rope_parameters": self.rope_parameters}
             rope |= {name: kwargs.pop(name, None) for name in _ROPE_KWARGS}
@@ -272,7 +285,7 @@ class MoebaConfig(PreTrainedConfig):
         return super().convert_rope_params_to_dict(**kwargs)
 
     def _take_other_spellings(self, kwargs: dict[str, Any]) -> None:
-        """Read the fields given by a name of `attribute_map`; a field given twice must be given the same value."""
+        """Read fields given by a name of `attribute_map`; a field given twice must have the same value."""
         defaults = {field.name: field.default for field in fields(self)}
         for alias in [name for name in kwargs if name in self.attribute_map]:
             name, value = self.attribute_map[alias], kwargs.pop(alias)
@@ -283,33 +296,67 @@ class MoebaConfig(PreTrainedConfig):
             setattr(self, name, value)
 
     def _tensor_parallel_plan(self) -> dict[str, str]:
-        """The class's plan, less what this config's parts cannot do on a slice of their width."""
-        plan = dict(type(self).base_model_tp_plan)
+        """The class's plan for the parts that this config has and that a slice of their width can compute."""
+        feed_forwards = set(self.mlp_layer_types)
+        shared = any(layer_view(self, i).shared_expert_intermediate_size for i in self.sparse_layers)
+        absent = {
+            "_norm": self.qk_norm != "head",
+            "mlp.gate_proj": self.feed_forward_type == "mlp" or "dense" not in feed_forwards,
+            "mlp.up_proj": "dense" not in feed_forwards,
+            "mlp.down_proj": "dense" not in feed_forwards,
+            "mlp.experts": "sparse" not in feed_forwards
+            or self.expert_bias,  # each slice would add the whole bias
+            "experts.gate_up_proj": self.feed_forward_type == "mlp",
+            "experts.up_proj": self.feed_forward_type == "gated",
+            "shared_expert": not shared,
+            "shared_expert.gate_proj": self.feed_forward_type == "mlp",
+        }
+        gone = [part for part, is_absent in absent.items() if is_absent]
+        plan = {k: v for k, v in type(self).base_model_tp_plan.items() if not any(part in k for part in gone)}
         if self.qk_norm == "full":  # the norm needs all heads
             plan |= {f"layers.*.self_attn.{name}_proj": "colwise_gather_output" for name in "qkv"}
             plan["layers.*.self_attn.o_proj"] = "rowwise_split_input"
-            for name in ("q_norm", "k_norm"):
-                del plan[f"layers.*.self_attn.{name}"]
-        if self.expert_bias:  # each slice would add the whole bias
-            plan = {pattern: style for pattern, style in plan.items() if ".mlp.experts" not in pattern}
         return plan
 
-    def _refuse_unknown(self, kwargs: dict[str, Any]) -> None:
-        known = (
-            {field.name for field in fields(self)} | set(self.attribute_map) | _LIBRARY_KWARGS | _ROPE_KWARGS
-        )
-        accepted = known | set(GenerationConfig._get_default_generation_params())
-        unknown = sorted(name for name in kwargs if name not in accepted and not name.startswith("_"))
-        if not unknown:
-            return
+    @classmethod
+    def _known(cls) -> set[str]:
+        return {field.name for field in fields(cls)} | set(cls.attribute_map) | _LIBRARY_KWARGS | _ROPE_KWARGS
+
+    @classmethod
+    def unknown_fields(cls, values: Mapping[str, Any]) -> list[str]:
+        """The names among `values` that are no field and nothing that transformers understands."""
+        accepted = cls._known() | set(GenerationConfig._get_default_generation_params())
+        return sorted(name for name in values if name not in accepted and not name.startswith("_"))
+
+    @classmethod
+    def refuse_unknown(cls, values: Mapping[str, Any]) -> None:
+        """Raise a ValueError that names each unknown field, its value and the nearest field there is."""
         hints = []
-        for name in unknown:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            hints.append(f"{name}={kwargs[name]!r} (nearest field: {near[0]})")
-        raise ValueError(f"MoebaConfig has no field {'; '.join(hints)}.")
+        for name in cls.unknown_fields(values):
+            near = difflib.get_close_matches(name, cls._known(), n=1, cutoff=0.0)
+            hints.append(f"{name}={values[name]!r} (nearest field: {near[0]})")
+        if hints:
+            raise ValueError(f"MoebaConfig has no field {'; '.join(hints)}.")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """As in transformers. Attributes that someone added to a saved config are kept, with a warning.
+
+        Only the constructor refuses them: what `save_pretrained` wrote must load again.
+        """
+        extra = {name: config_dict[name] for name in cls.unknown_fields(config_dict)}
+        known = {name: value for name, value in config_dict.items() if name not in extra}
+        result = super().from_dict(known, **kwargs)
+        config = result[0] if isinstance(result, tuple) else result
+        for name, value in extra.items():
+            logger.warning(
+                f"config.json has {name}={value!r}, which MoebaConfig does not know: it changes nothing."
+            )
+            setattr(config, name, value)
+        return result
 
     def validate_architecture(self) -> None:
-        """Refuse fields that contradict each other, naming each with its value (run by `@strict` at construction)."""
+        """Refuse fields that contradict each other (`@strict` runs this at construction)."""
         if self.is_heterogeneous:
             super().validate_architecture()
             return
@@ -318,13 +365,14 @@ class MoebaConfig(PreTrainedConfig):
 
     def _contradictions(self):
         """Yield one sentence a contradiction."""
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
-                     "head_dim", "max_position_embeddings", "moe_intermediate_size", "n_group",
-                     "topk_group"):  # fmt: skip
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads",
+                     "num_key_value_heads", "head_dim", "max_position_embeddings",
+                     "moe_intermediate_size", "n_group", "topk_group"):  # fmt: skip
             if getattr(self, name) < 1:
                 yield f"{name}={getattr(self, name)} must be at least 1"
-        for name in ("num_experts", "shared_expert_intermediate_size", "num_hidden_layers", "norm_eps", "position_offset",
-                     "norm_topk_eps", "router_aux_loss_coef", "router_z_loss_coef", "initializer_range"):  # fmt: skip
+        for name in ("num_experts", "shared_expert_intermediate_size", "num_hidden_layers", "norm_eps",
+                     "position_offset", "norm_topk_eps", "router_aux_loss_coef", "router_z_loss_coef",
+                     "initializer_range"):  # fmt: skip
             if getattr(self, name) < 0:
                 yield f"{name}={getattr(self, name)} must not be negative"
         if self.num_key_value_heads and self.num_attention_heads % self.num_key_value_heads:
@@ -357,12 +405,6 @@ class MoebaConfig(PreTrainedConfig):
             yield f"layer_types has {unknown}; Moeba knows {sorted(allowed)}"
         if "sliding_attention" in self.layer_types and self.sliding_window is None:
             yield "layer_types has 'sliding_attention' but sliding_window=None"
-        if (
-            "sliding_attention" not in self.layer_types
-            and self.sliding_window is not None
-            and self.layer_types
-        ):
-            yield f"sliding_window={self.sliding_window} but no entry of layer_types is 'sliding_attention'"
         if self.sliding_window is not None and self.sliding_window < 1:
             yield f"sliding_window={self.sliding_window} must be at least 1"
         if self.attn_logit_softcapping is not None and self.attn_logit_softcapping <= 0:
@@ -376,7 +418,7 @@ class MoebaConfig(PreTrainedConfig):
         kinds = self.nested_rope_parameter_keys(self.rope_parameters)
         for kind in sorted(set(self.layer_types) - set(kinds)):
             if kinds or any(isinstance(value, dict) for value in self.rope_parameters.values()):
-                yield f"rope_parameters={self.rope_parameters} has an entry per layer type, but none for '{kind}'"
+                yield f"rope_parameters={self.rope_parameters} is given per layer type, but not for '{kind}'"
         for rope in [self.rope_parameters[kind] for kind in kinds] or [self.rope_parameters]:
             if rope is None:
                 continue
@@ -384,7 +426,7 @@ class MoebaConfig(PreTrainedConfig):
                 yield f"rope_type='{rope['rope_type']}' is none of {['default', *ROPE_INIT_FUNCTIONS]}"
             factor = rope.get("partial_rotary_factor", 1.0)
             if not 0 < factor <= 1 or int(self.head_dim * factor) < 2 or int(self.head_dim * factor) % 2:
-                yield f"partial_rotary_factor={factor} of head_dim={self.head_dim} is no even number of dimensions"
+                yield f"partial_rotary_factor={factor} of head_dim={self.head_dim} is no even width"
 
     def _expert_contradictions(self):
         sparse = set(self.mlp_layer_types) - {"dense"}
@@ -408,7 +450,8 @@ class MoebaConfig(PreTrainedConfig):
             return
         if not 1 <= self.num_experts_per_tok <= self.num_experts:
             yield (
-                f"num_experts_per_tok={self.num_experts_per_tok} must be between 1 and num_experts={self.num_experts}"
+                f"num_experts_per_tok={self.num_experts_per_tok} must be between 1 and "
+                f"num_experts={self.num_experts}"
             )
         if self.num_experts % self.n_group or self.topk_group > self.n_group:
             yield (
@@ -421,7 +464,7 @@ class MoebaConfig(PreTrainedConfig):
                 f"num_experts_per_tok={self.num_experts_per_tok} experts"
             )
         elif self.n_group > 1 and self.num_experts // self.n_group < 2:
-            yield f"n_group={self.n_group} leaves one expert a group, but a group's score is the sum of its best two"
+            yield f"n_group={self.n_group} leaves one expert a group, but a group is scored by its best two"
 
     @property
     def rope_is_per_layer_type(self) -> bool:
@@ -434,7 +477,7 @@ class MoebaConfig(PreTrainedConfig):
         return [i for i, kind in enumerate(self.mlp_layer_types or []) if kind == "sparse"]
 
     def num_params(self, active_only: bool = False) -> int:
-        """Parameters of the causal language model; with `active_only`, those that one token's forward pass uses."""
+        """Parameters of the causal language model; with `active_only`, those that one token's pass uses."""
         return count_params(self, active_only=active_only)
 
     def flops_per_token(self, context_length: int = 0) -> int:

@@ -13,7 +13,7 @@ def layer_view(config: Any, layer_idx: int) -> Any:
 
 @dataclass(frozen=True)
 class Weights:
-    """A number of parameters: those that are multiplied as matrices, and all others (biases, norms, tables)."""
+    """Numbers of parameters: those multiplied as matrices, and all others (biases, norms, tables)."""
 
     matrices: int = 0
     others: int = 0
@@ -82,7 +82,7 @@ def _layer(config: Any, layer_idx: int, active_only: bool) -> Weights:
 
 
 def count_weights(config: Any, active_only: bool = False) -> Weights:
-    """The causal language model's weights; of a tied table, the head's multiplication counts and the look-up does not."""
+    """The causal language model's weights; a tied table counts once, as the head's matrix."""
     total = _linear(config.hidden_size, config.vocab_size, config.lm_head_bias)
     if not config.tie_word_embeddings:
         total += Weights(others=config.vocab_size * config.hidden_size)
@@ -96,10 +96,11 @@ def count_weights(config: Any, active_only: bool = False) -> Weights:
 
 
 def count_params(config: Any, active_only: bool = False) -> int:
-    """Parameters of the causal language model: embeddings, blocks, final norm and head (a tied head counts once).
+    """Parameters of the causal language model: embeddings, blocks, final norm and head (a tied head counts
+    once).
 
-    With `active_only`, a sparse layer counts `num_experts_per_tok` of its experts, and a looked-up embedding table
-    counts in full, as published figures do.
+    With `active_only`, a sparse layer counts `num_experts_per_tok` of its experts, and a looked-up embedding
+    table counts in full, as published figures do.
     """
     weights = count_weights(config, active_only)
     return weights.matrices + weights.others
@@ -108,8 +109,8 @@ def count_params(config: Any, active_only: bool = False) -> int:
 def flops_per_token(config: Any, context_length: int = 0) -> int:
     """Two operations per weight of each matrix in use, and per product of attention over the visible context.
 
-    Exactly the matrix multiplications of decoding one token after `context_length` cached ones. Additions of biases,
-    norms and activations are left out, as `torch.utils.flop_counter` does.
+    Exactly the matrix multiplications of decoding one token after `context_length` cached ones. Additions of
+    biases, norms and activations are left out, as `torch.utils.flop_counter` does.
     """
     total = 2 * count_weights(config, active_only=True).matrices
     for layer_idx, layer_type in enumerate(config.layer_types):

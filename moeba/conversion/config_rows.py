@@ -264,6 +264,8 @@ def differences(first: MoebaConfig, second: MoebaConfig) -> list[Difference]:
 
 def _idle(config: MoebaConfig, name: str) -> bool:
     """Whether a field has nothing to act on in this config."""
+    if name == "sliding_window":
+        return "sliding_attention" not in config.layer_types
     if name == "attention_multiplier":
         return config.attention_multiplier in (None, config.head_dim**-0.5)
     if name == "moe_intermediate_size" or name in _ROUTER_FIELDS:

@@ -140,6 +140,7 @@ def moeba_config(checkpoint: Checkpoint) -> MoebaConfig:
             f"{checkpoint.folder} holds a {model_type!r} model, not a Moeba one: convert it first (moeba convert)."
         )
     try:
+        MoebaConfig.refuse_unknown(checkpoint.config)
         return MoebaConfig.from_dict(dict(checkpoint.config))
     except Exception as error:
         raise ValueError(f"{checkpoint.folder}/config.json: {' '.join(str(error).split())}") from error

@@ -36,6 +36,12 @@ class Family:
     base_prefix: str = "model."
     notes: str = ""
 
+    @property
+    def layer_prefix(self) -> str:
+        """What the names of a layer's tensors begin with, as in `model.layers.{layer}`."""
+        pattern = next(row.theirs[0] for row in self.rows if row.per_layer)
+        return pattern[: pattern.index("{layer}") + len("{layer}")]
+
     def read_config(self, raw: Mapping[str, Any]) -> PreTrainedConfig:
         """The stock config of a config.json; a key that nobody knows is refused."""
         return read_native_config(raw, self.config_rows)

@@ -303,6 +303,7 @@ def _certified(space: Workspace, result: Any, name: str) -> Outcome:
         if check.name.startswith("logits") and check.on == "checkpoint" and check.status == "verified"
     ]
     faults = certificate.negative_controls
+    caught = sum(fault.caught for fault in faults)
     figures = {
         "class": f"{type(model).__module__}.{type(model).__name__}",
         "parameters": model.num_parameters(),
@@ -310,11 +311,11 @@ def _certified(space: Workspace, result: Any, name: str) -> Outcome:
         "verdict": certificate.verdict,
         "largest_logit_difference": max(logits),
         "planted_faults": len(faults),
-        "planted_faults_caught": sum(fault.caught for fault in faults),
+        "planted_faults_caught": caught,
     }
     proof = (
         f"{type(model).__name__}, {model.num_parameters() / 1e6:.1f}M parameters, {certificate.verdict}: "
-        f"logits differ by at most {max(logits):.1g}, {figures['planted_faults_caught']} of {len(faults)} planted "
+        f"logits differ by at most {max(logits):.1g}, {caught} of {len(faults)} planted "
         f"faults caught; held-out perplexity {reached:,.2f}"
     )
     return Outcome(proof, figures)

@@ -39,7 +39,7 @@ def build_masks(config: MoebaConfig, **tensors: Any) -> dict[str, torch.Tensor |
 
 
 def repeat_kv(hidden_states: torch.Tensor, groups: int) -> torch.Tensor:
-    """Give each of the `groups` query heads of a key/value head its own view of it: `[B, KV, T, D] -> [B, H, T, D]`."""
+    """Repeat each key/value head for its `groups` query heads: `[B, KV, T, D] -> [B, H, T, D]`."""
     batch, heads, length, head_dim = hidden_states.shape
     if groups == 1:
         return hidden_states
@@ -108,7 +108,7 @@ class MoebaAttention(nn.Module):
             self.k_norm = build_norm(config, self.head_dim if self.qk_norm == "head" else keys)
 
     def _heads(self, projected: torch.Tensor, norm: nn.Module | None) -> torch.Tensor:
-        """`[batch, tokens, heads * head_dim] -> [batch, heads, tokens, head_dim]`, normalised on the way if asked."""
+        """`[batch, tokens, heads * head_dim] -> [batch, heads, tokens, head_dim]`, normalised if asked."""
         if norm is not None and self.qk_norm == "full":
             projected = norm(projected)
         heads = projected.view(*projected.shape[:-1], -1, self.head_dim)
@@ -124,7 +124,7 @@ class MoebaAttention(nn.Module):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Mixed values `[batch, tokens, hidden]`, and the attention weights where the implementation keeps them."""
+        """Mixed values `[batch, tokens, hidden]`, and the attention weights if they are kept."""
         query = self._heads(self.q_proj(hidden_states), getattr(self, "q_norm", None))
         key = self._heads(self.k_proj(hidden_states), getattr(self, "k_norm", None))
         value = self._heads(self.v_proj(hidden_states), None)

@@ -1,8 +1,8 @@
 """Router losses: keep every expert in use, and the router's logits small.
 
-Each layer's losses are two numbers computed where its logits are at hand, so a collapse in one layer cannot hide behind
-another layer, nothing of size layers x tokens x experts is kept, and the gradient survives either kind of activation
-checkpointing because the numbers travel as a layer's output.
+Each layer's losses are two numbers computed where its logits are at hand, so a collapse in one layer cannot
+hide behind another layer, nothing of size layers x tokens x experts is kept, and the gradient survives either
+kind of activation checkpointing because the numbers travel as a layer's output.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ def router_losses(
 ) -> torch.Tensor:
     """`[balance, z]` of one layer.
 
-    Balance (Fedus et al. 2021) is `experts * sum_e share_e * probability_e`, where `share_e` counts the tokens that
-    chose expert e and `probability_e` is its mean share of the scores: `top_k` when all experts are used alike, up to
+    Balance (Fedus et al. 2021) is `experts * sum_e share_e * probability_e`, where `share_e` counts the
+    tokens that chose expert e and `probability_e` is its mean share of the scores: `top_k` when all experts
+        are used alike, up to
     `experts` when all tokens agree. z (Zoph et al. 2022) is the mean of `logsumexp(logits) ** 2`.
 
     Args:
@@ -41,9 +42,11 @@ def router_losses(
 def token_mask_from(
     attention_mask: torch.Tensor | dict | None, input_shape: tuple[int, int]
 ) -> torch.Tensor | None:
-    """Which of the `[batch, tokens]` inputs are real: the last columns of a 2-D mask, the diagonal of a 4-D one.
+    """Which of the `[batch, tokens]` inputs are real: the last columns of a 2-D mask, the diagonal of a 4-D
+    one.
 
-    A 4-D mask may be boolean (True: visible) or additive (0: visible); padding is a token that does not see itself.
+    A 4-D mask may be boolean (True: visible) or additive (0: visible); padding is a token that does not see
+    itself.
     """
     if isinstance(attention_mask, dict):  # one a layer type: each shows padding in the same way
         attention_mask = next(iter(attention_mask.values()), None)
@@ -66,12 +69,13 @@ def share_of_tokens(
 ) -> torch.Tensor | float:
     """This micro-batch's share of the tokens that one optimiser step is averaged over.
 
-    `Trainer` divides the summed cross-entropy by `num_items_in_batch`, so a router loss that is added to it must be
-    weighted by the same share, or its coefficient grows with the number of accumulation steps.
+    `Trainer` divides the summed cross-entropy by `num_items_in_batch`, so a router loss that is added to it
+    must be weighted by the same share, or its coefficient grows with the number of accumulation steps.
     """
     if num_items_in_batch is None:
         return 1.0
-    counted = shift_labels if shift_labels is not None else labels[..., 1:]
+    counted = labels[..., 1:] if shift_labels is None and labels is not None else shift_labels
+    assert counted is not None
     count = counted.ne(-100).sum().float()
     if torch.is_tensor(num_items_in_batch):
         num_items_in_batch = num_items_in_batch.to(count.device)

@@ -1,7 +1,7 @@
 """Blocks: how attention and feed-forward are wired around the residual stream.
 
-Each order is one class of two or three lines; `x` is the residual stream, `attention` and `feed_forward` are the two
-branches with their dropout and multiplier.
+Each order is one class of two or three lines; `x` is the residual stream, `attention` and `feed_forward` are
+the two branches with their dropout and multiplier.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class MoebaDecoderLayer(GradientCheckpointingLayer):
         output_router_losses: bool = False,
         **kwargs: Any,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """The block's output; with `output_router_losses`, a sparse block returns its `[balance, z]` losses too."""
+        """The block's output; with `output_router_losses`, a sparse block adds its `[balance, z]` losses."""
         losses = None
 
         def attention(x: torch.Tensor) -> torch.Tensor:

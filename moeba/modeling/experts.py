@@ -1,7 +1,9 @@
 """Experts: many feed-forwards held as three-dimensional tensors, of which each token visits a few.
 
-The `forward` here is the plain reference: a loop over the experts that got tokens. transformers' experts interface
-swaps in a faster computation by name (`experts_implementation="grouped_mm"`, `"batched_mm"`, or any registered one).
+The `forward` here is the plain reference: a loop over the experts that got tokens. transformers' experts
+    interface
+swaps in a faster computation by name (`experts_implementation="grouped_mm"`, `"batched_mm"`, or any
+registered one).
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ def loop_over_experts(
     """Sum of `weight * expert(token)` over the experts that each token chose.
 
     Args:
-        hidden_states: `[tokens, hidden]`. top_k_index, top_k_weights: `[tokens, top_k]`; an index of `num_experts` is
-            the sentinel of expert parallelism: that choice lives on another device.
+        hidden_states: `[tokens, hidden]`. top_k_index, top_k_weights: `[tokens, top_k]`; an index of
+            `num_experts` is the sentinel of expert parallelism: that choice lives on another device.
         expert: `(index, [n, hidden]) -> [n, hidden]`.
     """
     output = torch.zeros_like(hidden_states)
@@ -43,7 +45,7 @@ def loop_over_experts(
 
 @use_experts_implementation
 class MoebaExperts(nn.Module):
-    """Gated experts: `gate_up_proj` `[experts, 2 * width, hidden]`, `down_proj` `[experts, hidden, width]`."""
+    """Gated: `gate_up_proj` `[experts, 2 * width, hidden]`, `down_proj` `[experts, hidden, width]`."""
 
     def __init__(self, config: MoebaConfig, num_experts: int, intermediate_size: int) -> None:
         super().__init__()
@@ -65,7 +67,7 @@ class MoebaExperts(nn.Module):
 
 @use_experts_implementation(has_bias=True)
 class MoebaBiasedExperts(nn.Module):
-    """Gated experts with biases `gate_up_proj_bias` `[experts, 2 * width]`, `down_proj_bias` `[experts, hidden]`."""
+    """Gated experts with `gate_up_proj_bias` `[experts, 2 * width]`, `down_proj_bias` `[experts, hidden]`"""
 
     def __init__(self, config: MoebaConfig, num_experts: int, intermediate_size: int) -> None:
         super().__init__()
@@ -139,5 +141,5 @@ EXPERTS: dict[tuple[str, bool], type[nn.Module]] = {
 
 
 def build_experts(config: MoebaConfig, num_experts: int, intermediate_size: int) -> nn.Module:
-    """The experts of one layer. `config` is the model's own: it says at each call which implementation runs."""
+    """The experts of one layer. `config` is the model's own: at each call it names the implementation."""
     return EXPERTS[config.feed_forward_type, config.expert_bias](config, num_experts, intermediate_size)

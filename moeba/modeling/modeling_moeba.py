@@ -1,7 +1,7 @@
 """The Moeba model: tokens -> embeddings -> blocks of attention and feed-forward -> norm -> head -> logits.
 
-`MoebaModel` is the transformer; the heads below put a task on top. Every choice of part is made by the config and looked
-up in the tables of the sibling files.
+`MoebaModel` is the transformer; the heads below put a task on top. Every choice of part is made by the config
+and looked up in the tables of the sibling files.
 """
 
 import os
@@ -49,14 +49,14 @@ _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revi
 
 @dataclass
 class MoebaModelOutputWithPast(MoeModelOutputWithPast):
-    """transformers' MoE output, and the router losses of each sparse layer, `[sparse_layers, 2]` (balance, z)."""
+    """transformers' MoE output, and the router losses `[sparse_layers, 2]` (balance, z)."""
 
     router_losses: torch.Tensor | None = None
 
 
 # No postponed annotations in this file: transformers reads the config class off the `config` annotation.
 class MoebaPreTrainedModel(PreTrainedModel):
-    """What all Moeba models share: initialisation, saving, loading and what transformers wants to know about them."""
+    """What all Moeba models share: initialisation, saving, loading and what transformers asks of them."""
 
     config: MoebaConfig
     base_model_prefix = "model"
@@ -81,9 +81,13 @@ class MoebaPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: MoebaConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
+        # Of all that the class can hold, what this model does hold.
         self._no_split_modules = [BLOCKS[config.block_order].__name__]
+        if not (config.sparse_layers and config.router_selection_bias):
+            self._keep_in_fp32_modules_strict = set()
 
-    # The library decides these two by reading the source of this file; here the parts have files of their own.
+    # The library decides these two by reading the source of this file; here the parts have files of their
+    # own.
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         return True
@@ -144,8 +148,8 @@ class MoebaPreTrainedModel(PreTrainedModel):
             if model_type not in (None, cls.config_class.model_type):
                 if MoebaPreTrainedModel.foreign_reader is None:
                     raise ValueError(
-                        f"{pretrained_model_name_or_path} is a '{model_type}' checkpoint: reading it needs the moeba "
-                        "package (pip install moeba)."
+                        f"{pretrained_model_name_or_path} is a '{model_type}' checkpoint: reading it needs "
+                        "the moeba package (pip install moeba)."
                     )
                 reader = MoebaPreTrainedModel.foreign_reader
                 config, state_dict = reader(pretrained_model_name_or_path, kwargs.get("revision"))
@@ -160,7 +164,7 @@ class MoebaPreTrainedModel(PreTrainedModel):
     def save_pretrained(
         self, save_directory: str | os.PathLike, *args: Any, push_to_hub: bool = False, **kwargs: Any
     ):
-        """As in transformers, and the folder also carries the code that loads it where moeba is not installed."""
+        """As in transformers, and the folder carries the code that loads it where moeba is not installed."""
         main = kwargs.get("is_main_process", args[0] if args else True)
         repo_id = kwargs.pop("repo_id", None)
         self.config.auto_map = dict(AUTO_MAP)
@@ -176,12 +180,14 @@ class MoebaPreTrainedModel(PreTrainedModel):
     def push_to_hub(self, repo_id: str, *, max_shard_size: int | str = "5GB", **kwargs: Any) -> str:
         """Save to a temporary folder and upload it, with a model card, in one commit.
 
-        A default card never replaces one that a person may have edited: the card in the folder that the model was loaded
+        A default card never replaces one that a person may have edited: the card in the folder that the model
+            was loaded
         from goes along, and else a card already in the repository stays.
 
         Args:
             repo_id: `user/name`; the repository is created if it does not exist.
-            kwargs: `private`, `token`, `revision`, `create_pr`, `commit_message`, `commit_description`, `tags`.
+            kwargs: `private`, `token`, `revision`, `create_pr`, `commit_message`, `commit_description`,
+                `tags`.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, max_shard_size=max_shard_size)
@@ -265,7 +271,8 @@ class MoebaModel(MoebaPreTrainedModel):
         """
         Args:
             input_ids: `[batch, tokens]`, or `inputs_embeds` `[batch, tokens, hidden]`.
-            attention_mask: `[batch, past + tokens]` (1: real, 0: padding), a ready 4-D mask, or one for each layer type.
+            attention_mask: `[batch, past + tokens]` (1: real, 0: padding), a ready 4-D mask, or one for each
+                layer type.
             output_router_losses: also return each sparse layer's losses.
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -387,13 +394,15 @@ class MoebaForCausalLM(_RouterLoss, MoebaPreTrainedModel, GenerationMixin):
         """
         Args:
             labels: `[batch, tokens]`, the input ids themselves (shifted here); -100 is ignored.
-            output_router_logits: return the logits of each router, `[batch * tokens, experts]` a sparse layer.
+            output_router_logits: return the logits of each router, `[batch * tokens, experts]` a sparse
+                layer.
             logits_to_keep: compute logits for the last n places only (0: all), or for the places of a tensor.
             kwargs: `num_items_in_batch` (from Trainer): the tokens of the whole optimiser step.
 
         Returns:
-            `loss` is the cross-entropy plus `router_aux_loss_coef * aux_loss` and the z-loss, weighted by this batch's
-            share of `num_items_in_batch`. `aux_loss` is the unweighted balance loss, the mean over sparse layers.
+            `loss` is the cross-entropy plus `router_aux_loss_coef * aux_loss` and the z-loss, weighted by
+            this batch's share of `num_items_in_batch`. `aux_loss` is the unweighted balance loss, the mean
+            over sparse layers.
         """
         if output_router_logits is None:
             output_router_logits = self.config.output_router_logits
@@ -444,7 +453,9 @@ def with_router_losses(forward: Callable) -> Callable:
         if not (labelled and self.wants_router_losses(True)):
             return forward(self, *args, return_dict=True, **kwargs)
         seen = []
-        hook = self.model.register_forward_hook(lambda module, inputs, output: seen.append(output.router_losses))
+        hook = self.model.register_forward_hook(
+            lambda module, inputs, output: seen.append(output.router_losses)
+        )
         try:
             outputs = forward(self, *args, return_dict=True, output_router_losses=True, **kwargs)
         finally:
@@ -458,11 +469,13 @@ def with_router_losses(forward: Callable) -> Callable:
 class _GenericHead(_RouterLoss):
     """What the heads below share."""
 
-    # The generic losses are means over the micro-batch, so Trainer has to divide by the number of accumulation steps.
+    # The generic losses are means over the micro-batch, so Trainer has to divide by the number of
+    # accumulation steps.
     accepts_loss_kwargs = False
 
 
-# The generic heads build their model through AutoModel, which remote code cannot: each __init__ builds it directly.
+# The generic heads build their model through AutoModel, which remote code cannot: each __init__ builds it
+# directly.
 class MoebaForSequenceClassification(_GenericHead, GenericForSequenceClassification, MoebaPreTrainedModel):
     """One label a sequence, read at its last token."""
 

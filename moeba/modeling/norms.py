@@ -1,6 +1,7 @@
 """Norms: what keeps the residual stream at a scale that the next layer can use.
 
-The RMS variants differ in when they round: in bf16 these are different functions, so each is a part of its own.
+The RMS variants differ in when they round: in bf16 these are different functions, so each is a part of its
+    own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from ..configuration.configuration_moeba import MoebaConfig
 
 
 class MoebaRMSNorm(nn.Module):
-    """`weight * x / rms(x)`: normalised in float32, rounded, then multiplied (Zhang & Sennrich 2019; Llama's order)."""
+    """`weight * x / rms(x)`: normalised in float32, rounded, then multiplied (Zhang & Sennrich 2019)."""
 
     def __init__(self, width: int, eps: float, bias: bool = False) -> None:
         super().__init__()

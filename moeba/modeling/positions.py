@@ -1,6 +1,7 @@
 """Positions: how a model that sees a set of tokens knows their order.
 
-A position can enter at two places: added to the embeddings (`EMBEDDED_POSITIONS`) or as a rotation of queries and keys
+A position can enter at two places: added to the embeddings (`EMBEDDED_POSITIONS`) or as a rotation of queries
+    and keys
 (`MoebaRotaryEmbedding`). `position_embedding_type="none"` uses neither: the causal mask alone tells order.
 """
 
@@ -33,7 +34,7 @@ class MoebaLearnedPositions(nn.Embedding):
 
 
 class MoebaSinusoidalPositions(nn.Module):
-    """Fixed waves, sines in the first half and cosines in the second (Vaswani et al. 2017, tensor2tensor's layout)."""
+    """Fixed waves (Vaswani et al. 2017), sines in the first half and cosines in the second."""
 
     def __init__(self, config: MoebaConfig) -> None:
         super().__init__()
@@ -64,7 +65,7 @@ EMBEDDED_POSITIONS: dict[str, type[nn.Module]] = {
 
 
 def _default_frequencies(config: Any, device: Any = None, seq_len: Any = None, layer_type: str | None = None):
-    """Inverse frequencies of plain RoPE over the rotated part of a head (Su et al. 2021), and a factor of 1."""
+    """Inverse frequencies of plain RoPE (Su et al. 2021) over a head's rotated part, and a factor of 1."""
     parameters = config.rope_parameters[layer_type] if layer_type else config.rope_parameters
     rotated = int(config.head_dim * parameters.get("partial_rotary_factor", 1.0))
     exponents = torch.arange(0, rotated, 2, dtype=torch.int64).to(device=device, dtype=torch.float) / rotated
@@ -107,7 +108,7 @@ class MoebaRotaryEmbedding(nn.Module):
 
 
 class _RopeView:
-    """A config whose `rope_parameters` are those of one layer type; all else is read from the config behind it."""
+    """A config whose `rope_parameters` are those of one layer type; all else is the config's behind it."""
 
     def __init__(self, config: MoebaConfig, layer_type: str) -> None:
         self._config = config
@@ -151,7 +152,7 @@ def rotate_half(x: torch.Tensor) -> torch.Tensor:
 
 
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate the leading part of each head of `x` `[batch, heads, sequence, head_dim]`; the rest passes through."""
+    """Rotate the leading part of each head of `x` `[batch, heads, sequence, head_dim]`; the rest passes."""
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     rotated = cos.shape[-1]
     if rotated == x.shape[-1]:

@@ -35,8 +35,8 @@ def calibrated_rows(
     """Router rows that send tokens to the nearest of `experts` clusters of the feed-forward's true inputs.
 
     The clusters are found among directions (spherical k-means) of what each layer's feed-forward receives, after its
-    norm, when the dense model reads the texts. Rows are centred, so that what all tokens share favours no expert, and
-    scaled so that logits have a standard deviation of about 1.
+    norm, when the dense model reads the texts. Rows are orthogonal to the mean input, so that what all tokens share favours
+    no expert, and scaled so that logits have a standard deviation of about 1.
 
     Raises:
         ValueError: too few tokens to find that many clusters.
@@ -48,8 +48,10 @@ def calibrated_rows(
             raise ValueError(
                 f"calibration gave {vectors.shape[0]} tokens for {experts} experts: give at least {4 * experts} tokens of text."
             )
-        centred = vectors - vectors.mean(dim=0)
-        centroids = spherical_kmeans(centred, experts, seed + layer)
+        mean = vectors.mean(dim=0)
+        centroids = spherical_kmeans(vectors - mean, experts, seed + layer)
+        shared = nn.functional.normalize(mean, dim=0)
+        centroids = centroids - torch.outer(centroids @ shared, shared)
         centroids = centroids - centroids.mean(dim=0)
         rows[layer] = centroids / (vectors @ centroids.T).std().clamp(min=1e-12)
     return rows

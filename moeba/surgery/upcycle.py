@@ -65,10 +65,14 @@ def upcycle(
     """
     if router_init not in CHOICES:
         raise ValueError(f"router_init={router_init!r}: choose one of {', '.join(CHOICES)}.")
+    if calibration and router_init != "calibration":
+        raise ValueError(f"calibration files are given, but router_init={router_init!r} reads none.")
     folder = resolve(source, revision)
     checkpoint = Checkpoint(folder)
     dense, tensors = open_as_moeba(checkpoint)
     config = sparse_config(dense, experts, top_k, parse_layers(layers, dense.num_hidden_layers))
+    if isinstance(tensors, PlannedTensors) and not dry_run:
+        tensors.plan.check_equal()
     rows: dict[int, torch.Tensor] = {}
     if router_init == "calibration":
         texts = read_texts(calibration)
@@ -104,7 +108,6 @@ def open_as_moeba(checkpoint: Checkpoint) -> tuple[MoebaConfig, TensorSource]:
     if checkpoint.config.get("model_type") == MoebaConfig.model_type:
         return moeba_config(checkpoint), checkpoint
     plan, config = plan_import(checkpoint)
-    plan.check_equal()
     return config, PlannedTensors(plan)
 
 

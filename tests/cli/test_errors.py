@@ -122,6 +122,15 @@ def test_a_fault_of_ours_is_owned_up_to(moeba, monkeypatch, tmp_path):
     assert "RuntimeError: first line second line (a fault in Moeba" in one_line(said)
 
 
+def test_an_interruption_is_no_fault(moeba, monkeypatch, tmp_path):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(moeba_conversion(), "convert", interrupted)
+    said = moeba("convert", "a", tmp_path / "b")
+    assert (said.code, said.out, said.err) == (130, "", "Interrupted.\n")
+
+
 @pytest.mark.parametrize("place", ["before", "after", "environment"])
 def test_debug_shows_the_traceback(moeba, monkeypatch, tmp_path, place):
     words = ["convert", tmp_path / "nowhere", tmp_path / "new"]

@@ -268,14 +268,15 @@ def test_gpt2_as_it_lies_on_the_hub(tmp_path, head_saved):
 
 
 def test_qwen2_with_heads_of_their_own_width(tmp_path):
-    source = native.make(tmp_path / "native", "qwen2", head_dim=12)
+    source = native.make(tmp_path / "native", "qwen2", head_dim=12, rope_parameters={"rope_theta": 500.0})
     assert convert(source, tmp_path / "moeba").certificate.verdict == "verified"
     export(tmp_path / "moeba", tmp_path / "back", to="qwen2")
     same_tensors(read_all(source), read_all(tmp_path / "back"))
 
 
 @pytest.mark.parametrize(
-    "dense", [dict(num_experts=0), dict(mlp_only_layers=[0, 1, 2]), dict(decoder_sparse_step=9)]
+    "dense",
+    [dict(num_experts=0, num_local_experts=0), dict(mlp_only_layers=[0, 1, 2]), dict(decoder_sparse_step=9)],
 )
 def test_qwen3_moe_without_experts(tmp_path, dense):
     source = native.make(tmp_path / "native", "qwen3_moe", **dense)
@@ -348,7 +349,7 @@ def test_from_pretrained_keeps_the_stored_dtype(tmp_path):
 def test_from_pretrained_of_an_unsupported_type(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="model_type='bert' is not supported. Supported: gpt2, .*qwen3_moe"):
+    with pytest.raises(ValueError, match="model_type='bert' is not supported. Supported: gpt2; .*qwen3_moe"):
         MoebaForCausalLM.from_pretrained(tmp_path)
 
 

@@ -40,6 +40,10 @@ def test_the_main_road(tmp_path, capsys):
     said = capsys.readouterr()
     assert said.err.count("taken over") == len(STEPS)
     assert [entry["key"] for entry in json.loads(said.out)] == [entry.key for entry in entries]
+    assert command(["demo", "--tiny", "--folder", str(tmp_path / "demo")]) == 0
+    said = capsys.readouterr().out
+    assert all(entry.title in said for entry in entries)
+    assert f"{moe['perplexity_after']:,.2f} with experts" in said
 
 
 def test_a_folder_of_someone_else_is_refused(tmp_path, capsys):

@@ -19,7 +19,8 @@ from moeba.modeling.code_files import AUTO_MAP, code_files, write_code
 
 PACKAGE = Path(moeba.__file__).parent
 
-# Run in an interpreter of its own, isolated, with the package out of reach; `folder` and `again` are argv[1:].
+# Run in an interpreter of its own, isolated, with the package out of reach; `folder` and `again` are
+# argv[1:].
 BARE = """
 import importlib.abc, json, sys
 
@@ -107,7 +108,9 @@ def test_loads_and_saves_without_the_package(variant, tmp_path):
 
 @pytest.mark.slow
 def test_uneven_experts_load_without_the_package(tmp_path):
-    fields = dict(per_layer_config={1: {"num_experts": 5, "moe_intermediate_size": 16}}, num_experts_per_tok=2)
+    fields = dict(
+        per_layer_config={1: {"num_experts": 5, "moe_intermediate_size": 16}}, num_experts_per_tok=2
+    )
     model = tiny_model("moe", mlp_layer_types=["sparse", "sparse"], **fields)
     model.save_pretrained(tmp_path / "model")
     ids = random_ids()
@@ -172,7 +175,8 @@ def test_a_flat_folder_writes_itself_again(tmp_path):
     (flat / "handler.py").write_text("raise RuntimeError('not part of the model')\n")
     (tmp_path / "configuration").mkdir()
     (tmp_path / "configuration" / "model_facts.py").write_text("not the model's either")
-    script = f"import sys; sys.path.insert(0, {str(flat)!r}); import code_files; code_files.write_code({str(target)!r})"
+    script = f"import sys; sys.path.insert(0, {str(flat)!r}); from code_files import write_code; "
+    script += f"write_code({str(target)!r})"
     subprocess.run([sys.executable, "-I", "-c", script], check=True)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == {
         name: text.encode() for name, text in code_files().items()
@@ -181,10 +185,27 @@ def test_a_flat_folder_writes_itself_again(tmp_path):
 
 def test_no_family_is_named_in_code():
     """Parts, not families: a family's name may stand in docstrings and comments only."""
-    families = ("llama", "gpt", "qwen", "mixtral", "mistral", "gemma", "olmo", "deepseek", "bert", "opt", "phi", "cohere")
+    families = (
+        "llama",
+        "gpt",
+        "qwen",
+        "mixtral",
+        "mistral",
+        "gemma",
+        "olmo",
+        "deepseek",
+        "bert",
+        "opt",
+        "phi",
+        "cohere",
+    )
     for name, text in code_files().items():
         tree = ast.parse(text)
-        docstrings = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)}
+        docstrings = {
+            id(n.value)
+            for n in ast.walk(tree)
+            if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)
+        }
         words = []
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:

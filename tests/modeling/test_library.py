@@ -39,7 +39,8 @@ def disk_tensors(folder) -> dict[str, torch.Tensor]:
     return tensors
 
 
-# --------------------------------------------------------------------------------------------- implementations
+# ---------------------------------------------------------------------------------------------
+# implementations
 
 
 @pytest.mark.parametrize("variant", ["dense", "moe", "shared_sigmoid", "learned_mlp"])
@@ -56,7 +57,9 @@ def test_attention_implementations_agree(variant, padded):
         model.zero_grad()
         logits = model(ids, attention_mask=mask).logits
         logits[mask.bool()].square().mean().backward()
-        results.append((logits[mask.bool()], {n: p.grad for n, p in model.named_parameters() if p.grad is not None}))
+        results.append(
+            (logits[mask.bool()], {n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+        )
     (logits, expected), (again, actual) = results
     torch.testing.assert_close(again, logits, atol=1e-5, rtol=1e-4)
     for name in expected:
@@ -120,7 +123,9 @@ def external():
 @pytest.mark.parametrize("kind", EXPERTS, ids=lambda kind: f"{kind[0]}-{'bias' if kind[1] else 'plain'}")
 def test_experts_implementations_agree(kind, external):
     """In outputs and gradients; also with an expert that gets no token and one that gets all."""
-    config = tiny_config("moe", feed_forward_type=kind[0], expert_bias=kind[1], experts_implementation="eager")
+    config = tiny_config(
+        "moe", feed_forward_type=kind[0], expert_bias=kind[1], experts_implementation="eager"
+    )
     experts = randomise(build_experts(config, 12, 24))
     hidden = torch.randn(31, 32, requires_grad=True)
     indices = torch.stack([torch.randperm(10)[:3] for _ in range(31)])  # 10 and 11 get none
@@ -134,7 +139,12 @@ def test_experts_implementations_agree(kind, external):
         hidden.grad = weights.grad = None
         output = experts(hidden, indices, weights)
         output.square().sum().backward()
-        results[implementation] = {"output": output, "hidden": hidden.grad, "weights": weights.grad, **gradients(experts)}
+        results[implementation] = {
+            "output": output,
+            "hidden": hidden.grad,
+            "weights": weights.grad,
+            **gradients(experts),
+        }
     assert external_experts.calls == 1
     for implementation, tensors in results.items():
         for name, expected in results["eager"].items():
@@ -177,7 +187,9 @@ def test_layers_may_differ_in_their_experts(tmp_path):
     }
     model = tiny_model("moe", mlp_layer_types=["sparse", "sparse"], per_layer_config=uneven)
     first, second = (layer.mlp for layer in model.model.layers)
-    assert first.experts.down_proj.shape == (5, 32, 16) and first.gate.top_k == 2 and first.shared_expert is None
+    assert (
+        first.experts.down_proj.shape == (5, 32, 16) and first.gate.top_k == 2 and first.shared_expert is None
+    )
     assert second.experts.down_proj.shape == (12, 32, 24) and second.gate.top_k == 3
     assert second.shared_expert.up_proj.weight.shape == (8, 32)
     ids = random_ids()
@@ -191,7 +203,8 @@ def test_layers_may_differ_in_their_experts(tmp_path):
         assert model.generate(ids, max_new_tokens=3, do_sample=False).shape == (2, 15)
 
 
-# -------------------------------------------------------------------------------------------- captured outputs
+# -------------------------------------------------------------------------------------------- captured
+# outputs
 
 
 @variants
@@ -282,7 +295,8 @@ def test_num_items_in_batch_divides_the_loss():
     torch.testing.assert_close(model(ids, labels=ids, num_items_in_batch=44).loss, mean * 22 / 44)
 
 
-# ----------------------------------------------------------------------------------------------- save and load
+# ----------------------------------------------------------------------------------------------- save and
+# load
 
 
 @variants
@@ -345,11 +359,15 @@ def test_bfloat16_keeps_the_selection_bias_exact(tmp_path):
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     gate = loaded.model.layers[0].mlp.gate
-    assert gate.e_score_correction_bias.dtype == torch.float32 and torch.equal(gate.e_score_correction_bias, bias)
+    assert gate.e_score_correction_bias.dtype == torch.float32 and torch.equal(
+        gate.e_score_correction_bias, bias
+    )
     assert gate.weight.dtype == loaded.dtype == torch.bfloat16
     assert loaded(random_ids()).logits.isfinite().all()
     loaded.save_pretrained(tmp_path / "again")
-    assert torch.equal(disk_tensors(tmp_path / "again")["model.layers.0.mlp.gate.e_score_correction_bias"], bias)
+    assert torch.equal(
+        disk_tensors(tmp_path / "again")["model.layers.0.mlp.gate.e_score_correction_bias"], bias
+    )
 
 
 @variants
@@ -367,7 +385,12 @@ def test_half_precision_stays_close(variant):
 def test_disk_offload(tmp_path):
     model = tiny_model("moe")
     model.save_pretrained(tmp_path / "model")
-    device_map = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
+    device_map = {
+        "model.embed_tokens": "cpu",
+        "model.rotary_emb": "cpu",
+        "model.norm": "cpu",
+        "lm_head": "cpu",
+    }
     device_map |= {"model.layers.0": "cpu", "model.layers.1": "disk"}
     offloaded = MoebaForCausalLM.from_pretrained(
         tmp_path / "model", device_map=device_map, offload_folder=tmp_path / "offload"
@@ -398,13 +421,16 @@ def test_other_model_types_need_the_installed_package(tmp_path, monkeypatch):
         MoebaForCausalLM.from_pretrained(tmp_path)
     config = tiny_config()
     state = MoebaForCausalLM(config).state_dict()
-    monkeypatch.setattr(MoebaPreTrainedModel, "foreign_reader", staticmethod(lambda path, revision: (config, state)))
+    monkeypatch.setattr(
+        MoebaPreTrainedModel, "foreign_reader", staticmethod(lambda path, revision: (config, state))
+    )
     loaded, info = MoebaForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and loaded.config._name_or_path == str(tmp_path)
     assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.state_dict().items())
 
 
-# ---------------------------------------------------------------------------------------------- initialisation
+# ----------------------------------------------------------------------------------------------
+# initialisation
 
 
 @variants
@@ -474,18 +500,25 @@ def test_every_pattern_of_the_plans_names_something_real():
         assert set(model._no_split_modules) == {type(model.model.layers[0]).__name__}
 
 
-def test_the_plan_follows_the_parts():
-    full = tiny_config(qk_norm="full").base_model_tp_plan
-    assert full["layers.*.self_attn.q_proj"] == "colwise_gather_output"
-    assert full["layers.*.self_attn.o_proj"] == "rowwise_split_input"
-    assert "layers.*.self_attn.q_norm" not in full
-    biased = tiny_config("biased_experts").base_model_tp_plan
-    assert not any(".mlp.experts" in pattern for pattern in biased)
-    assert tiny_config().base_model_tp_plan == MoebaConfig.base_model_tp_plan
-    assert any("model.layers.*.self_attn.q_proj" in pattern for pattern in tiny_model("dense").tp_plan)
+@variants
+def test_the_plan_follows_the_parts(variant):
+    """Each pattern names a part of this very model, and each wide weight of it is in the plan."""
+    model = tiny_model(variant)
+    names = [n for n, _ in [*model.model.named_modules(), *model.model.named_parameters()]]
+    regexes = [re.escape(pattern).replace(r"\*", r"\d+") for pattern in model.config.base_model_tp_plan]
+    for regex in regexes:
+        assert any(re.fullmatch(regex, name) for name in names), regex
+    for name in names:
+        if re.search(r"layers.*(_proj|experts)$", name) and not model.config.expert_bias:
+            assert any(re.fullmatch(regex, name) for regex in regexes), name
+    assert any("model.layers.*.self_attn.q_proj" in pattern for pattern in model.tp_plan)
+    if model.config.qk_norm == "full":
+        assert model.config.base_model_tp_plan["layers.*.self_attn.q_proj"] == "colwise_gather_output"
+        assert model.config.base_model_tp_plan["layers.*.self_attn.o_proj"] == "rowwise_split_input"
 
 
-# ------------------------------------------------------------------------------------- training and compilation
+# ------------------------------------------------------------------------------------- training and
+# compilation
 
 
 @variants

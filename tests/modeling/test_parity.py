@@ -1,5 +1,5 @@
-"""Each part against the class of transformers that has it: same weights, same logits, bit for bit where the order of
-operations is the same."""
+"""Each part against the class of transformers that has it: same weights, same logits, bit for bit where the
+order of operations is the same."""
 
 from __future__ import annotations
 
@@ -52,18 +52,31 @@ SHAPES = {
     "mixtral": (
         MixtralForCausalLM,
         MixtralConfig(**SIZES, num_local_experts=12, num_experts_per_tok=3, **WINDOW),
-        dict(num_experts=12, num_experts_per_tok=3, norm_eps=1e-5, rope_theta=1e6, router_weight_dtype="float32", **WINDOW),
+        dict(
+            num_experts=12,
+            num_experts_per_tok=3,
+            norm_eps=1e-5,
+            rope_theta=1e6,
+            router_weight_dtype="float32",
+            **WINDOW,
+        ),
     ),
     "mixtral_one_expert": (
         MixtralForCausalLM,
         MixtralConfig(**SIZES, num_local_experts=1, num_experts_per_tok=1, sliding_window=None),
-        dict(num_experts=1, num_experts_per_tok=1, norm_eps=1e-5, rope_theta=1e6, router_weight_dtype="float32"),
+        dict(
+            num_experts=1, num_experts_per_tok=1, norm_eps=1e-5, rope_theta=1e6, router_weight_dtype="float32"
+        ),
     ),
     "qwen3_moe": (
         Qwen3MoeForCausalLM,
         Qwen3MoeConfig(**SIZES, num_experts=12, mlp_only_layers=[0], norm_topk_prob=False, **EXPERTS),
         dict(
-            num_experts=12, mlp_layer_types=["dense", "sparse"], norm_topk_prob=False, qk_norm="head", **EXPERTS
+            num_experts=12,
+            mlp_layer_types=["dense", "sparse"],
+            norm_topk_prob=False,
+            qk_norm="head",
+            **EXPERTS,
         ),
     ),
     "qwen2_moe": (
@@ -150,7 +163,9 @@ def test_decoding_with_a_cache(shape):
     stock, model = pair(*SHAPES[shape])
     ids = random_ids(2, 11)
     with torch.no_grad():
-        ours, theirs = (m.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0) for m in (model, stock))
+        ours, theirs = (
+            m.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0) for m in (model, stock)
+        )
     assert torch.equal(ours, theirs)
 
 
@@ -202,7 +217,9 @@ def test_rope_types(kind):
     """Also past the original context, where `dynamic` and `longrope` change, and back."""
     sizes = dict(SIZES, max_position_embeddings=16 if kind == "dynamic" else 64)
     rope = {**ROPES[kind], "rope_theta": 10000.0}
-    stock, model = pair(LlamaForCausalLM, LlamaConfig(**sizes, rope_parameters=dict(rope)), dict(sizes, rope_parameters=rope))
+    stock, model = pair(
+        LlamaForCausalLM, LlamaConfig(**sizes, rope_parameters=dict(rope)), dict(sizes, rope_parameters=rope)
+    )
     plain = MoebaForCausalLM(MoebaConfig(**sizes)).eval()
     plain.load_state_dict(stock.state_dict())
     with torch.no_grad():
@@ -283,7 +300,9 @@ def test_grouped_query_attention_with_one_group_is_multi_head_attention():
     attention = randomise(MoebaAttention(config, 0)).eval()
     x = torch.randn(1, 6, 32)
     output, _ = attention(x)
-    query, key, value = (proj(x)[0].view(6, -1, 8) for proj in (attention.q_proj, attention.k_proj, attention.v_proj))
+    query, key, value = (
+        proj(x)[0].view(6, -1, 8) for proj in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
     heads = []
     for head in range(4):
         scores = query[:, head] @ key[:, head // 2].T / 8**0.5
@@ -304,7 +323,9 @@ BLOCK_ORDERS = {
 @pytest.mark.parametrize("multiplier", [1.0, 0.3])
 @pytest.mark.parametrize("order", BLOCK_ORDERS)
 def test_block_orders(order, multiplier):
-    config = MoebaConfig(**SIZES, block_order=order, residual_multiplier=multiplier, attn_implementation="eager")
+    config = MoebaConfig(
+        **SIZES, block_order=order, residual_multiplier=multiplier, attn_implementation="eager"
+    )
     layer = randomise(MoebaForCausalLM(config)).model.layers[0].eval()
     norms = [module for name, module in layer.named_children() if "layernorm" in name]
     expected = BLOCK_ORDERS[order](

@@ -105,7 +105,9 @@ def test_saving_with_push(hub, tmp_path):
     folder.mkdir(parents=True)
     (folder / "README.md").write_text("mine")
     model = tiny_model()
-    model.save_pretrained(folder, push_to_hub=True, token="t", revision="dev", commit_message="Step 3", create_pr=False)
+    model.save_pretrained(
+        folder, push_to_hub=True, token="t", revision="dev", commit_message="Step 3", create_pr=False
+    )
     repo_id, files, settings = hub.commits[0]
     assert repo_id == "me/my-model" and files["README.md"] == "mine"
     assert settings == {"revision": "dev", "commit_message": "Step 3", "create_pr": False}

@@ -109,7 +109,11 @@ def test_a_ready_mask_masks_the_losses_too():
     mask = torch.ones_like(ids)
     mask[0, 6:] = 0
     expected = losses_of(model, ids, attention_mask=mask)
-    visible = torch.ones(10, 10, dtype=torch.bool).tril() & mask[:, None, None, :].bool() & mask[:, None, :, None].bool()
+    visible = (
+        torch.ones(10, 10, dtype=torch.bool).tril()
+        & mask[:, None, None, :].bool()
+        & mask[:, None, :, None].bool()
+    )
     additive = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)
     for ready in (visible, additive, {"full_attention": additive}):
         torch.testing.assert_close(losses_of(model, ids, attention_mask=ready), expected, rtol=1e-5, atol=0)
@@ -163,7 +167,9 @@ def test_shift_labels_weigh_the_same():
 HEADS = {
     MoebaForSequenceClassification: lambda ids: dict(labels=torch.tensor([0, 1])),
     MoebaForTokenClassification: lambda ids: dict(labels=ids % 2),
-    MoebaForQuestionAnswering: lambda ids: dict(start_positions=torch.tensor([0, 1]), end_positions=torch.tensor([2, 3])),
+    MoebaForQuestionAnswering: lambda ids: dict(
+        start_positions=torch.tensor([0, 1]), end_positions=torch.tensor([2, 3])
+    ),
 }
 
 
@@ -214,7 +220,14 @@ def test_checkpointing_keeps_every_gradient(settings, block_order):
 
 def test_no_tensor_of_layers_by_tokens_by_experts():
     layers, experts, batch, tokens = 6, 64, 2, 32
-    fields = dict(SPARSE, num_experts=experts, num_hidden_layers=layers, vocab_size=67, hidden_size=16, moe_intermediate_size=8)
+    fields = dict(
+        SPARSE,
+        num_experts=experts,
+        num_hidden_layers=layers,
+        vocab_size=67,
+        hidden_size=16,
+        moe_intermediate_size=8,
+    )
     model = tiny_model("dense", **fields, router_aux_loss_coef=0.1, router_z_loss_coef=0.1).train()
     ids = random_ids(batch, tokens)
     largest = [0]
@@ -223,7 +236,11 @@ def test_no_tensor_of_layers_by_tokens_by_experts():
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             out = func(*args, **(kwargs or {}))
             for tensor in out if isinstance(out, (tuple, list)) else [out]:
-                if isinstance(tensor, torch.Tensor) and tensor.requires_grad is False and experts in tensor.shape:
+                if (
+                    isinstance(tensor, torch.Tensor)
+                    and tensor.requires_grad is False
+                    and experts in tensor.shape
+                ):
                     largest[0] = max(largest[0], tensor.numel())
             return out
 
@@ -299,11 +316,14 @@ def test_share_of_the_logged_loss_does_not_grow_with_accumulation(tmp_path, data
     shares = {}
     for accumulation in (1, 4, 8):
         with_, without = (
-            logged_loss(tmp_path, accumulation, moe(router_aux_loss_coef=coef).train(), dataset(8)) for coef in (1.0, 0.0)
+            logged_loss(tmp_path, accumulation, moe(router_aux_loss_coef=coef).train(), dataset(8))
+            for coef in (1.0, 0.0)
         )
         shares[accumulation] = with_ - without
     if dataset is OneBatch:
-        assert shares[4] == pytest.approx(shares[1], rel=1e-4) and shares[8] == pytest.approx(shares[1], rel=1e-4)
+        assert shares[4] == pytest.approx(shares[1], rel=1e-4) and shares[8] == pytest.approx(
+            shares[1], rel=1e-4
+        )
     # A smaller micro-batch is measured as less balanced, but its share is not multiplied by their number.
     assert shares[1] > 1
     assert shares[4] < 1.6 * shares[1] and shares[8] < 2 * shares[1]
@@ -334,7 +354,9 @@ def test_classification_heads_under_accumulation(tmp_path, head):
     class Labelled(Ragged):
         def __getitem__(self, i):
             row = super().__getitem__(0)
-            row["labels"] = torch.tensor(1) if head is MoebaForSequenceClassification else row["input_ids"] % 2
+            row["labels"] = (
+                torch.tensor(1) if head is MoebaForSequenceClassification else row["input_ids"] % 2
+            )
             return row
 
     losses = {}
@@ -355,7 +377,9 @@ def test_jitter_acts_in_training_only():
 
 @pytest.mark.parametrize("selection_bias", [False, True])
 def test_selection_bias_chooses_and_does_not_weigh(selection_bias):
-    model = MoebaForCausalLM(tiny_config("shared_sigmoid", n_group=1, topk_group=1, router_selection_bias=selection_bias))
+    model = MoebaForCausalLM(
+        tiny_config("shared_sigmoid", n_group=1, topk_group=1, router_selection_bias=selection_bias)
+    )
     gate = model.model.layers[0].mlp.gate
     hidden = torch.randn(9, 32)
     logits, weights, indices = gate(hidden)

@@ -10,7 +10,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from moeba import MoebaForCausalLM
 
-SPARSE_LAYERS = dict(mlp_layer_types=["sparse", "sparse"], router_aux_loss_coef=0.01, router_z_loss_coef=0.001)
+SPARSE_LAYERS = dict(
+    mlp_layer_types=["sparse", "sparse"], router_aux_loss_coef=0.01, router_z_loss_coef=0.001
+)
 
 
 class Rows(Dataset):
@@ -69,7 +71,9 @@ def test_accumulation_is_the_same_step_as_one_batch(tmp_path):
     after = []
     for accumulation in (1, 4):
         model = fresh(router_aux_loss_coef=0.0, router_z_loss_coef=0.0)
-        settings = dict(per_device_train_batch_size=8 // accumulation, gradient_accumulation_steps=accumulation)
+        settings = dict(
+            per_device_train_batch_size=8 // accumulation, gradient_accumulation_steps=accumulation
+        )
         trainer_for(model, tmp_path / str(accumulation), max_steps=2, optim="sgd", **settings).train()
         after.append(model.state_dict())
     for name, tensor in after[0].items():
@@ -123,7 +127,9 @@ def test_training_with_activation_checkpointing_is_the_same(tmp_path):
     after = []
     for checkpointing in (False, True):
         model = fresh()
-        trainer_for(model, tmp_path / str(checkpointing), max_steps=2, gradient_checkpointing=checkpointing).train()
+        trainer_for(
+            model, tmp_path / str(checkpointing), max_steps=2, gradient_checkpointing=checkpointing
+        ).train()
         after.append(model)
     for name, tensor in after[0].state_dict().items():
         torch.testing.assert_close(after[1].state_dict()[name], tensor, atol=1e-6, rtol=1e-5, msg=name)

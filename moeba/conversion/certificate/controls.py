@@ -92,8 +92,8 @@ def _swap_expert_halves(model: MoebaForCausalLM) -> None:
     weight.copy_(torch.cat(tuple(reversed(weight.chunk(2, dim=1))), dim=1))
 
 
-def _roll(weight: torch.Tensor, by: int = 1) -> None:
-    weight.copy_(weight.roll(by, dims=0))
+def _roll(weight: torch.Tensor, dim: int = 0) -> None:
+    weight.copy_(weight.roll(1, dims=dim))
 
 
 def _roll_rotated(model: MoebaForCausalLM) -> None:
@@ -198,7 +198,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault("experts' gate and up swapped", lambda c: _moe(c) and c.feed_forward_type == "gated", _swap_expert_halves),
     Fault("experts' outputs rolled by one", lambda c: _moe(c) and c.num_experts > 1,
           lambda m: _roll(_sparse(m).experts.down_proj), distinct_experts=True),
-    Fault("first expert's channels rolled by one", _moe, lambda m: _roll(_sparse(m).experts.down_proj[0])),
+    # All experts, as a short input may not visit a given one.
+    Fault("channels of the experts' outputs rolled by one", _moe, lambda m: _roll(_sparse(m).experts.down_proj, dim=1)),
     Fault("router rows rolled by one", _chooses, lambda m: _roll(_sparse(m).gate.weight), distinct_experts=True),
     Fault("renormalisation of the chosen scores flipped", _chooses,
           config=lambda c: {"norm_topk_prob": not c.norm_topk_prob}),

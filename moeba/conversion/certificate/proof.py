@@ -16,18 +16,20 @@ from ...modeling import MoebaForCausalLM
 from ..checkpoint import Checkpoint, resolve
 from ..config_rows import differences
 from ..families import family_of
+from ..families.common import LAYER
 from ..family import Family
+from ..json_files import listing
 from ..plan import PlannedTensors, moeba_shapes, plan_export, plan_import
 from ..provenance import versions
 from .battery import build_battery
 from .comparison import EXACT, REORDERED, Comparison, first_divergence, rounding_noise
 from .controls import faults_for
 from .report import Certificate, Check, Control
-from .twin import convert_twin, export_twin, load_exactly, load_model
+from .twin import CONTEXT, convert_twin, export_twin, load_exactly, load_model
 
 # A model with more parameters is not run whole: its twin and the bytes of its tensors are the proof.
 LARGEST_RUN = 2_000_000_000
-LONGEST_ACTUAL, LONGEST_TWIN = 256, 64
+LONGEST_ACTUAL, LONGEST_TWIN = 256, CONTEXT + 32
 TEXT = "Déjà vu: naïve café, 12 345 tokens…\n\tdef f(x):  return x**2  # 你好 <s> \u0065\u0301\n"
 
 Twins = Callable[[Path], tuple[PreTrainedModel, PreTrainedModel]]
@@ -77,6 +79,10 @@ def certify_folders(
     )  # fmt: skip
     certificate.checks.append(_round_trip(certificate))
     certificate.checks.append(_tokenizers(source, target))
+    if misfits := _misfits(first, second):
+        detail = f"not comparable: {listing(misfits)}"
+        certificate.checks.append(Check("logits", "failed", detail=detail))
+        return certificate
     # A sum over several experts rounds otherwise than one feed-forward.
     tolerance = REORDERED if expanded else EXACT
 
@@ -136,7 +142,11 @@ class Side:
 
     def identity(self) -> dict[str, Any]:
         folder = self.checkpoint.folder
-        return {"path": folder.resolve().name, "model_type": self.model_type, "files": self.checkpoint.sha256()}
+        return {
+            "path": folder.resolve().name,
+            "model_type": self.model_type,
+            "files": self.checkpoint.sha256(),
+        }
 
 
 def _operation(first: Side, second: Side, expanded: bool) -> str:
@@ -192,6 +202,17 @@ def _same_tensors(first: Side, second: Side) -> tuple[int, list[str]]:
         name for name in shared if not _same_bytes(first.tensors.read(name), second.tensors.read(name))
     ]
     return len(shared) - len(changed), changed
+
+
+def _misfits(first: Side, second: Side) -> list[str]:
+    """What keeps two models from being compared number by number."""
+    layers = [side.config.num_hidden_layers for side in (first, second)]
+    if layers[0] != layers[1]:
+        return [f"{layers[0]} layers against {layers[1]}"]
+    a, b = moeba_shapes(first.config), moeba_shapes(second.config)
+    return [
+        f"{name} {list(a[name])} against {list(b[name])}" for name in a if name in b and a[name] != b[name]
+    ]
 
 
 def _returned(side: Side) -> list[str]:
@@ -273,23 +294,28 @@ def _compare(
 
 
 def _module_pairs(first: Side, second: Side) -> list[tuple[str, str]]:
-    """Modules that should compute the same, from rows that map one weight to one weight, named as in Moeba."""
-    family = first.family or second.family
-    if family is None or (first.family and second.family):
-        names = [
-            name.removesuffix(".weight") for name in moeba_shapes(first.config) if name.endswith(".weight")
-        ]
-        return [(name, name) for name in names]
-    pairs = []
-    for row in family.rows:
-        if len(row.ours) == len(row.theirs) == 1 and row.ours[0].endswith(".weight"):
-            for layer in range(first.config.num_hidden_layers) if row.per_layer else (0,):
-                theirs, ours = (
-                    names[0].replace("{layer}", str(layer)).removesuffix(".weight")
-                    for names in (row.theirs, row.ours)
-                )
-                pairs.append((theirs, ours) if first.family else (ours, theirs))
-    return pairs
+    """Modules of the two models that should compute the same."""
+    a, b = (_module_names(side) for side in (first, second))
+    return [(a[name], b[name]) for name in a if name in b]
+
+
+def _module_names(side: Side) -> dict[str, str]:
+    """Moeba's name of a module -> the side's own: those that hold one weight on both sides, and what they are parts of."""
+    layer = LAYER if side.family is None else side.family.layer_prefix
+    patterns = {f"{LAYER}.{part}": f"{layer}.{part}" for part in ("mlp", "mlp.gate", "mlp.experts")}
+    if side.family is None:
+        weights = [name for name in moeba_shapes(side.config) if name.endswith(".weight")]
+        patterns |= {name.removesuffix(".weight"): name.removesuffix(".weight") for name in weights}
+    else:
+        for row in side.family.rows:
+            if len(row.ours) == len(row.theirs) == 1 and row.ours[0].endswith(".weight"):
+                patterns[row.ours[0].removesuffix(".weight")] = row.theirs[0].removesuffix(".weight")
+    layers = range(side.config.num_hidden_layers)
+    return {
+        ours.replace("{layer}", str(i)): theirs.replace("{layer}", str(i))
+        for ours, theirs in patterns.items()
+        for i in (layers if "{layer}" in ours else (0,))
+    }
 
 
 def _as_moeba(side: Side) -> MoebaForCausalLM:

@@ -48,7 +48,7 @@ def shrink(config: MoebaConfig) -> MoebaConfig:
         max_position_embeddings=CONTEXT,
         layer_types=[config.layer_types[i] for i in layers],
         mlp_layer_types=[config.mlp_layer_types[i] for i in layers],
-        sliding_window=None if config.sliding_window is None else min(config.sliding_window, WINDOW),
+        sliding_window=None if config.sliding_window is None else WINDOW,
         rope_parameters=_short_rope(values.get("rope_parameters"), config, head_dim),
         pad_token_id=None,
         bos_token_id=None,

@@ -1,0 +1,160 @@
+"""The laws of the house that a program can check: who imports whom, and how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import io
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+import pytest
+
+import moeba
+from moeba.conversion.families import FAMILIES
+
+PACKAGE = Path(moeba.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+# A room may import rooms that stand further to the left; the rooms in one group do not know each other.
+ORDER = [
+    {"version"},
+    {"configuration"},
+    {"modeling"},
+    {"tokenization", "training", "explorer"},
+    {"conversion"},
+    {"surgery"},
+    {"hub_card"},
+    {"demo"},
+    {"cli"},
+]
+FLOOR = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
+# `registration` hooks the two upper services into the model, at the moment they are first used.
+LAZY = {("registration", "conversion"), ("registration", "hub_card")}
+LIMIT = 500
+# Of a file that is longer, the reason.
+LONGER: dict[str, str] = {
+    "modeling/modeling_moeba.py": "transformers wants the base class and every head in one module",
+}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Rooms of this package that a file imports, and whether it does so only when a function is called."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    lazy = {
+        id(inner)
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef) or is_type_checking(outer)
+        for inner in ast.walk(outer)
+    }
+    here = ["moeba", *path.relative_to(PACKAGE).parent.parts]
+    found = []
+    for node in ast.walk(tree):
+        names: list[list[str]] = []
+        if isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level + 1] if node.level else []
+            module = [*base, *(node.module or "").split(".")] if node.module else base
+            names = [[*module, alias.name] for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+        found += [(name[1], id(node) in lazy) for name in names if name[0] == "moeba" and len(name) > 1]
+    return found
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def test_imports_run_one_way():
+    wrong = []
+    for path in FILES:
+        room = room_of(path)
+        for target, lazy in imports(path):
+            if room in ("__init__", target) or target not in FLOOR or (room, target) in LAZY and lazy:
+                continue
+            level = FLOOR.get(room, FLOOR["tokenization"] + 0.5)  # registration stands on the first rooms
+            if FLOOR[target] >= level:
+                wrong.append(f"{name_of(path)} imports {target}")
+    assert not wrong
+
+
+def test_every_room_has_its_place():
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and (path / "__init__.py").exists()}
+    assert rooms <= set(FLOOR)
+
+
+def code_of(path: Path) -> str:
+    """A file's names and texts, without comments and docstrings."""
+    source = path.read_text(encoding="utf-8")
+    docstrings = set()
+    for node in ast.walk(ast.parse(source)):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+                docstrings.add((body[0].lineno, body[0].col_offset))
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    kept = [t.string for t in tokens if t.type != tokenize.COMMENT and t.start not in docstrings]
+    return " ".join(kept).lower()
+
+
+@pytest.mark.parametrize("room", ["modeling", "configuration"])
+def test_parts_know_no_model_family(room):
+    names = {name.split("_")[0].rstrip("0123456789") for name in FAMILIES} | {
+        "gemma",
+        "olmo",
+        "deepseek",
+        "granite",
+    }
+    found = [
+        f"{name_of(path)}: {name}"
+        for path in FILES
+        if room_of(path) == room
+        for name in sorted(names)
+        if name in code_of(path)
+    ]
+    assert not found
+
+
+def test_no_file_is_too_long():
+    lengths = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert [
+        f"{name}: {length}" for name, length in lengths.items() if length > LIMIT and name not in LONGER
+    ] == []
+    assert set(LONGER) <= set(lengths)
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_package_leaves_the_upper_rooms_alone():
+    code = "import moeba, sys; print(*(name for name in sys.modules if name.startswith('moeba.')))"
+    loaded = {name.split(".")[1] for name in run_python(code).split()}
+    assert not loaded & {"conversion", "surgery", "hub_card", "training", "demo", "explorer", "cli"}
+    assert {"configuration", "modeling", "tokenization"} <= loaded
+
+
+def test_public_names_exist_and_are_listed():
+    code = "import moeba; [getattr(moeba, name) for name in moeba.__all__]; print(sorted(moeba.__all__) == dir(moeba))"
+    assert run_python(code).strip() == "True"
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        moeba.nothing  # noqa: B018
+
+
+def test_registering_twice_is_harmless():
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    moeba.registration.register()
+    config = AutoConfig.for_model("moeba")
+    assert type(config) is moeba.MoebaConfig
+    assert AutoModelForCausalLM._model_mapping[type(config)] is moeba.MoebaForCausalLM
