@@ -39,7 +39,7 @@ $(VENV)/.installed-%: setup.cfg pyproject.toml | $(VENV)/.torch
 venv: $(VENV)/.installed-$(EXTRAS)
 
 demo: $(VENV)/.installed-train
-	$(BIN)/moeba demo $(ARGS)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/moeba demo $(ARGS)
 
 test: $(VENV)/.installed-test
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(ARGS)

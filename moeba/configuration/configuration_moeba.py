@@ -339,7 +339,7 @@ class MoebaConfig(PreTrainedConfig):
             raise ValueError(f"MoebaConfig has no field {'; '.join(hints)}.")
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers. Attributes that someone added to a saved config are kept, with a warning.
 
         Only the constructor refuses them: what `save_pretrained` wrote must load again.

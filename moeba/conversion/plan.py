@@ -202,7 +202,8 @@ def plan_export(source: TensorSource, config: MoebaConfig, family: Family, bare_
     ]
     if problems:
         raise ValueError(f"the checkpoint does not fit its config: {listing(problems)}")
-    recipes, covered = [], set()
+    recipes: list[Recipe] = []
+    covered: set[str] = set()
     for row, layer in active_rows(family, config, shapes):
         targets = row.their_names(layer, config)
         if bare_names:

@@ -38,10 +38,10 @@ class DemoSettings:
     num_kv_heads: int = 2
     sequence_length: int = 256
     batch_size: int = 4
-    pretrain_steps: int = 480
-    finetune_steps: int = 400
+    pretrain_steps: int = 640
+    finetune_steps: int = 240
     pretrain_lr: float = 4e-3
-    finetune_lr: float = 3e-3
+    finetune_lr: float = 1e-3
     held_out_windows: int = 64
     experts: int = 8
     top_k: int = 2

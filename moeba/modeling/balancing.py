@@ -77,6 +77,6 @@ def share_of_tokens(
     counted = labels[..., 1:] if shift_labels is None and labels is not None else shift_labels
     assert counted is not None
     count = counted.ne(-100).sum().float()
-    if torch.is_tensor(num_items_in_batch):
+    if isinstance(num_items_in_batch, torch.Tensor):
         num_items_in_batch = num_items_in_batch.to(count.device)
     return count / num_items_in_batch

@@ -54,7 +54,9 @@ class MoebaExperts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(num_experts, config.hidden_size, intermediate_size))
         self.act_fn = ACT2FN[config.hidden_act]
 
-    def forward(self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor):
+    def forward(
+        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
         """`[tokens, hidden]` in and out."""
 
         def expert(index: int, tokens: torch.Tensor) -> torch.Tensor:
@@ -78,7 +80,9 @@ class MoebaBiasedExperts(nn.Module):
         self.down_proj_bias = nn.Parameter(torch.empty(num_experts, config.hidden_size))
         self.act_fn = ACT2FN[config.hidden_act]
 
-    def forward(self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor):
+    def forward(
+        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
         """`[tokens, hidden]` in and out."""
 
         def expert(index: int, tokens: torch.Tensor) -> torch.Tensor:
@@ -99,7 +103,9 @@ class MoebaUngatedExperts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(num_experts, config.hidden_size, intermediate_size))
         self.act_fn = ACT2FN[config.hidden_act]
 
-    def forward(self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor):
+    def forward(
+        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
         """`[tokens, hidden]` in and out."""
 
         def expert(index: int, tokens: torch.Tensor) -> torch.Tensor:
@@ -121,7 +127,9 @@ class MoebaUngatedBiasedExperts(nn.Module):
         self.down_proj_bias = nn.Parameter(torch.empty(num_experts, config.hidden_size))
         self.act_fn = ACT2FN[config.hidden_act]
 
-    def forward(self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor):
+    def forward(
+        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
         """`[tokens, hidden]` in and out."""
 
         def expert(index: int, tokens: torch.Tensor) -> torch.Tensor:

@@ -4,18 +4,13 @@
 and looked up in the tables of the sibling files.
 """
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ClassVar
 
 import torch
-from huggingface_hub import HfApi, ModelCard
 from torch import nn
-from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
@@ -29,22 +24,18 @@ from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
 from transformers.utils import can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
-from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..configuration.configuration_moeba import MoebaConfig
 from .attention import MoebaAttention, build_masks
 from .balancing import share_of_tokens, token_mask_from
 from .blocks import BLOCKS, MoebaDecoderLayer
-from .code_files import AUTO_MAP, write_code
 from .experts import EXPERTS
+from .folders import MoebaFolders
 from .norms import MoebaUnitOffsetRMSNorm, build_norm
 from .positions import EMBEDDED_POSITIONS, MoebaSinusoidalPositions, build_rotary
 from .router import MoebaTopKRouter
 
 logger = logging.get_logger(__name__)
-
-_UPLOAD_KWARGS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
-_HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
 @dataclass
@@ -55,15 +46,15 @@ class MoebaModelOutputWithPast(MoeModelOutputWithPast):
 
 
 # No postponed annotations in this file: transformers reads the config class off the `config` annotation.
-class MoebaPreTrainedModel(PreTrainedModel):
+class MoebaPreTrainedModel(MoebaFolders, PreTrainedModel):
     """What all Moeba models share: initialisation, saving, loading and what transformers asks of them."""
 
     config: MoebaConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules: ClassVar[list[str]] = [block.__name__ for block in BLOCKS.values()]
+    _no_split_modules = [block.__name__ for block in BLOCKS.values()]
     _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
-    _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["e_score_correction_bias"]
+    _keep_in_fp32_modules_strict = ["e_score_correction_bias"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -75,16 +66,12 @@ class MoebaPreTrainedModel(PreTrainedModel):
         "attentions": MoebaAttention,
     }
 
-    # Set by the installed package: reads a folder of another model type, and writes a model card.
-    foreign_reader: ClassVar[Callable | None] = None
-    card_writer: ClassVar[Callable | None] = None
-
     def __init__(self, config: MoebaConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         # Of all that the class can hold, what this model does hold.
         self._no_split_modules = [BLOCKS[config.block_order].__name__]
         if not (config.sparse_layers and config.router_selection_bias):
-            self._keep_in_fp32_modules_strict = set()
+            self._keep_in_fp32_modules_strict = []
 
     # The library decides these two by reading the source of this file; here the parts have files of their
     # own.
@@ -113,10 +100,7 @@ class MoebaPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         std = self.config.initializer_range
         if isinstance(module, tuple(EXPERTS.values())):
-            for name, parameter in module.named_parameters(recurse=False):
-                init.zeros_(parameter) if name.endswith("bias") else init.normal_(
-                    parameter, mean=0.0, std=std
-                )
+            _init_experts(module, std)
         elif isinstance(module, MoebaTopKRouter):
             init.normal_(module.weight, mean=0.0, std=std)
             for vector in (module.bias, module.e_score_correction_bias):
@@ -127,103 +111,13 @@ class MoebaPreTrainedModel(PreTrainedModel):
         elif isinstance(module, MoebaSinusoidalPositions):
             module.init_buffers()
 
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
-    ):
-        """As in transformers; a checkpoint of another supported model type is converted on the way in.
 
-        Raises:
-            ValueError: the checkpoint's model type, or a field or tensor of it, has no exact place in Moeba.
-        """
-        hub = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
-        if (
-            pretrained_model_name_or_path is not None
-            and kwargs.get("config") is None
-            and find_adapter_config_file(pretrained_model_name_or_path, **hub)
-            is None  # else the base model is meant
-        ):
-            source, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
-            model_type = source.get("model_type")
-            if model_type not in (None, cls.config_class.model_type):
-                if MoebaPreTrainedModel.foreign_reader is None:
-                    raise ValueError(
-                        f"{pretrained_model_name_or_path} is a '{model_type}' checkpoint: reading it needs "
-                        "the moeba package (pip install moeba)."
-                    )
-                reader = MoebaPreTrainedModel.foreign_reader
-                config, state_dict = reader(pretrained_model_name_or_path, kwargs.get("revision"))
-                for name in (*_HUB_KWARGS, "use_safetensors", "variant"):
-                    kwargs.pop(name, None)
-                loaded = super().from_pretrained(None, *args, config=config, state_dict=state_dict, **kwargs)
-                model = loaded[0] if isinstance(loaded, tuple) else loaded
-                model.config._name_or_path = str(pretrained_model_name_or_path)
-                return loaded
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-
-    def save_pretrained(
-        self, save_directory: str | os.PathLike, *args: Any, push_to_hub: bool = False, **kwargs: Any
-    ):
-        """As in transformers, and the folder carries the code that loads it where moeba is not installed."""
-        main = kwargs.get("is_main_process", args[0] if args else True)
-        repo_id = kwargs.pop("repo_id", None)
-        self.config.auto_map = dict(AUTO_MAP)
-        hub = {name: kwargs.pop(name) for name in _UPLOAD_KWARGS if name in kwargs}
-        if "token" in hub:
-            kwargs["token"] = hub["token"]
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if main:
-            write_code(save_directory)
-        if push_to_hub:
-            self._upload(save_directory, repo_id or os.path.basename(os.path.abspath(save_directory)), **hub)
-
-    def push_to_hub(self, repo_id: str, *, max_shard_size: int | str = "5GB", **kwargs: Any) -> str:
-        """Save to a temporary folder and upload it, with a model card, in one commit.
-
-        A default card never replaces one that a person may have edited: the card in the folder that the model
-            was loaded
-        from goes along, and else a card already in the repository stays.
-
-        Args:
-            repo_id: `user/name`; the repository is created if it does not exist.
-            kwargs: `private`, `token`, `revision`, `create_pr`, `commit_message`, `commit_description`,
-                `tags`.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, max_shard_size=max_shard_size)
-            return self._upload(folder, repo_id, **kwargs)
-
-    def _upload(
-        self,
-        folder: str | os.PathLike,
-        repo_id: str,
-        *,
-        token: bool | str | None = None,
-        private: bool | None = None,
-        revision: str | None = None,
-        tags: list[str] | None = None,
-        **kwargs: Any,
-    ) -> str:
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if revision is not None and not revision.startswith("refs/pr"):
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        card = os.path.join(folder, "README.md")
-        origin = os.path.join(self.config._name_or_path or folder, "README.md")
-        if not os.path.exists(card):
-            if os.path.exists(origin):
-                shutil.copyfile(origin, card)
-            elif api.file_exists(repo_id, "README.md", revision=revision):
-                if tags:
-                    shutil.copyfile(api.hf_hub_download(repo_id, "README.md", revision=revision), card)
-            elif MoebaPreTrainedModel.card_writer is not None:
-                MoebaPreTrainedModel.card_writer(folder)
-        if tags and os.path.exists(card):
-            text = ModelCard.load(card)
-            text.data.tags = list(dict.fromkeys([*(text.data.tags or []), *tags]))
-            text.save(card)
-        kwargs.setdefault("commit_message", f"Upload {type(self).__name__}")
-        return api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, **kwargs)
+def _init_experts(experts: nn.Module, std: float) -> None:
+    for name, parameter in experts.named_parameters(recurse=False):
+        if name.endswith("bias"):
+            init.zeros_(parameter)
+        else:
+            init.normal_(parameter, mean=0.0, std=std)
 
 
 class MoebaModel(MoebaPreTrainedModel):
@@ -448,7 +342,7 @@ def with_router_losses(forward: Callable) -> Callable:
     """
 
     @wraps(forward)
-    def wrapper(self, *args: Any, **kwargs: Any):
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         labelled = any(kwargs.get(name) is not None for name in ("labels", "start_positions"))
         if not (labelled and self.wants_router_losses(True)):
             return forward(self, *args, return_dict=True, **kwargs)

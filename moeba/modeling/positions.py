@@ -64,7 +64,9 @@ EMBEDDED_POSITIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def _default_frequencies(config: Any, device: Any = None, seq_len: Any = None, layer_type: str | None = None):
+def _default_frequencies(
+    config: Any, device: Any = None, seq_len: Any = None, layer_type: str | None = None
+) -> tuple[torch.Tensor, float]:
     """Inverse frequencies of plain RoPE (Su et al. 2021) over a head's rotated part, and a factor of 1."""
     parameters = config.rope_parameters[layer_type] if layer_type else config.rope_parameters
     rotated = int(config.head_dim * parameters.get("partial_rotary_factor", 1.0))

@@ -9,7 +9,7 @@ import pytest
 from support import tiny_config, tiny_model
 
 from moeba import MoebaForCausalLM
-from moeba.modeling import modeling_moeba
+from moeba.modeling import folders, modeling_moeba
 
 
 class Hub:
@@ -58,8 +58,15 @@ def hub(monkeypatch, tmp_path):
     hub = Hub()
     hub.folder = tmp_path / "download"
     hub.folder.mkdir()
-    monkeypatch.setattr(modeling_moeba, "HfApi", hub.api)
-    writer = staticmethod(lambda folder: (Path(folder) / "README.md").write_text("default card"))
+    monkeypatch.setattr(folders, "HfApi", hub.api)
+
+    def write(folder):
+        card = Path(folder) / "README.md"
+        card.write_text(
+            (card.read_text(encoding="utf-8") if card.exists() else "") + "default card", encoding="utf-8"
+        )
+
+    writer = staticmethod(write)
     monkeypatch.setattr(modeling_moeba.MoebaPreTrainedModel, "card_writer", writer)
     return hub
 
@@ -86,7 +93,7 @@ def test_the_card_of_the_folder_the_model_came_from_goes_along(hub, tmp_path):
     (deep / "README.md").write_bytes("---\nlicense: mit\n---\nMein Modell: für alle\r\n".encode())
     hub.remote["README.md"] = "older"
     MoebaForCausalLM.from_pretrained(deep).push_to_hub("me/model")
-    assert hub.remote["README.md"] == "---\nlicense: mit\n---\nMein Modell: für alle\r\n"
+    assert hub.remote["README.md"].startswith("---\nlicense: mit\n---\nMein Modell: für alle")
 
 
 def test_a_repo_id_as_origin_is_no_folder(hub):
@@ -109,7 +116,7 @@ def test_saving_with_push(hub, tmp_path):
         folder, push_to_hub=True, token="t", revision="dev", commit_message="Step 3", create_pr=False
     )
     repo_id, files, settings = hub.commits[0]
-    assert repo_id == "me/my-model" and files["README.md"] == "mine"
+    assert repo_id == "me/my-model" and files["README.md"] == "minedefault card"
     assert settings == {"revision": "dev", "commit_message": "Step 3", "create_pr": False}
     assert hub.branches == ["dev"] and hub.tokens == ["t"]
     model.save_pretrained(folder, push_to_hub=True, repo_id="org/other")

@@ -343,8 +343,8 @@ def _plant(
         model.set_attn_implementation("eager")
     for fault in faults_for(ours.config, equal_experts):
         damaged = fault.plant(ours)
-        pair = (one, damaged) if target_is_ours else (damaged, other)
-        worst, relative = Comparison(*pair, battery, tolerance, "").largest_difference()
+        first, second = (one, damaged) if target_is_ours else (damaged, other)
+        worst, relative = Comparison(first, second, battery, tolerance, "").largest_difference()
         certificate.negative_controls.append(Control(fault.name, relative > tolerance, worst))
 
 

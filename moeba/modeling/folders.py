@@ -1,0 +1,136 @@
+"""Model folders: reading one of any supported type, writing one that carries its own code, and uploading it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from huggingface_hub import HfApi, ModelCard
+from transformers import PreTrainedConfig
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from .code_files import AUTO_MAP, write_code
+
+_HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+_UPLOAD_KWARGS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
+_CARD, _PROVENANCE = "README.md", "moeba_provenance.json"
+
+
+class MoebaFolders:
+    """What `PreTrainedModel` says about loading, saving and pushing, where Moeba does more.
+
+    The installed package sets the two services: `foreign_reader(path, revision) -> (config, state_dict)` reads a
+    checkpoint of another model type, and `card_writer(folder)` writes or refreshes a model card.
+    """
+
+    foreign_reader: ClassVar[Callable | None] = None
+    card_writer: ClassVar[Callable | None] = None
+    config: Any
+    config_class: Any
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; a checkpoint of another supported model type is converted on the way in.
+
+        Raises:
+            ValueError: the checkpoint's model type, or a field or tensor of it, has no exact place in Moeba.
+        """
+        parent: Any = super()
+        model_type = None
+        if pretrained_model_name_or_path is not None and kwargs.get("config") is None:
+            model_type = _model_type(pretrained_model_name_or_path, kwargs)
+        if model_type in (None, cls.config_class.model_type):
+            return parent.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if cls.foreign_reader is None:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is a '{model_type}' checkpoint: reading it needs the moeba package "
+                "(pip install moeba)."
+            )
+        config, state_dict = cls.foreign_reader(pretrained_model_name_or_path, kwargs.get("revision"))
+        for name in (*_HUB_KWARGS, "use_safetensors", "variant"):
+            kwargs.pop(name, None)
+        loaded = parent.from_pretrained(None, *args, config=config, state_dict=state_dict, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.config._name_or_path = str(pretrained_model_name_or_path)
+        return loaded
+
+    def save_pretrained(
+        self, save_directory: Any, *args: Any, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """As in transformers, and the folder carries the code that loads it where moeba is not installed."""
+        parent: Any = super()
+        main = kwargs.get("is_main_process", args[0] if args else True)
+        repo_id = kwargs.pop("repo_id", None)
+        self.config.auto_map = dict(AUTO_MAP)
+        hub = {name: kwargs.pop(name) for name in _UPLOAD_KWARGS if name in kwargs}
+        if "token" in hub:
+            kwargs["token"] = hub["token"]
+        parent.save_pretrained(save_directory, *args, **kwargs)
+        if main:
+            write_code(save_directory)
+            self._bring(Path(save_directory), _PROVENANCE)
+        if push_to_hub:
+            self._upload(save_directory, repo_id or os.path.basename(os.path.abspath(save_directory)), **hub)
+
+    def push_to_hub(self, repo_id: str, *, max_shard_size: int | str = "5GB", **kwargs: Any) -> str:
+        """Save to a temporary folder and upload it, with a model card, in one commit.
+
+        What a person wrote in a card stays: the card of the folder that the model was loaded from goes along, its
+        generated part brought up to date; without one, a card already in the repository is left alone.
+
+        Args:
+            repo_id: `user/name`; the repository is created if it does not exist.
+            kwargs: `private`, `token`, `revision`, `create_pr`, `commit_message`, `commit_description`, `tags`.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            return self._upload(folder, repo_id, **kwargs)
+
+    def _upload(
+        self,
+        folder: str | os.PathLike,
+        repo_id: str,
+        *,
+        token: bool | str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        tags: list[str] | None = None,
+        **kwargs: Any,
+    ) -> str:
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/pr"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        card = Path(folder) / _CARD
+        self._bring(Path(folder), _CARD, _PROVENANCE)
+        on_hub = not card.exists() and api.file_exists(repo_id, _CARD, revision=revision)
+        if on_hub and tags:
+            shutil.copyfile(api.hf_hub_download(repo_id, _CARD, revision=revision), card)
+        elif not on_hub and self.card_writer is not None:
+            type(self).card_writer(Path(folder))
+        if tags and card.exists():
+            text = ModelCard.load(card)
+            text.data.tags = list(dict.fromkeys([*(text.data.tags or []), *tags]))
+            text.save(card)
+        kwargs.setdefault("commit_message", f"Upload {type(self).__name__}")
+        return api.upload_folder(repo_id=repo_id, folder_path=Path(folder), revision=revision, **kwargs)
+
+    def _bring(self, folder: Path, *names: str) -> None:
+        """Copy files of the folder this model was loaded from, such as the record of where its weights came from."""
+        origin = Path(self.config._name_or_path or folder)
+        for name in names:
+            if (origin / name).is_file() and not (folder / name).exists():
+                shutil.copyfile(origin / name, folder / name)
+
+
+def _model_type(path: Any, kwargs: dict[str, Any]) -> str | None:
+    """The model type that a config.json states; None for an adapter, whose base model is meant."""
+    hub = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
+    if find_adapter_config_file(path, **hub) is not None:
+        return None
+    config, _ = PreTrainedConfig.get_config_dict(path, **hub)
+    return config.get("model_type")
