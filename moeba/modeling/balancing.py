@@ -17,8 +17,8 @@ def router_losses(
 
     Balance (Fedus et al. 2021) is `experts * sum_e share_e * probability_e`, where `share_e` counts the
     tokens that chose expert e and `probability_e` is its mean share of the scores: `top_k` when all experts
-        are used alike, up to
-    `experts` when all tokens agree. z (Zoph et al. 2022) is the mean of `logsumexp(logits) ** 2`.
+    are used alike, up to `experts` when all tokens agree. z (Zoph et al. 2022) is the mean of
+    `logsumexp(logits) ** 2`.
 
     Args:
         logits, scores: `[tokens, experts]`. indices: `[tokens, top_k]`, the experts really chosen.
@@ -42,8 +42,7 @@ def router_losses(
 def token_mask_from(
     attention_mask: torch.Tensor | dict | None, input_shape: tuple[int, int]
 ) -> torch.Tensor | None:
-    """Which of the `[batch, tokens]` inputs are real: the last columns of a 2-D mask, the diagonal of a 4-D
-    one.
+    """Which of the `[batch, tokens]` inputs are real: a 2-D mask's last columns, a 4-D mask's diagonal.
 
     A 4-D mask may be boolean (True: visible) or additive (0: visible); padding is a token that does not see
     itself.

@@ -1,9 +1,8 @@
-"""The code that travels with a saved model, so that `trust_remote_code=True` loads it where moeba is not
-installed.
+"""The code that travels with a saved model: `trust_remote_code=True` loads it where moeba is not installed.
 
 Remote code must lie flat: one folder, `from .sibling import name` only. Installed, the same modules live in
-`configuration/` and `modeling/`; flattening them is one substitution, which changes nothing in files already
-flat. What travels is what `modeling_moeba` imports, directly or through a sibling.
+`configuration/` and `modeling/`; flattening them is one substitution, which leaves flat files as they
+are. What travels is what `modeling_moeba` imports, directly or through a sibling.
 """
 
 from __future__ import annotations

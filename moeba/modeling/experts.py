@@ -1,9 +1,8 @@
 """Experts: many feed-forwards held as three-dimensional tensors, of which each token visits a few.
 
 The `forward` here is the plain reference: a loop over the experts that got tokens. transformers' experts
-    interface
-swaps in a faster computation by name (`experts_implementation="grouped_mm"`, `"batched_mm"`, or any
-registered one).
+interface swaps in a faster computation by name: `experts_implementation="grouped_mm"`, `"batched_mm"`, or any
+that was registered.
 """
 
 from __future__ import annotations

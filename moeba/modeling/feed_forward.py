@@ -68,8 +68,7 @@ class MoebaSparseMoeBlock(nn.Module):
             token_mask: `[batch, tokens]`, False at padding, which then does not count in the losses.
 
         Returns:
-            The layer's output, shaped as its input, and this layer's `[balance, z]` losses if they were asked
-            for.
+            The output, shaped as the input, and this layer's `[balance, z]` losses if they were asked for.
         """
         if self.training and self.jitter_noise > 0:
             low, high = 1.0 - self.jitter_noise, 1.0 + self.jitter_noise

@@ -1,7 +1,6 @@
 """Norms: what keeps the residual stream at a scale that the next layer can use.
 
-The RMS variants differ in when they round: in bf16 these are different functions, so each is a part of its
-    own.
+The RMS variants differ in when they round: in bf16 these are different functions, so each is its own part.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Positions: how a model that sees a set of tokens knows their order.
 
 A position can enter at two places: added to the embeddings (`EMBEDDED_POSITIONS`) or as a rotation of queries
-    and keys
-(`MoebaRotaryEmbedding`). `position_embedding_type="none"` uses neither: the causal mask alone tells order.
+and keys (`MoebaRotaryEmbedding`). `position_embedding_type="none"` uses neither: the causal mask alone tells
+order.
 """
 
 from __future__ import annotations

@@ -62,8 +62,17 @@ def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     assert (ours - theirs).abs().max() <= 2e-5 * theirs.std(), (ours - theirs).abs().max() / theirs.std()
 
 
-@pytest.mark.parametrize("router_init", ["normal", "zeros"])
-@pytest.mark.parametrize("layers", LAYERS)
+@pytest.mark.parametrize(
+    "layers, router_init",
+    [
+        ("all", "normal"),
+        ("all", "zeros"),
+        ("every:2", "zeros"),
+        ("last:1", "normal"),
+        ("first:2", "zeros"),
+        ("0,2", "normal"),
+    ],
+)
 @pytest.mark.parametrize("model_type", DENSE)
 def test_function_is_kept(tmp_path, model_type, layers, router_init):
     source = dense(tmp_path / "native", model_type)
@@ -85,8 +94,10 @@ def test_function_is_kept(tmp_path, model_type, layers, router_init):
 @pytest.mark.parametrize("experts, top_k", [(1, 1), (2, 1), (3, 3), (13, 2)])
 def test_numbers_of_experts(tmp_path, experts, top_k):
     source = dense(tmp_path / "native")
-    result = upcycle(source, tmp_path / "moe", experts=experts, top_k=top_k)
-    assert result.certificate.verdict == "verified"
+    proof = upcycle(
+        source, tmp_path / "moe", experts=experts, top_k=top_k, certificate=experts in (1, 3)
+    ).certificate
+    assert proof is None or proof.verdict == "verified"
     assert_close(logits(tmp_path / "moe"), logits(source, AutoModelForCausalLM))
 
 
@@ -156,8 +167,8 @@ def test_moeba_sources_and_native_ones_give_the_same(tmp_path):
 def test_export_and_stock_reload(tmp_path, model_type, to, found, fields):
     source = dense(tmp_path / "native", model_type)
     upcycle(source, tmp_path / "moe", experts=12, top_k=2, certificate=False, max_shard_size="16KB", **fields)
-    result = export(tmp_path / "moe", tmp_path / "out", to=to)
-    assert result.certificate.verdict == "verified"
+    proof = export(tmp_path / "moe", tmp_path / "out", to=to, certificate=to == "auto").certificate
+    assert proof is None or proof.verdict == "verified"
     stock = load(AutoModelForCausalLM, tmp_path / "out")
     assert stock.config.model_type == found
     assert (
@@ -345,7 +356,7 @@ def test_stale_tied_head_is_refused(tmp_path):
 def test_same_seed_same_bytes(tmp_path):
     source = dense(tmp_path / "native")
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
-        upcycle(source, tmp_path / name / "moe", experts=4, top_k=2, seed=seed)
+        upcycle(source, tmp_path / name / "moe", experts=4, top_k=2, seed=seed, certificate=name != "other")
     first, again, other = (tmp_path / name / "moe" for name in ("first", "again", "other"))
     assert snapshot(first) == snapshot(again)
     changed = [

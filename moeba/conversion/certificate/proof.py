@@ -36,7 +36,7 @@ Twins = Callable[[Path], tuple[PreTrainedModel, PreTrainedModel]]
 
 
 def certify(
-    source: str | Path, target: str | Path, *, output: str | Path | None = None, progress: Any = None
+    source: str | Path, target: str | Path, *, output: str | Path | None = None
 ) -> Certificate:
     """Compare two model folders (or Hub ids) of any supported type, and write the certificate if `output` is given."""
     certificate = certify_folders(resolve(source), resolve(target))
