@@ -97,9 +97,9 @@ def code_of(path: Path) -> str:
     docstrings = set()
     for node in ast.walk(ast.parse(source)):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
-                docstrings.add((body[0].lineno, body[0].col_offset))
+        match body:
+            case [ast.Expr(value=ast.Constant(value=str())) as first, *_]:
+                docstrings.add((first.lineno, first.col_offset))
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     kept = [t.string for t in tokens if t.type != tokenize.COMMENT and t.start not in docstrings]
     return " ".join(kept).lower()

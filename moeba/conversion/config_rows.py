@@ -279,7 +279,8 @@ def _idle(config: MoebaConfig, name: str) -> bool:
 
 _ROUTER_FIELDS = {
     "num_experts_per_tok", "expert_bias", "scoring_func", "norm_topk_prob", "norm_topk_eps", "n_group", "topk_group",
-    "router_selection_bias", "routed_scaling_factor", "router_bias", "router_matmul_dtype", "router_weight_dtype",
+    "router_selection_bias", "shared_expert_intermediate_size", "shared_expert_gate", "routed_scaling_factor",
+    "router_bias", "router_matmul_dtype", "router_weight_dtype",
 }  # fmt: skip
 
 

@@ -88,8 +88,8 @@ class Plan:
         for first, second in self.equal:
             if not torch.equal(self.source.read(first), self.source.read(second)):
                 raise ValueError(
-                    f"config.json says tie_word_embeddings=true, but {first} differs from {second}: set it to false, or "
-                    "remove the stale tensor."
+                    f"config.json says tie_word_embeddings=true, but {first} differs from {second}: set it to false, "
+                    "or remove the stale tensor."
                 )
 
 

@@ -51,7 +51,7 @@ def write_provenance(
     notes: list[str],
     history: list[Any],
 ) -> None:
-    """Write `moeba_provenance.json` for the weights in `folder`. `history` holds the earlier operations, oldest first."""
+    """Write `moeba_provenance.json` for the weights in `folder`; `history` is the earlier operations, oldest first."""
     found = versions()
     record = {
         "format_version": 1,

@@ -35,8 +35,8 @@ def calibrated_rows(
     """Router rows that send tokens to the nearest of `experts` clusters of the feed-forward's true inputs.
 
     The clusters are found among directions (spherical k-means) of what each layer's feed-forward receives, after its
-    norm, when the dense model reads the texts. Rows are orthogonal to the mean input, so that what all tokens share favours
-    no expert, and scaled so that logits have a standard deviation of about 1.
+    norm, when the dense model reads the texts. Rows are orthogonal to the mean input, so that what all tokens share
+    favours no expert, and scaled so that logits have a standard deviation of about 1.
 
     Raises:
         ValueError: too few tokens to find that many clusters.
@@ -46,7 +46,8 @@ def calibrated_rows(
     for layer, vectors in inputs.items():
         if vectors.shape[0] < 4 * experts:
             raise ValueError(
-                f"calibration gave {vectors.shape[0]} tokens for {experts} experts: give at least {4 * experts} tokens of text."
+                f"calibration gave {vectors.shape[0]} tokens for {experts} experts: give at least {4 * experts} "
+                "tokens of text."
             )
         mean = vectors.mean(dim=0)
         centroids = spherical_kmeans(vectors - mean, experts, seed + layer)
@@ -94,7 +95,7 @@ def feed_forward_inputs(
 
 
 def spherical_kmeans(vectors: torch.Tensor, clusters: int, seed: int, steps: int = 20) -> torch.Tensor:
-    """Unit centroids `[clusters, hidden]` of the directions of `vectors` `[n, hidden]`; an empty cluster is reseeded."""
+    """Unit centroids `[clusters, hidden]` of the directions of `vectors` `[n, hidden]`; empty clusters are reseeded."""
     directions = nn.functional.normalize(vectors, dim=-1)
     generator = torch.Generator().manual_seed(seed)
     centroids = directions[torch.randperm(len(directions), generator=generator)[:clusters]].clone()

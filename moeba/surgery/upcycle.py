@@ -1,7 +1,7 @@
 """Sparse upcycling: every expert starts as a copy of the dense feed-forward (Komatsuzaki et al. 2022).
 
-The chosen experts' weights are renormalised to sum to 1, so whatever the router picks, the layer computes what the dense
-one did: the function is kept exactly, and the router is free to learn from there.
+The chosen experts' weights are renormalised to sum to 1, so whatever the router picks, the layer computes what the
+dense one did: the function is kept exactly, and the router is free to learn from there.
 """
 
 from __future__ import annotations
@@ -134,6 +134,8 @@ def sparse_config(dense: MoebaConfig, experts: int, top_k: int, layers: Sequence
         norm_topk_prob=True,
         scoring_func="softmax",
         expert_bias=dense.mlp_bias,
+        shared_expert_intermediate_size=0,
+        shared_expert_gate=False,
     )
     candidates = [
         MoebaConfig.from_dict({**values, "router_weight_dtype": kind}) for kind in ("float32", "model")

@@ -67,8 +67,6 @@ CONTRADICTIONS = {
     "softcap": dict(attn_logit_softcapping=0),
     "final_softcap": dict(final_logit_softcapping=-1.0),
     "shared_gate": dict(num_experts=4, shared_expert_gate=True),
-    "shared_without_experts": dict(shared_expert_intermediate_size=8),
-    "expert_bias": dict(expert_bias=True),
     "rope_type": dict(rope_parameters={"rope_type": "yran", "factor": 2.0}),
     "rope_part": dict(partial_rotary_factor=0.4),
     "rope_kinds": dict(

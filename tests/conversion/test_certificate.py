@@ -309,7 +309,9 @@ def test_too_large_a_model_is_proven_by_its_twin(tmp_path, monkeypatch):
 # Together they have every part that a fault is about.
 MODELS = {
     **{name: {} for name in VARIANTS},
-    "dense": dict(rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}),
+    "dense": dict(rope_parameters={
+        "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16,
+    }),
     "learned_mlp": dict(num_key_value_heads=4, num_attention_heads=4),
     "capped": dict(logit_scale=0.5, embedding_multiplier=3.0),
 }  # fmt: skip
@@ -340,6 +342,12 @@ def test_every_fault_is_caught(variant):
     assert not missed
     same = Comparison(model, model, battery, EXACT, "")
     assert same.largest_difference() == (0.0, 0.0)
+
+
+def test_model_that_amplifies_rounding(tmp_path):
+    """GPT-2's fused products are summed in another order; without a scale, its attention makes much of that."""
+    source = native.make(tmp_path / "native", "gpt2", seed=6, scale_attn_weights=False)
+    assert_verified(convert(source, tmp_path / "moeba").certificate)
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)

@@ -109,7 +109,8 @@ def test_in_and_out_again(tmp_path, model_type, seed):
 
 
 SIZES = dict(
-    vocab_size=67, hidden_size=24, intermediate_size=20, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=3
+    vocab_size=67, hidden_size=24, intermediate_size=20, num_hidden_layers=3, num_attention_heads=4,
+    num_key_value_heads=2,
 )  # fmt: skip
 MIXED = ["full_attention", "sliding_attention", "full_attention"]
 # What each family can hold, said in Moeba's own words.
@@ -118,16 +119,18 @@ OURS = {
         num_key_value_heads=4, position_embedding_type="learned", norm_type="layernorm", feed_forward_type="mlp",
         hidden_act="gelu_new", attention_bias=True, mlp_bias=True, max_position_embeddings=48, attention_multiplier=1.0,
     ),
-    "llama": dict(attention_bias=True, head_dim=8, rope_parameters={"rope_type": "linear", "factor": 3.0, "rope_theta": 5e3}),
+    "llama": dict(
+        attention_bias=True, head_dim=8, rope_parameters={"rope_type": "linear", "factor": 3.0, "rope_theta": 5e3},
+    ),
     "mixtral": dict(
-        num_experts=13, num_experts_per_tok=3, moe_intermediate_size=18, router_weight_dtype="float32", sliding_window=7,
-        norm_eps=1e-4, tie_word_embeddings=True,
+        num_experts=13, num_experts_per_tok=3, moe_intermediate_size=18, router_weight_dtype="float32",
+        sliding_window=7, norm_eps=1e-4, tie_word_embeddings=True,
     ),
     "qwen2": dict(attention_bias=True, attention_output_bias=False, sliding_window=5, layer_types=MIXED),
     "qwen3": dict(qk_norm="head", head_dim=10, attention_bias=True, sliding_window=5, layer_types=MIXED),
     "qwen3_moe": dict(
-        qk_norm="head", head_dim=10, num_experts=12, num_experts_per_tok=2, mlp_layer_types=["sparse", "dense", "sparse"],
-        norm_topk_prob=False, moe_intermediate_size=22,
+        qk_norm="head", head_dim=10, num_experts=12, num_experts_per_tok=2, moe_intermediate_size=22,
+        mlp_layer_types=["sparse", "dense", "sparse"], norm_topk_prob=False,
     ),
 }  # fmt: skip
 

@@ -500,7 +500,7 @@ def test_check_destination(tmp_path, monkeypatch):
     check_destination(source, tmp_path / "new" / "deep")
     check_destination(source, source.with_name("source2"))
     check_destination(source, tmp_path / "empty", overwrite=True)
-    for destination, overwrite, message in (
+    for taken, overwrite, message in (
         (source, True, "is the source itself"),
         (tmp_path / "link", True, "is the source itself"),
         (source / "inner", True, "is inside the source"),
@@ -511,7 +511,7 @@ def test_check_destination(tmp_path, monkeypatch):
         (tmp_path / "photos", True, "holds no config.json and may be no checkpoint"),
     ):
         with pytest.raises(ValueError, match=message):
-            check_destination(source, destination, overwrite)
+            check_destination(source, taken, overwrite)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(ValueError, match="cannot be written"):
         check_destination(source, tmp_path / "new")

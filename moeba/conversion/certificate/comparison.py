@@ -119,7 +119,7 @@ class Comparison:
         return self._check("gradient", relative, {"relative": relative})
 
     def cache(self) -> Check:
-        """The last tokens one at a time through the KV cache: both models alike, and the target like itself uncached."""
+        """The last tokens one by one through the KV cache: both models alike, and the target like itself uncached."""
         ids = self.battery.longest
         steps = min(4, ids.shape[1] - 1)
         cached = []

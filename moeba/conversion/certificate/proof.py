@@ -35,9 +35,7 @@ TEXT = "Déjà vu: naïve café, 12 345 tokens…\n\tdef f(x):  return x**2  # �
 Twins = Callable[[Path], tuple[PreTrainedModel, PreTrainedModel]]
 
 
-def certify(
-    source: str | Path, target: str | Path, *, output: str | Path | None = None
-) -> Certificate:
+def certify(source: str | Path, target: str | Path, *, output: str | Path | None = None) -> Certificate:
     """Compare two model folders (or Hub ids) of any supported type, and write the certificate if `output` is given."""
     certificate = certify_folders(resolve(source), resolve(target))
     if output is not None:
@@ -83,13 +81,17 @@ def certify_folders(
         detail = f"not comparable: {listing(misfits)}"
         certificate.checks.append(Check("logits", "failed", detail=detail))
         return certificate
-    # A sum over several experts rounds otherwise than one feed-forward.
-    tolerance = REORDERED if expanded else EXACT
+
+    def tolerance_for(one: PreTrainedModel, other: PreTrainedModel, limit: int) -> float:
+        # A sum over several experts rounds otherwise than one feed-forward, and some models amplify any rounding.
+        noise = rounding_noise(one, build_battery(_moeba_config(one, other, first), limit))
+        return max(REORDERED if expanded else EXACT, 4 * noise)
 
     with tempfile.TemporaryDirectory() as folder, one_thread():
         build = twins or _family_twins(first, second)
         if build is not None:
             one, other = build(Path(folder))
+            tolerance = tolerance_for(one, other, LONGEST_TWIN)
             _compare(certificate, one, other, LONGEST_TWIN, tolerance, "randomised twin", first, second)
             _plant(certificate, one, other, tolerance, expanded)
     if first.parameters + second.parameters > LARGEST_RUN:
@@ -97,8 +99,7 @@ def certify_folders(
         certificate.checks.append(Check("logits", "unverified", detail=detail, on="checkpoint"))
         return certificate
     one, other = load_model(source, first.dropped), load_model(target, second.dropped)
-    if expanded:
-        tolerance = max(tolerance, 4 * rounding_noise(one, build_battery(first.config, LONGEST_ACTUAL)))
+    tolerance = tolerance_for(one, other, LONGEST_ACTUAL)
     _compare(certificate, one, other, LONGEST_ACTUAL, tolerance, "checkpoint", first, second)
     if not certificate.negative_controls and not _fresh(one):
         if not any(isinstance(model, MoebaForCausalLM) for model in (one, other)):
@@ -159,8 +160,9 @@ def _operation(first: Side, second: Side, expanded: bool) -> str:
 
 # Fields that rightly differ between a dense model and the mixture of experts made from it.
 _EXPERT_FIELDS = {
-    "mlp_layer_types", "num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "intermediate_size",
-    "expert_bias", "router_aux_loss_coef", "router_z_loss_coef", "router_weight_dtype", "output_router_logits", "mlp_bias",
+    "mlp_layer_types", "num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob",
+    "intermediate_size", "mlp_bias", "expert_bias", "router_aux_loss_coef", "router_z_loss_coef", "router_weight_dtype",
+    "output_router_logits",
     "router_matmul_dtype", "scoring_func", "routed_scaling_factor", "router_jitter_noise",
 }  # fmt: skip
 
@@ -282,15 +284,17 @@ def _compare(
     certificate: Certificate, one: PreTrainedModel, other: PreTrainedModel, limit: int, tolerance: float, on: str,
     first: Side, second: Side,
 ) -> None:  # fmt: skip
-    config = next(
-        (model.config for model in (other, one) if isinstance(model, MoebaForCausalLM)), second.config
-    )
-    battery = build_battery(config, limit)
+    battery = build_battery(_moeba_config(one, other, second), limit)
     checks = Comparison(one, other, battery, tolerance, on).run()
     certificate.checks += checks
     if any(check.status == "failed" for check in checks) and certificate.first_divergence is None:
         found = first_divergence(one, other, battery.longest, _module_pairs(first, second), tolerance)
         certificate.first_divergence = found and f"{found} ({on})"
+
+
+def _moeba_config(one: PreTrainedModel, other: PreTrainedModel, side: Side) -> MoebaConfig:
+    """The config of the pair in Moeba's terms: that of a model of ours, or else of a folder."""
+    return next((model.config for model in (other, one) if isinstance(model, MoebaForCausalLM)), side.config)
 
 
 def _module_pairs(first: Side, second: Side) -> list[tuple[str, str]]:
@@ -300,7 +304,7 @@ def _module_pairs(first: Side, second: Side) -> list[tuple[str, str]]:
 
 
 def _module_names(side: Side) -> dict[str, str]:
-    """Moeba's name of a module -> the side's own: those that hold one weight on both sides, and what they are parts of."""
+    """Moeba's name of a module -> the side's own: those with one weight on both sides, and the feed-forwards."""
     layer = LAYER if side.family is None else side.family.layer_prefix
     patterns = {f"{LAYER}.{part}": f"{layer}.{part}" for part in ("mlp", "mlp.gate", "mlp.experts")}
     if side.family is None:
@@ -349,6 +353,6 @@ def _plant(
 
 
 def _fresh(model: PreTrainedModel) -> bool:
-    """Whether the weights look freshly initialised: every vector (norm, bias) is constant, so most faults would hide."""
+    """Whether the weights look freshly initialised: every vector (norm, bias) is constant, and most faults hide."""
     vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
     return all(bool((vector == vector.flatten()[0]).all()) for vector in vectors)
