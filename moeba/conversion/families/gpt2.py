@@ -69,4 +69,5 @@ FAMILY = Family(
         Dropped(f"{BLOCK}.attn.masked_bias", "value of masked scores"),
     ),
     base_prefix="transformer.",
+    notes="Equal to rounding, not bit by bit: matrices are stored transposed, so stock sums run in another order.",
 )  # fmt: skip
