@@ -358,7 +358,7 @@ def test_the_records_of_a_real_conversion_are_understood(tmp_path):
 
 
 def test_pushing_a_model_writes_its_card(tmp_path, monkeypatch):
-    from moeba.modeling import modeling_moeba
+    from moeba.modeling import folders
 
     uploaded = {}
 
@@ -375,7 +375,7 @@ def test_pushing_a_model_writes_its_card(tmp_path, monkeypatch):
         def upload_folder(self, *, repo_id, folder_path, **kwargs):
             uploaded[repo_id] = ModelCard.load(f"{folder_path}/README.md")
 
-    monkeypatch.setattr(modeling_moeba, "HfApi", Hub)
+    monkeypatch.setattr(folders, "HfApi", Hub)
     save_model(tmp_path, **EXPERTS)
     MoebaForCausalLM.from_pretrained(tmp_path).push_to_hub("user/name")
     card = uploaded["user/name"]

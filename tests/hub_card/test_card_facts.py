@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from card_folders import EXPERTS, SIZES, certificate, provenance, save_model, source, write_json
+from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from moeba import MoebaConfig, MoebaForSequenceClassification
@@ -86,8 +87,8 @@ def test_of_an_unknown_native_config_only_named_fields_are_facts(tmp_path):
 
 
 def test_an_invalid_moeba_config_is_refused(tmp_path):
-    write_json(tmp_path, "config.json", {"model_type": "moeba", "hidden_sise": 3})
-    with pytest.raises(ValueError, match="hidden_size"):
+    write_json(tmp_path, "config.json", {"model_type": "moeba", "hidden_size": -3})
+    with pytest.raises((ValueError, StrictDataclassError), match="hidden_size"):
         gather_facts(tmp_path)
 
 
