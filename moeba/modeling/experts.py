@@ -8,6 +8,7 @@ that was registered.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -42,100 +43,66 @@ def loop_over_experts(
     return output
 
 
-@use_experts_implementation
-class MoebaExperts(nn.Module):
-    """Gated: `gate_up_proj` `[experts, 2 * width, hidden]`, `down_proj` `[experts, hidden, width]`."""
+class _Experts(nn.Module):
+    """Tensors and reference computation of all four kinds; which kind it is, the subclasses fix."""
+
+    gated: ClassVar[bool] = True
+    biased: ClassVar[bool] = False
 
     def __init__(self, config: MoebaConfig, num_experts: int, intermediate_size: int) -> None:
         super().__init__()
         self.num_experts = num_experts
-        self.gate_up_proj = nn.Parameter(torch.empty(num_experts, 2 * intermediate_size, config.hidden_size))
-        self.down_proj = nn.Parameter(torch.empty(num_experts, config.hidden_size, intermediate_size))
         self.act_fn = ACT2FN[config.hidden_act]
+        self.inner_name, inner = ("gate_up_proj", 2) if self.gated else ("up_proj", 1)
+        for name, outputs, inputs in (
+            (self.inner_name, inner * intermediate_size, config.hidden_size),
+            ("down_proj", config.hidden_size, intermediate_size),
+        ):
+            setattr(self, name, nn.Parameter(torch.empty(num_experts, outputs, inputs)))
+            if self.biased:
+                setattr(self, f"{name}_bias", nn.Parameter(torch.empty(num_experts, outputs)))
+
+    def _project(self, name: str, index: int, tokens: torch.Tensor) -> torch.Tensor:
+        bias = getattr(self, f"{name}_bias")[index] if self.biased else None
+        return F.linear(tokens, getattr(self, name)[index], bias)
+
+    def _expert(self, index: int, tokens: torch.Tensor) -> torch.Tensor:
+        """What one expert answers, `[n, hidden]` in and out."""
+        inner = self._project(self.inner_name, index, tokens)
+        inner = self._apply_gate(inner) if self.gated else self.act_fn(inner)
+        return self._project("down_proj", index, inner)
 
     def forward(
         self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
         """`[tokens, hidden]` in and out."""
+        return loop_over_experts(self.num_experts, hidden_states, top_k_index, top_k_weights, self._expert)
 
-        def expert(index: int, tokens: torch.Tensor) -> torch.Tensor:
-            return F.linear(
-                self._apply_gate(F.linear(tokens, self.gate_up_proj[index])), self.down_proj[index]
-            )
 
-        return loop_over_experts(self.num_experts, hidden_states, top_k_index, top_k_weights, expert)
+@use_experts_implementation
+class MoebaExperts(_Experts):
+    """Gated experts: `gate_up_proj` `[experts, 2 * width, hidden]`, `down_proj` `[experts, hidden, width]`."""
 
 
 @use_experts_implementation(has_bias=True)
-class MoebaBiasedExperts(nn.Module):
-    """Gated experts with `gate_up_proj_bias` `[experts, 2 * width]`, `down_proj_bias` `[experts, hidden]`"""
+class MoebaBiasedExperts(_Experts):
+    """Gated experts with biases `gate_up_proj_bias` `[experts, 2 * width]`, `down_proj_bias` `[experts, hidden]`."""
 
-    def __init__(self, config: MoebaConfig, num_experts: int, intermediate_size: int) -> None:
-        super().__init__()
-        self.num_experts = num_experts
-        self.gate_up_proj = nn.Parameter(torch.empty(num_experts, 2 * intermediate_size, config.hidden_size))
-        self.gate_up_proj_bias = nn.Parameter(torch.empty(num_experts, 2 * intermediate_size))
-        self.down_proj = nn.Parameter(torch.empty(num_experts, config.hidden_size, intermediate_size))
-        self.down_proj_bias = nn.Parameter(torch.empty(num_experts, config.hidden_size))
-        self.act_fn = ACT2FN[config.hidden_act]
-
-    def forward(
-        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
-    ) -> torch.Tensor:
-        """`[tokens, hidden]` in and out."""
-
-        def expert(index: int, tokens: torch.Tensor) -> torch.Tensor:
-            inner = F.linear(tokens, self.gate_up_proj[index], self.gate_up_proj_bias[index])
-            return F.linear(self._apply_gate(inner), self.down_proj[index], self.down_proj_bias[index])
-
-        return loop_over_experts(self.num_experts, hidden_states, top_k_index, top_k_weights, expert)
+    biased = True
 
 
 @use_experts_implementation(has_gate=False)
-class MoebaUngatedExperts(nn.Module):
+class MoebaUngatedExperts(_Experts):
     """Plain experts: `up_proj` `[experts, width, hidden]`, `down_proj` `[experts, hidden, width]`."""
 
-    def __init__(self, config: MoebaConfig, num_experts: int, intermediate_size: int) -> None:
-        super().__init__()
-        self.num_experts = num_experts
-        self.up_proj = nn.Parameter(torch.empty(num_experts, intermediate_size, config.hidden_size))
-        self.down_proj = nn.Parameter(torch.empty(num_experts, config.hidden_size, intermediate_size))
-        self.act_fn = ACT2FN[config.hidden_act]
-
-    def forward(
-        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
-    ) -> torch.Tensor:
-        """`[tokens, hidden]` in and out."""
-
-        def expert(index: int, tokens: torch.Tensor) -> torch.Tensor:
-            return F.linear(self.act_fn(F.linear(tokens, self.up_proj[index])), self.down_proj[index])
-
-        return loop_over_experts(self.num_experts, hidden_states, top_k_index, top_k_weights, expert)
+    gated = False
 
 
 @use_experts_implementation(has_gate=False, has_bias=True)
-class MoebaUngatedBiasedExperts(nn.Module):
+class MoebaUngatedBiasedExperts(_Experts):
     """Plain experts with biases `up_proj_bias` `[experts, width]`, `down_proj_bias` `[experts, hidden]`."""
 
-    def __init__(self, config: MoebaConfig, num_experts: int, intermediate_size: int) -> None:
-        super().__init__()
-        self.num_experts = num_experts
-        self.up_proj = nn.Parameter(torch.empty(num_experts, intermediate_size, config.hidden_size))
-        self.up_proj_bias = nn.Parameter(torch.empty(num_experts, intermediate_size))
-        self.down_proj = nn.Parameter(torch.empty(num_experts, config.hidden_size, intermediate_size))
-        self.down_proj_bias = nn.Parameter(torch.empty(num_experts, config.hidden_size))
-        self.act_fn = ACT2FN[config.hidden_act]
-
-    def forward(
-        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
-    ) -> torch.Tensor:
-        """`[tokens, hidden]` in and out."""
-
-        def expert(index: int, tokens: torch.Tensor) -> torch.Tensor:
-            inner = F.linear(tokens, self.up_proj[index], self.up_proj_bias[index])
-            return F.linear(self.act_fn(inner), self.down_proj[index], self.down_proj_bias[index])
-
-        return loop_over_experts(self.num_experts, hidden_states, top_k_index, top_k_weights, expert)
+    gated, biased = False, True
 
 
 # By (feed_forward_type, expert_bias): the interface wants these two facts fixed for each class.
