@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from transformers.utils import logging
 
+VERBOSITY = logging.get_verbosity()
+
 
 @pytest.fixture(autouse=True)
 def library_logging():
     """The command line quiets the libraries for its process, and here one process runs many tests."""
-    verbosity = logging.get_verbosity()
-    yield
-    logging.set_verbosity(verbosity)
+    logging.set_verbosity(VERBOSITY)
     logging.enable_progress_bar()
