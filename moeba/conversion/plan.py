@@ -218,7 +218,7 @@ def plan_export(source: TensorSource, config: MoebaConfig, family: Family, bare_
         raise ValueError(f"'{family.model_type}' has no place for {listing(homeless)}")
     plan = Plan("export", source, recipes, config_json(native), bare_names=bare_names)
     kept = family.to_moeba(native)
-    lost = list(_training_differences(config, kept))
+    lost = [f"{item.name}={item.first!r} (there: {item.second!r})" for item in differences(config, kept)]
     if lost:
         plan.notes.append(
             f"'{family.model_type}' has no field for these training settings: {', '.join(lost)}"
@@ -279,10 +279,6 @@ def _ordered(recipes: list[Recipe], shapes: Mapping[str, Any]) -> list[Recipe]:
     """Recipes in the model's own order, so that neighbouring tensors lie in the same shard."""
     rank = {name: position for position, name in enumerate(shapes)}
     return sorted(recipes, key=lambda recipe: rank[recipe.targets[0].name])
-
-
-def _training_differences(config: MoebaConfig, kept: MoebaConfig) -> list[str]:
-    return [f"{item.name}={item.first!r} (there: {item.second!r})" for item in differences(config, kept)]
 
 
 def _refuse_quantized(config: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..configuration import MoebaConfig
 from ..conversion.checkpoint import Checkpoint
-from ..conversion.destination import check_destination
+from ..conversion.destination import check_destination, move_into_place
 from ..conversion.json_files import read_json
 from ..conversion.weight_files import PICKLE_INDEX, SAFE_INDEX
 from ..modeling.code_files import AUTO_MAP, write_code
@@ -50,7 +50,7 @@ def bundle(source: str | Path, destination: str | Path, *, overwrite: bool = Fal
     try:
         _fill(working, checkpoint)
         prepare(working)
-        _move_into_place(working, destination)
+        move_into_place(working, destination)
     except BaseException:
         shutil.rmtree(working, ignore_errors=True)
         raise
@@ -105,19 +105,3 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)
-
-
-def _move_into_place(working: Path, destination: Path) -> None:
-    """Rename; a folder that is already there is put back if that fails."""
-    aside = destination.with_name(f"{working.name}.replaced")
-    replaced = destination.exists()
-    if replaced:
-        os.rename(destination, aside)
-    try:
-        os.rename(working, destination)
-    except BaseException:
-        if replaced:
-            os.rename(aside, destination)
-        raise
-    if replaced:
-        shutil.rmtree(aside)

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from ...configuration import MoebaConfig
 from ...modeling import MoebaForCausalLM
 from ..checkpoint import Checkpoint, resolve
-from ..config_rows import differences
+from ..config_rows import TRAINING_FIELDS, differences
 from ..families import family_of
 from ..families.common import LAYER
 from ..family import Family
@@ -168,8 +168,6 @@ _EXPERT_FIELDS = {
 
 
 def _verdict(name: str, expanded: bool) -> str:
-    from ..config_rows import TRAINING_FIELDS
-
     if name in TRAINING_FIELDS or name == "dtype":
         return "training only"
     return "derived" if expanded and name in _EXPERT_FIELDS else "different"
