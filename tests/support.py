@@ -95,7 +95,7 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     for name in sorted(tensors):
         tensor = tensors[name]
         noise = torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
-        if tensor.dim() == 1:
+        if tensor.dim() <= 1:
             tensor.add_(0.25 * noise)
         else:
             tensor.copy_(noise * max(0.2, tensor.shape[-1] ** -0.5))

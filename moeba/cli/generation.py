@@ -27,7 +27,7 @@ def continue_text(
     Raises:
         ValueError: the folder has no tokenizer, or `chat` finds no chat template, or the prompt is empty.
     """
-    folder = resolve(model)
+    folder = resolve(model, any_type=True)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     inputs = _encode(tokenizer, prompt, chat)
     device = "cuda" if torch.cuda.is_available() else "cpu"

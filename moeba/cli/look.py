@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from .checkpoints import Json
-from .console import emit, out
+from .console import emit, note, out
 
 Model = Annotated[str, typer.Argument(help="A model folder, native or Moeba, or a Hub id.", metavar="DIR")]
 
@@ -24,7 +25,7 @@ def inspect(model: Model, as_json: Json = False) -> None:
     from ..conversion import resolve
     from .inspection import inspect_folder
 
-    facts = inspect_folder(resolve(model))
+    facts = inspect_folder(resolve(model, any_type=True))
     if as_json:
         emit(facts)
         return
@@ -70,22 +71,45 @@ def generate(
         emit({"model": model, "prompt": prompt, "text": text})
 
 
-def families(as_json: Json = False) -> None:
-    """List the native model families that Moeba converts from and exports to.
+def families(
+    show_unsupported: Annotated[
+        bool, typer.Option("--unsupported", help="List the model types that are refused, and why.")
+    ] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the README.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the native model families that Moeba converts from and exports to, and how exactly.
 
-    Example: `moeba families`
+    Bit-identical means that float32 logits on a CPU are the same bits as the stock model's. Where they are equal
+    to rounding, `--json` says why. A field in the last column is refused at any other value.
+
+    Example: `moeba families --unsupported`
     """
-    from ..conversion import FAMILIES
+    from ..conversion import catalogue
 
+    if as_markdown:
+        sys.stdout.write(catalogue.markdown() + "\n")
+        return
+    listed = catalogue.unsupported() if show_unsupported else catalogue.families()
     if as_json:
-        emit([{"model_type": f.model_type, "kind": f.kind, "notes": f.notes} for f in FAMILIES.values()])
+        emit(listed)
         return
     table = Table(box=None, pad_edge=False)
-    for title in ("family", "kind", "notes"):
+    titles = (
+        ("model type", "reason") if show_unsupported else ("family", "kind", "exactness", "refused unless")
+    )
+    for title in titles:
         table.add_column(title, overflow="fold")
-    for family in FAMILIES.values():
-        table.add_row(family.model_type, family.kind, family.notes)
+    for entry in listed:
+        if show_unsupported:
+            table.add_row(entry["model_type"], entry["reason"])
+        else:
+            table.add_row(entry["model_type"], entry["kind"], entry["exactness"], catalogue.conditions(entry))
     out().print(table)
+    if not show_unsupported:
+        note(
+            f"Verified with transformers {catalogue.VERIFIED_WITH}. --unsupported lists what is refused, and why."
+        )
 
 
 VERBS = (inspect, generate, families)

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
-from transformers.activations import ACT2FN
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.utils import logging
 
+from .contradictions import contradictions
 from .model_facts import count_params, flops_per_token, kv_cache_bytes_per_token, layer_view
+from .parallel_plans import EXPERT_PARALLEL, PIPELINE_PARALLEL, TENSOR_PARALLEL, tensor_parallel_plan
 
 logger = logging.get_logger(__name__)
 
@@ -57,24 +57,58 @@ class MoebaConfig(PreTrainedConfig):
         final_norm (`bool`): normalise once more after the last block.
         norm_type (`str`): see `modeling/norms.py`. `norm_eps` (`float`) and `norm_bias` (layer norms only) go
             with it.
-        position_embedding_type (`str`): `rope`, `learned`, `sinusoidal` or `none`, see
-            `modeling/positions.py`.
+        embedding_size (`int`, *optional*): width of the embedding table, default `hidden_size`; another width
+            is projected in and out (OPT-350m).
+        train_padding_embedding (`bool`): the embedding of `pad_token_id` learns like any other (GPT-2).
+        embedding_norm (`bool`): normalise the embedded tokens (BLOOM).
+        embedding_multiplier (`float`): factor on the token embeddings; with `round_embedding_multiplier` it is
+            first rounded to the model's dtype (Gemma).
+        position_embedding_type (`str`): see `modeling/positions.py` and `modeling/position_biases.py`.
         rope_parameters (`dict`, *optional*): any rope type of transformers, with `partial_rotary_factor`; one
-            dict, or one for each kind in `layer_types` (None: layers of that kind are not rotated).
-        position_offset (`int`): added to each position before a learned table is read.
-        embedding_multiplier (`float`): factor on the token embeddings.
+            dict, or one for each kind in `layer_types`. `mscale_all_dim` sharpens latent attention under yarn.
+        query_growth_beta (`float`, *optional*): queries grow by `1 + beta * log(1 + position // original)`, with
+            rope's `original_max_position_embeddings` (Llama 4).
+        longrope_restarts_cache (`bool`): under rope type `longrope`, `generate()` computes the cache anew when the
+            text grows past the original context, where the frequencies change (Phi-3). longrope_factors (`str`):
+            they change `by_length`, or `short` factors always apply (Phi-3.5-MoE).
+        rotary_layers (`list[bool]`, *optional*): which layers rotate; default all (with `rope`).
+        rotary_precision (`str`): what half precision rounds: angles' cosines and sines, and the rotation (`model`),
+            the former only (`float32_product`, Cohere), or neither (`float32`, OLMo 2).
+        rope_interleave (`bool`): latent attention rotates neighbouring entries together (DeepSeek-V3), not halves.
+        position_offset (`int`): added to each position before a learned or sinusoidal table is read.
+        positions_from_attention_mask (`bool`): where no `position_ids` are given, count real tokens only (OPT).
+        alibi_bias_max, alibi_multiplier (`float`): the slopes of `alibi`, and a factor on its bias. alibi_dtype
+            (`str`): `model`, `bfloat16` (slopes and bias are rounded to it first) or `float32`.
+        relative_attention_num_buckets, relative_attention_max_distance (`int`): the table of `relative`.
+        attention_type (`str`): `grouped_query` or `latent` (`modeling/latent_attention.py`), which has
+            `q_lora_rank` (`int`, *optional*: None for a full query projection), `kv_lora_rank` and
+            `qk_rope_head_dim` (the part of `head_dim` that rotates).
         attention_bias (`bool`): bias of the query, key and value projections.
         attention_output_bias (`bool`, *optional*): bias of the output projection; default: as
             `attention_bias`.
-        qk_norm (`str`): `none`, `head` (over each head) or `full` (over all heads together), before the
-            rotation.
+        clip_qkv (`float`, *optional*): queries, keys and values are clamped to this size.
+        qk_norm (`str`): `none`, `head` (over each head, one weight for all), `per_head` (a weight for each) or
+            `full` (over all heads together); `qk_norm_after_rope` places it. `qk_norm_type`, `qk_norm_eps` and
+            `qk_norm_bias` default to the block's; latent attention's inner norms use them too.
+        v_head_dim (`int`, *optional*): width of a value head; default `head_dim`.
         attention_multiplier (`float`, *optional*): factor on query-key products; default `head_dim ** -0.5`.
+            With `scale_attn_by_inverse_layer_idx` it is divided by the layer's number, from 1 on (GPT-2).
+        attention_score_dtype (`str`): `model` or `float32` for the products of queries and keys (eager attention).
+            Sinks stay in float32 with it. `attention_softmax_dtype` is that of their softmax, `model` in any layer with
+            sinks.
+        attention_value_multiplier (`float`): factor on the values.
+        attention_sink_layer_types (`list[str]`, *optional*): kinds of layers whose heads may attend to nothing.
+            `attention_sink_form` is how: by one more entry of the softmax (`softmax_entry`, GPT-OSS), or by
+            multiplying the mixed values by what that leaves (`output_share`, Granite), which rounds otherwise.
+        attention_output_gate (`str`): `none`, or what turns a projection of the input into a factor on the
+            mixed values.
         attn_logit_softcapping (`float`, *optional*): scores become `c * tanh(scores / c)`.
         layer_types (`list[str]`, *optional*): `full_attention` or `sliding_attention` for each layer;
             default: sliding everywhere when `sliding_window` is given, else full.
         sliding_window (`int`, *optional*): tokens that a sliding layer sees, itself included.
         is_causal (`bool`): False lets every token see the whole sequence (for encoders; no causal head then).
-        feed_forward_type (`str`): `gated` (down(act(gate) * up)) or `mlp` (down(act(up))).
+        feed_forward_type (`str`): `gated` (down(act(gate) * up)), `mlp` (down(act(up))) or `clamped_gated`,
+            GPT-OSS's, with `swiglu_alpha` and `swiglu_limit`.
         hidden_act (`str`): any activation of transformers.
         mlp_bias (`bool`): biases in dense and shared feed-forwards.
         num_experts (`int`): routed experts of a sparse layer; 0 makes the model dense.
@@ -85,18 +119,28 @@ class MoebaConfig(PreTrainedConfig):
         expert_bias (`bool`): biases inside the routed experts.
         shared_expert_intermediate_size (`int`): width of the expert that every token visits; 0 for none.
         shared_expert_gate (`bool`): multiply the shared expert by the sigmoid of a learned score.
+        shared_expert_combination (`str`): the `sum` or the `average` of routed and shared answers.
+        moe_output_norm (`bool`): normalise what a sparse feed-forward returns (A.X-K1).
+        router_type (`str`): `topk`, `topk_softmax`, `topk_sigmoid` or `sparsemixer` (with `sparsemixer_eps`), see
+            `modeling/router.py`; the fields below belong to `topk`.
         scoring_func (`str`): `softmax` or `sigmoid` turns router logits into scores.
-        norm_topk_prob (`bool`): renormalise the chosen scores to sum to 1.
-        norm_topk_eps (`float`): added to that sum.
-        n_group, topk_group (`int`): experts are chosen from the `topk_group` best of `n_group` groups.
+        norm_topk_prob (`bool`): renormalise the chosen scores to sum to 1 (`topk_sigmoid` too).
+        norm_topk_eps, norm_topk_min (`float`): added to that sum; the least that it counts as.
+        topk_sorted (`bool`): sum the chosen scores best first, or as top-k leaves them; it changes rounding only.
+        n_group, topk_group (`int`): experts are chosen from the `topk_group` best of `n_group` groups, scored
+            by `group_scoring`; the others are `excluded`, or score `zero` (`group_mask`; Mistral 4).
         router_selection_bias (`bool`): a buffer added to the scores for choosing only (loss-free balancing).
         routed_scaling_factor (`float`): factor on the routed experts' weights.
         router_bias (`bool`): bias of the router's projection.
-        router_matmul_dtype, router_weight_dtype (`str`): `model` or `float32`; they decide which experts win
-            in bf16.
-        router_jitter_noise (`float`): in training, the layer input is multiplied by uniform(1 - x, 1 + x).
+        router_logit_softcapping (`float`, *optional*): router logits become `c * tanh(logits / c)`.
+        router_param_dtype, router_matmul_dtype, router_score_dtype, router_weight_dtype (`str`): `model` or
+            `float32` for the router's parameter, product, scores and final weights; they decide which experts
+            win in bf16.
+        router_jitter_noise (`float`): in training, the layer input is multiplied by uniform(1 - x, 1 + x),
+            `router_jitter_draws` (`int`) times (Phi-3.5-MoE: 2).
         router_aux_loss_coef, router_z_loss_coef (`float`): see `modeling/balancing.py`.
-        lm_head_bias (`bool`), logit_scale (`float`), final_logit_softcapping (`float`, *optional*): the head.
+        lm_head_bias (`bool`), logit_scale (`float`, a factor), logits_scaling (`float`, a divisor),
+            final_logit_softcapping (`float`, *optional*): the head.
 
     Raises:
         ValueError: a field that does not exist (the nearest name is suggested), or fields that contradict
@@ -116,38 +160,9 @@ class MoebaConfig(PreTrainedConfig):
         "aux_loss_coef": "router_aux_loss_coef",
     }
 
-    base_model_tp_plan = {
-        "layers.*.self_attn.q_proj": "colwise",
-        "layers.*.self_attn.k_proj": "colwise",
-        "layers.*.self_attn.v_proj": "colwise",
-        "layers.*.self_attn.q_norm": "replicated_with_grad_allreduce",
-        "layers.*.self_attn.k_norm": "replicated_with_grad_allreduce",
-        "layers.*.self_attn.o_proj": "rowwise",
-        "layers.*.mlp.gate_proj": "colwise",
-        "layers.*.mlp.up_proj": "colwise",
-        "layers.*.mlp.down_proj": "rowwise",
-        "layers.*.mlp.experts.gate_up_proj": "packed_colwise",
-        "layers.*.mlp.experts.up_proj": "colwise",
-        "layers.*.mlp.experts.down_proj": "rowwise",
-        "layers.*.mlp.experts": "moe_tp_experts",
-        "layers.*.mlp.shared_expert.gate_proj": "colwise",
-        "layers.*.mlp.shared_expert.up_proj": "colwise",
-        "layers.*.mlp.shared_expert.down_proj": "rowwise",
-    }
-    base_model_ep_plan = {
-        "layers.*.mlp.experts.gate_up_proj": "grouped_gemm",
-        "layers.*.mlp.experts.gate_up_proj_bias": "grouped_gemm",
-        "layers.*.mlp.experts.up_proj": "grouped_gemm",
-        "layers.*.mlp.experts.up_proj_bias": "grouped_gemm",
-        "layers.*.mlp.experts.down_proj": "grouped_gemm",
-        "layers.*.mlp.experts.down_proj_bias": "grouped_gemm",
-        "layers.*.mlp.experts": "ep_dispatch_experts",
-    }
-    base_model_pp_plan = {
-        "embed_tokens": (["input_ids"], ["inputs_embeds"]),
-        "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
-        "norm": (["hidden_states"], ["hidden_states"]),
-    }
+    base_model_tp_plan = TENSOR_PARALLEL
+    base_model_ep_plan = EXPERT_PARALLEL
+    base_model_pp_plan = PIPELINE_PARALLEL
 
     # Sizes
     vocab_size: int = 32000
@@ -161,7 +176,14 @@ class MoebaConfig(PreTrainedConfig):
 
     # Blocks and norms
     block_order: Literal[
-        "pre_norm", "post_norm", "sandwich_norm", "output_norm", "parallel", "parallel_two_norms"
+        "pre_norm",
+        "pre_norm_normed_residual",
+        "post_norm",
+        "sandwich_norm",
+        "output_norm",
+        "parallel",
+        "parallel_stream_first",
+        "parallel_two_norms",
     ] = "pre_norm"
     residual_multiplier: float | int = 1.0
     final_norm: bool = True
@@ -171,6 +193,8 @@ class MoebaConfig(PreTrainedConfig):
         "rmsnorm_unit_offset",
         "rmsnorm_nonparametric",
         "layernorm",
+        "layernorm_float32",
+        "layernorm_unit_offset",
         "layernorm_nonparametric",
     ] = "rmsnorm"
     norm_eps: float = 1e-6
@@ -178,24 +202,61 @@ class MoebaConfig(PreTrainedConfig):
 
     # Embeddings and positions
     tie_word_embeddings: bool = False
+    embedding_size: int | None = None
+    embedding_norm: bool = False
+    train_padding_embedding: bool = False
     embedding_multiplier: float | int = 1.0
-    position_embedding_type: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
+    round_embedding_multiplier: bool = False
+    position_embedding_type: Literal[
+        "rope", "learned", "sinusoidal", "sinusoidal_fairseq", "alibi", "relative", "none"
+    ] = "rope"
     rope_parameters: dict | None = None
+    longrope_restarts_cache: bool = False
+    longrope_factors: Literal["by_length", "short"] = "by_length"
+    rotary_layers: list[bool] | None = None
+    rotary_precision: Literal["model", "float32_product", "float32"] = "model"
+    query_growth_beta: float | int | None = None
+    rope_interleave: bool = False
     position_offset: int = 0
+    positions_from_attention_mask: bool = False
+    alibi_bias_max: float | int = 8
+    alibi_multiplier: float | int = 1.0
+    alibi_dtype: Literal["model", "bfloat16", "float32"] = "model"
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
 
     # Attention
+    attention_type: Literal["grouped_query", "latent"] = "grouped_query"
     attention_bias: bool = False
     attention_output_bias: bool | None = None
-    qk_norm: Literal["none", "head", "full"] = "none"
+    clip_qkv: float | int | None = None
+    qk_norm: Literal["none", "head", "per_head", "full"] = "none"
+    qk_norm_type: str | None = None
+    qk_norm_eps: float | None = None
+    qk_norm_bias: bool | None = None
+    qk_norm_after_rope: bool = False
+    q_lora_rank: int | None = None
+    kv_lora_rank: int | None = None
+    qk_rope_head_dim: int | None = None
+    v_head_dim: int | None = None
     attention_multiplier: float | int | None = None
+    scale_attn_by_inverse_layer_idx: bool = False
+    attention_score_dtype: Literal["model", "float32"] = "model"
+    attention_softmax_dtype: Literal["model", "float32"] = "float32"
+    attention_value_multiplier: float | int = 1.0
+    attention_sink_layer_types: list[str] | None = None
+    attention_sink_form: Literal["softmax_entry", "output_share"] = "softmax_entry"
+    attention_output_gate: Literal["none", "sigmoid", "softplus", "softplus_per_head"] = "none"
     attn_logit_softcapping: float | int | None = None
     layer_types: list[str] | None = None
     sliding_window: int | None = None
     is_causal: bool = True
 
     # Feed-forward
-    feed_forward_type: Literal["gated", "mlp"] = "gated"
+    feed_forward_type: Literal["gated", "clamped_gated", "mlp"] = "gated"
     hidden_act: str = "silu"
+    swiglu_alpha: float | int = 1.702
+    swiglu_limit: float | int | None = 7.0
     mlp_bias: bool = False
 
     # Experts
@@ -206,19 +267,31 @@ class MoebaConfig(PreTrainedConfig):
     expert_bias: bool = False
     shared_expert_intermediate_size: int = 0
     shared_expert_gate: bool = False
+    shared_expert_combination: Literal["sum", "average"] = "sum"
+    moe_output_norm: bool = False
 
     # Router
+    router_type: Literal["topk", "topk_softmax", "topk_sigmoid", "sparsemixer"] = "topk"
     scoring_func: Literal["softmax", "sigmoid"] = "softmax"
     norm_topk_prob: bool = True
     norm_topk_eps: float = 0.0
+    norm_topk_min: float = 0.0
+    topk_sorted: bool = True
     n_group: int = 1
     topk_group: int = 1
+    group_mask: Literal["excluded", "zero"] = "excluded"
+    group_scoring: Literal["top2_sum", "max"] = "top2_sum"
     router_selection_bias: bool = False
     routed_scaling_factor: float | int = 1.0
     router_bias: bool = False
+    router_logit_softcapping: float | int | None = None
+    router_param_dtype: Literal["model", "float32"] = "model"
     router_matmul_dtype: Literal["model", "float32"] = "model"
+    router_score_dtype: Literal["model", "float32"] = "float32"
     router_weight_dtype: Literal["model", "float32"] = "model"
+    sparsemixer_eps: float = 0.01
     router_jitter_noise: float | int = 0.0
+    router_jitter_draws: int = 1
     router_aux_loss_coef: float | int = 0.001
     router_z_loss_coef: float | int = 0.0
     output_router_logits: bool = False
@@ -226,6 +299,7 @@ class MoebaConfig(PreTrainedConfig):
     # Head
     lm_head_bias: bool = False
     logit_scale: float | int = 1.0
+    logits_scaling: float | int = 1.0
     final_logit_softcapping: float | int | None = None
 
     # Training and generation
@@ -253,15 +327,24 @@ class MoebaConfig(PreTrainedConfig):
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.attention_output_bias is None:
             self.attention_output_bias = self.attention_bias
+        if self.v_head_dim is None:
+            self.v_head_dim = self.head_dim
+        if self.embedding_size is None:
+            self.embedding_size = self.hidden_size
+        for name, default in (("type", self.norm_type), ("eps", self.norm_eps), ("bias", self.norm_bias)):
+            if getattr(self, f"qk_norm_{name}") is None:
+                setattr(self, f"qk_norm_{name}", default)
         if self.moe_intermediate_size is None:
             self.moe_intermediate_size = self.intermediate_size
         if self.layer_types is None:
             kind = "full_attention" if self.sliding_window is None else "sliding_attention"
             self.layer_types = [kind] * self.num_hidden_layers
+        if self.rotary_layers is None:
+            self.rotary_layers = [self.position_embedding_type == "rope"] * self.num_hidden_layers
         if self.mlp_layer_types is None:
             self.mlp_layer_types = ["sparse" if self.num_experts else "dense"] * self.num_hidden_layers
         super().__post_init__(**kwargs)
-        self.base_model_tp_plan = self._tensor_parallel_plan()
+        self.base_model_tp_plan = tensor_parallel_plan(self)
 
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """Gather all spellings of the rope settings in `rope_parameters`; refuse them without rope."""
@@ -280,8 +363,7 @@ class MoebaConfig(PreTrainedConfig):
         if trained_length is not None:
             kinds = self.nested_rope_parameter_keys(self.rope_parameters)
             for rope in [self.rope_parameters[kind] for kind in kinds] or [self.rope_parameters]:
-                if rope is not None:
-                    rope.setdefault("original_max_position_embeddings", trained_length)
+                rope.setdefault("original_max_position_embeddings", trained_length)
         return super().convert_rope_params_to_dict(**kwargs)
 
     def _take_other_spellings(self, kwargs: dict[str, Any]) -> None:
@@ -294,29 +376,6 @@ class MoebaConfig(PreTrainedConfig):
                     f"{alias}={value} contradicts {name}={getattr(self, name)}: they are one field."
                 )
             setattr(self, name, value)
-
-    def _tensor_parallel_plan(self) -> dict[str, str]:
-        """The class's plan for the parts that this config has and that a slice of their width can compute."""
-        feed_forwards = set(self.mlp_layer_types)
-        shared = any(layer_view(self, i).shared_expert_intermediate_size for i in self.sparse_layers)
-        absent = {
-            "_norm": self.qk_norm != "head",
-            "mlp.gate_proj": self.feed_forward_type == "mlp" or "dense" not in feed_forwards,
-            "mlp.up_proj": "dense" not in feed_forwards,
-            "mlp.down_proj": "dense" not in feed_forwards,
-            "mlp.experts": "sparse" not in feed_forwards
-            or self.expert_bias,  # each slice would add the whole bias
-            "experts.gate_up_proj": self.feed_forward_type == "mlp",
-            "experts.up_proj": self.feed_forward_type == "gated",
-            "shared_expert": not shared,
-            "shared_expert.gate_proj": self.feed_forward_type == "mlp",
-        }
-        gone = [part for part, is_absent in absent.items() if is_absent]
-        plan = {k: v for k, v in type(self).base_model_tp_plan.items() if not any(part in k for part in gone)}
-        if self.qk_norm == "full":  # the norm needs all heads
-            plan |= {f"layers.*.self_attn.{name}_proj": "colwise_gather_output" for name in "qkv"}
-            plan["layers.*.self_attn.o_proj"] = "rowwise_split_input"
-        return plan
 
     @classmethod
     def _known(cls) -> set[str]:
@@ -360,113 +419,22 @@ class MoebaConfig(PreTrainedConfig):
         if self.is_heterogeneous:
             super().validate_architecture()
             return
-        for problem in self._contradictions():
+        for problem in contradictions(self):
             raise ValueError(f"MoebaConfig: {problem}.")
 
-    def _contradictions(self):
-        """Yield one sentence a contradiction."""
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads",
-                     "num_key_value_heads", "head_dim", "max_position_embeddings",
-                     "moe_intermediate_size", "n_group", "topk_group"):  # fmt: skip
-            if getattr(self, name) < 1:
-                yield f"{name}={getattr(self, name)} must be at least 1"
-        for name in ("num_experts", "shared_expert_intermediate_size", "num_hidden_layers", "norm_eps",
-                     "position_offset", "norm_topk_eps", "router_aux_loss_coef", "router_z_loss_coef",
-                     "initializer_range"):  # fmt: skip
-            if getattr(self, name) < 0:
-                yield f"{name}={getattr(self, name)} must not be negative"
-        if self.num_key_value_heads and self.num_attention_heads % self.num_key_value_heads:
-            yield (
-                f"num_attention_heads={self.num_attention_heads} is not a multiple of "
-                f"num_key_value_heads={self.num_key_value_heads}"
-            )
-        yield from self._attention_contradictions()
-        yield from self._rope_contradictions()
-        yield from self._expert_contradictions()
-        if self.hidden_act not in ACT2FN:
-            near = difflib.get_close_matches(self.hidden_act, ACT2FN, n=1, cutoff=0.0)[0]
-            yield f"hidden_act='{self.hidden_act}' is no activation of transformers (nearest: '{near}')"
-        for name in ("attention_dropout", "hidden_dropout", "embedding_dropout", "classifier_dropout",
-                     "router_jitter_noise"):  # fmt: skip
-            if not 0 <= getattr(self, name) < 1:
-                yield f"{name}={getattr(self, name)} must be at least 0 and below 1"
-        if "layernorm" not in self.norm_type and not self.norm_bias:
-            yield f"norm_bias=False is about layer norms, but norm_type='{self.norm_type}'"
-        if self.position_offset and self.position_embedding_type != "learned":
-            yield (
-                f"position_offset={self.position_offset} needs position_embedding_type='learned', "
-                f"not '{self.position_embedding_type}'"
-            )
-
-    def _attention_contradictions(self):
-        allowed = {"full_attention", "sliding_attention"}
-        unknown = sorted(set(self.layer_types) - allowed)
-        if unknown:
-            yield f"layer_types has {unknown}; Moeba knows {sorted(allowed)}"
-        if "sliding_attention" in self.layer_types and self.sliding_window is None:
-            yield "layer_types has 'sliding_attention' but sliding_window=None"
-        if self.sliding_window is not None and self.sliding_window < 1:
-            yield f"sliding_window={self.sliding_window} must be at least 1"
-        if self.attn_logit_softcapping is not None and self.attn_logit_softcapping <= 0:
-            yield f"attn_logit_softcapping={self.attn_logit_softcapping} must be positive, or None"
-        if self.final_logit_softcapping is not None and self.final_logit_softcapping <= 0:
-            yield f"final_logit_softcapping={self.final_logit_softcapping} must be positive, or None"
-
-    def _rope_contradictions(self):
-        if self.position_embedding_type != "rope":
-            return
-        kinds = self.nested_rope_parameter_keys(self.rope_parameters)
-        for kind in sorted(set(self.layer_types) - set(kinds)):
-            if kinds or any(isinstance(value, dict) for value in self.rope_parameters.values()):
-                yield f"rope_parameters={self.rope_parameters} is given per layer type, but not for '{kind}'"
-        for rope in [self.rope_parameters[kind] for kind in kinds] or [self.rope_parameters]:
-            if rope is None:
-                continue
-            if rope["rope_type"] != "default" and rope["rope_type"] not in ROPE_INIT_FUNCTIONS:
-                yield f"rope_type='{rope['rope_type']}' is none of {['default', *ROPE_INIT_FUNCTIONS]}"
-            factor = rope.get("partial_rotary_factor", 1.0)
-            if not 0 < factor <= 1 or int(self.head_dim * factor) < 2 or int(self.head_dim * factor) % 2:
-                yield f"partial_rotary_factor={factor} of head_dim={self.head_dim} is no even width"
-
-    def _expert_contradictions(self):
-        sparse = set(self.mlp_layer_types) - {"dense"}
-        if sparse - {"sparse"}:
-            yield f"mlp_layer_types has {sorted(sparse - {'sparse'})}; only 'dense' and 'sparse' exist"
-        if len(self.mlp_layer_types) != self.num_hidden_layers:
-            yield (
-                f"mlp_layer_types has {len(self.mlp_layer_types)} entries for "
-                f"num_hidden_layers={self.num_hidden_layers}"
-            )
-        if sparse and not self.num_experts:
-            yield "mlp_layer_types has 'sparse' but num_experts=0"
-        if self.num_experts and not sparse and self.num_hidden_layers:
-            yield f"num_experts={self.num_experts} but every entry of mlp_layer_types is 'dense'"
-        if self.shared_expert_gate and not self.shared_expert_intermediate_size:
-            yield "shared_expert_gate=True but shared_expert_intermediate_size=0"
-        if not self.num_experts:  # the other expert and router fields are idle then
-            return
-        if not 1 <= self.num_experts_per_tok <= self.num_experts:
-            yield (
-                f"num_experts_per_tok={self.num_experts_per_tok} must be between 1 and "
-                f"num_experts={self.num_experts}"
-            )
-        if self.num_experts % self.n_group or self.topk_group > self.n_group:
-            yield (
-                f"n_group={self.n_group} must divide num_experts={self.num_experts} and be at least "
-                f"topk_group={self.topk_group}"
-            )
-        elif self.num_experts // self.n_group * self.topk_group < self.num_experts_per_tok:
-            yield (
-                f"topk_group={self.topk_group} of n_group={self.n_group} groups hold fewer than "
-                f"num_experts_per_tok={self.num_experts_per_tok} experts"
-            )
-        elif self.n_group > 1 and self.num_experts // self.n_group < 2:
-            yield f"n_group={self.n_group} leaves one expert a group, but a group is scored by its best two"
+    def validate_rope(self) -> None:
+        """As in transformers, which wants to read numbers of heads: where layers differ in them, any one will do."""
+        super(MoebaConfig, layer_view(self, 0)).validate_rope()
 
     @property
     def rope_is_per_layer_type(self) -> bool:
         """Whether `rope_parameters` holds one dict for each layer type instead of one for all."""
         return bool(self.nested_rope_parameter_keys(self.rope_parameters or {}))
+
+    @property
+    def rotary_head_dim(self) -> int:
+        """Width of the part of a head that rope sees: all of it, or latent attention's rotated part."""
+        return self.head_dim if self.qk_rope_head_dim is None else self.qk_rope_head_dim
 
     @property
     def sparse_layers(self) -> list[int]:

@@ -11,6 +11,14 @@ def layer_view(config: Any, layer_idx: int) -> Any:
     return config.per_layer_config[layer_idx] if config.is_heterogeneous else config
 
 
+def longrope_switch(config: Any) -> int | None:
+    """The length from which `longrope` takes its long factors, if the config has that rope type."""
+    rope = config.rope_parameters or {}
+    each = [value for value in rope.values() if isinstance(value, dict)] or [rope]
+    lengths = [one["original_max_position_embeddings"] for one in each if one.get("rope_type") == "longrope"]
+    return min(lengths, default=None)
+
+
 @dataclass(frozen=True)
 class Weights:
     """Numbers of parameters: those multiplied as matrices, and all others (biases, norms, tables)."""
@@ -29,63 +37,118 @@ def _linear(inputs: int, outputs: int, bias: bool) -> Weights:
     return Weights(inputs * outputs, outputs if bias else 0)
 
 
-def _norm(config: Any, width: int) -> Weights:
-    if config.norm_type.endswith("nonparametric"):
+NORMS_WITH_BIAS = ("layernorm", "layernorm_unit_offset")
+
+
+def _norm_of(norm_type: str, bias: bool, width: int) -> Weights:
+    if norm_type.endswith("nonparametric"):
         return Weights()
-    return Weights(others=width * (2 if config.norm_type == "layernorm" and config.norm_bias else 1))
+    return Weights(others=width * (2 if norm_type in NORMS_WITH_BIAS and bias else 1))
+
+
+def _norm(config: Any, width: int) -> Weights:
+    return _norm_of(config.norm_type, config.norm_bias, width)
+
+
+def _inner_norm(config: Any, width: int) -> Weights:
+    return _norm_of(config.qk_norm_type, config.qk_norm_bias, width)
+
+
+# Activations that learn, and how many numbers.
+LEARNED_ACTIVATIONS = {"xielu": 2, "prelu": 1}
+
+
+def _activation(config: Any) -> Weights:
+    return Weights(others=LEARNED_ACTIVATIONS.get(config.hidden_act, 0))
 
 
 def _feed_forward(config: Any, width: int, bias: bool) -> Weights:
-    projections = 2 if config.feed_forward_type == "gated" else 1
+    projections = 1 if config.feed_forward_type == "mlp" else 2
     return _linear(config.hidden_size, width, bias) * projections + _linear(width, config.hidden_size, bias)
 
 
-def _attention(config: Any) -> Weights:
-    queries = config.num_attention_heads * config.head_dim
-    keys = config.num_key_value_heads * config.head_dim
-    total = _linear(config.hidden_size, queries, config.attention_bias)
-    total += _linear(config.hidden_size, keys, config.attention_bias) * 2
-    total += _linear(queries, config.hidden_size, config.attention_output_bias)
-    if config.qk_norm == "head":
-        total += _norm(config, config.head_dim) * 2
-    elif config.qk_norm == "full":
-        total += _norm(config, queries) + _norm(config, keys)
+def _attention(config: Any, layer_idx: int) -> Weights:
+    inputs = _latent_inputs(config) if config.attention_type == "latent" else _grouped_query_inputs(config)
+    values = config.num_attention_heads * config.v_head_dim
+    total = inputs + _linear(values, config.hidden_size, config.attention_output_bias)
+    if config.layer_types[layer_idx] in (config.attention_sink_layer_types or ()):
+        total += Weights(others=config.num_attention_heads)
     return total
+
+
+def _grouped_query_inputs(config: Any) -> Weights:
+    hidden, heads, kv_heads = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
+    queries, keys = heads * config.head_dim, kv_heads * config.head_dim
+    total = _linear(hidden, queries, config.attention_bias) + _linear(hidden, keys, config.attention_bias)
+    total += _linear(hidden, kv_heads * config.v_head_dim, config.attention_bias)
+    if config.qk_norm == "head":
+        total += _inner_norm(config, config.head_dim) * 2
+    elif config.qk_norm != "none":
+        total += _inner_norm(config, queries) + _inner_norm(config, keys)
+    if config.attention_output_gate != "none":
+        per_head = config.attention_output_gate.endswith("per_head")
+        total += _linear(hidden, heads * (1 if per_head else config.v_head_dim), False)
+    return total
+
+
+def _latent_inputs(config: Any) -> Weights:
+    hidden, rank, heads = config.hidden_size, config.kv_lora_rank, config.num_attention_heads
+    passing = config.head_dim - config.qk_rope_head_dim
+    total = _linear(hidden, rank + config.qk_rope_head_dim, config.attention_bias)
+    total += _inner_norm(config, rank) + _linear(rank, heads * (passing + config.v_head_dim), False)
+    if config.q_lora_rank is None:
+        return total + _linear(hidden, heads * config.head_dim, False)
+    total += _linear(hidden, config.q_lora_rank, config.attention_bias)
+    return (
+        total
+        + _inner_norm(config, config.q_lora_rank)
+        + _linear(config.q_lora_rank, heads * config.head_dim, False)
+    )
 
 
 def _sparse(config: Any, active_only: bool) -> Weights:
     experts = config.num_experts_per_tok if active_only else config.num_experts
     total = _feed_forward(config, config.moe_intermediate_size, config.expert_bias) * experts
-    total += _linear(config.hidden_size, config.num_experts, config.router_bias)
+    total += _linear(config.hidden_size, config.num_experts, config.router_bias) + _activation(config)
     if config.shared_expert_intermediate_size:
         total += _feed_forward(config, config.shared_expert_intermediate_size, config.mlp_bias)
-        total += _linear(config.hidden_size, 1, False) * int(config.shared_expert_gate)
-    return total
+        total += _linear(config.hidden_size, 1, False) * int(config.shared_expert_gate) + _activation(config)
+    return total + _norm(config, config.hidden_size) * int(config.moe_output_norm)
 
 
 NORMS_PER_BLOCK = {
     "pre_norm": 2,
+    "pre_norm_normed_residual": 2,
     "post_norm": 2,
     "sandwich_norm": 4,
     "output_norm": 2,
     "parallel": 1,
+    "parallel_stream_first": 1,
     "parallel_two_norms": 2,
 }
 
 
 def _layer(config: Any, layer_idx: int, active_only: bool) -> Weights:
     layer = layer_view(config, layer_idx)
-    total = _attention(layer) + _norm(layer, config.hidden_size) * NORMS_PER_BLOCK[config.block_order]
+    total = (
+        _attention(layer, layer_idx) + _norm(layer, config.hidden_size) * NORMS_PER_BLOCK[config.block_order]
+    )
     if config.mlp_layer_types[layer_idx] == "sparse":
         return total + _sparse(layer, active_only)
-    return total + _feed_forward(layer, layer.intermediate_size, layer.mlp_bias)
+    return total + _feed_forward(layer, layer.intermediate_size, layer.mlp_bias) + _activation(config)
 
 
 def count_weights(config: Any, active_only: bool = False) -> Weights:
     """The causal language model's weights; a tied table counts once, as the head's matrix."""
-    total = _linear(config.hidden_size, config.vocab_size, config.lm_head_bias)
+    total = _linear(config.embedding_size, config.vocab_size, config.lm_head_bias)
     if not config.tie_word_embeddings:
-        total += Weights(others=config.vocab_size * config.hidden_size)
+        total += Weights(others=config.vocab_size * config.embedding_size)
+    if config.embedding_size != config.hidden_size:
+        total += _linear(config.embedding_size, config.hidden_size, False) * 2
+    if config.embedding_norm:
+        total += _norm(config, config.hidden_size)
+    if config.position_embedding_type == "relative":
+        total += Weights(others=config.relative_attention_num_buckets * config.num_attention_heads)
     if config.position_embedding_type == "learned":
         total += Weights(
             others=(config.max_position_embeddings + config.position_offset) * config.hidden_size
@@ -118,11 +181,22 @@ def flops_per_token(config: Any, context_length: int = 0) -> int:
         visible = context_length + 1
         if layer_type == "sliding_attention":
             visible = min(visible, layer.sliding_window)
-        total += 4 * layer.num_attention_heads * layer.head_dim * visible
+        total += 2 * layer.num_attention_heads * (layer.head_dim + layer.v_head_dim) * visible
+        if layer.attention_type == "latent":  # earlier tokens are unfolded again at each step
+            passing = layer.head_dim - layer.qk_rope_head_dim
+            unfolded = layer.num_attention_heads * (passing + layer.v_head_dim)
+            total += 2 * layer.kv_lora_rank * unfolded * (visible - 1)
     return total
 
 
 def kv_cache_bytes_per_token(config: Any, bytes_per_value: int = 2) -> int:
-    """One key and one value vector for each key/value head of each layer."""
-    layers = (layer_view(config, i) for i in range(config.num_hidden_layers))
-    return sum(2 * layer.num_key_value_heads * layer.head_dim * bytes_per_value for layer in layers)
+    """Bytes that a token adds to the caches of all layers."""
+    layers = (layer_view(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
+    return bytes_per_value * sum(cached_values(layer) for layer in layers)
+
+
+def cached_values(layer: Any) -> int:
+    """Numbers that a layer keeps of a token: a key and a value for each key/value head, or latent and shared key."""
+    if layer.attention_type == "latent":
+        return layer.kv_lora_rank + layer.qk_rope_head_dim
+    return layer.num_key_value_heads * (layer.head_dim + layer.v_head_dim)

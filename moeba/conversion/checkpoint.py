@@ -17,9 +17,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+)
 
+from ..configuration import MoebaConfig
+from .families import family_of
 from .json_files import listing, read_json
 from .weight_files import (
     DTYPES,
@@ -134,7 +141,7 @@ class Checkpoint:
         return digest.hexdigest()
 
 
-def resolve(path_or_repo_id: str | Path, revision: str | None = None) -> Path:
+def resolve(path_or_repo_id: str | Path, revision: str | None = None, *, any_type: bool = False) -> Path:
     """A local folder for a path or a Hub id; a Hub model is downloaded into the Hugging Face cache.
 
     Only top-level files are fetched: the config and side files, then the safetensors weights, and the pickled
@@ -143,9 +150,11 @@ def resolve(path_or_repo_id: str | Path, revision: str | None = None) -> Path:
     Args:
         path_or_repo_id: an existing folder, or `user/name`. A folder wins over a Hub id of the same name.
         revision: branch, tag or commit on the Hub; default the main branch. Ignored for a folder.
+        any_type: fetch a model of any type. By default config.json comes alone at first, and a model that could
+            not be converted is refused before its weights are downloaded.
 
     Raises:
-        ValueError: it is neither a folder nor a model that can be fetched.
+        ValueError: it is neither a folder nor a model that can be fetched, or its type is not supported.
     """
     path = Path(path_or_repo_id).expanduser()
     if path.is_dir():
@@ -155,7 +164,7 @@ def resolve(path_or_repo_id: str | Path, revision: str | None = None) -> Path:
     if not isinstance(path_or_repo_id, str) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path_or_repo_id):
         raise ValueError(f"{path_or_repo_id} is neither a folder here nor a Hub id of the form user/name")
     try:
-        return _download(path_or_repo_id, revision)
+        return _download(path_or_repo_id, revision, any_type)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
@@ -199,6 +208,12 @@ def _is_side_file(path: Path) -> bool:
     return path.suffix not in (".py", *WEIGHT_SUFFIXES) and not name.endswith(".index.json")
 
 
+def _refuse_unsupported(config: Mapping[str, Any]) -> None:
+    """Raise the ValueError that says why a model of this config cannot be converted."""
+    if config.get("model_type") != MoebaConfig.model_type:
+        family_of(config.get("model_type"))
+
+
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -207,15 +222,22 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _download(repo_id: str, revision: str | None) -> Path:
+def _download(repo_id: str, revision: str | None, any_type: bool) -> Path:
     def fetch(names: list[str], at: str | None) -> Path:
         return Path(snapshot_download(repo_id, revision=at, allow_patterns=names, ignore_patterns=["*/*"]))
 
+    try:
+        config = Path(hf_hub_download(repo_id, "config.json", revision=revision))
+        # A snapshot's folder is named by its commit: everything else comes from the same one.
+        revision = config.parent.name
+        if not any_type:
+            _refuse_unsupported(read_json(config))
+    except RemoteEntryNotFoundError:
+        pass  # `Checkpoint` says what such a folder is instead
     folder = fetch(_SIDE_PATTERNS, revision)
     for single, index in ((SAFE_FILE, SAFE_INDEX), (PICKLE_FILE, PICKLE_INDEX)):
         sharded = (folder / index).is_file()
         names = sorted(set(read_weight_map(folder / index).values())) if sharded else [single]
-        # A snapshot's folder is named by its commit: weights and config come from the same one.
         fetch(names, folder.name)
         if all((folder / name).is_file() for name in names):
             break

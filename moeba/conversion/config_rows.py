@@ -7,13 +7,14 @@ that did not survive is named: nothing is approximated.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol
 
 from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig
 
 from ..configuration import MoebaConfig
+from .config_differences import TRAINING_FIELDS, differences
 from .json_files import listing
 
 
@@ -144,7 +145,7 @@ _LEFTOVERS = {
     "rope_scaling", "partial_rotary_factor", "task_specific_params", "torchscript", "gradient_checkpointing",
     "use_bfloat16", "output_attentions", "output_past", "_num_labels", "num_labels", "transformers.js_config",
     "unsloth_version", "unsloth_fixed", "pretraining_tp", "finetuning_task", "is_llama_config", "prefix",
-    "sep_token_id", "tf_legacy_loss", "tokenizer_class",
+    "sep_token_id", "tf_legacy_loss", "tokenizer_class", "cache_implementation",
 }  # fmt: skip
 # Keys that old or foreign config.json files carry, at the value that means "not in use".
 _UNUSED = {
@@ -152,19 +153,14 @@ _UNUSED = {
     "rope_interleaved": False, "tie_encoder_decoder": False,
 }  # fmt: skip
 
-# Fields of ours that change training or outputs, never the function that inference computes.
-TRAINING_FIELDS = {
-    "attention_dropout", "classifier_dropout", "embedding_dropout", "hidden_dropout", "initializer_range",
-    "output_router_logits", "router_aux_loss_coef", "router_jitter_noise", "router_z_loss_coef", "use_cache",
-}  # fmt: skip
-_METADATA_FIELDS = {
-    "architectures", "auto_map", "chunk_size_feed_forward", "id2label", "label2id", "output_hidden_states",
-    "problem_type", "return_dict", "transformers_version", "moeba_version",
-}  # fmt: skip
 
-
-def read_native_config(raw: Mapping[str, Any], rows: Sequence[ConfigRow]) -> PreTrainedConfig:
+def read_native_config(
+    raw: Mapping[str, Any], rows: Sequence[ConfigRow], leftovers: Collection[str] = ()
+) -> PreTrainedConfig:
     """The stock config of a raw config.json, defaults filled in and old spellings brought up to date.
+
+    Args:
+        leftovers: keys that the family's old config.json files carry and that no stock code reads.
 
     Raises:
         ValueError: the stock class refuses it, or it has keys that neither that class nor the table knows.
@@ -174,17 +170,63 @@ def read_native_config(raw: Mapping[str, Any], rows: Sequence[ConfigRow]) -> Pre
         native = config_class.from_dict(copy.deepcopy(dict(raw)))
     except Exception as error:  # the library raises many kinds for one bad field
         raise ValueError(f"config.json is refused by {config_class.__name__}: {one_line(error)}") from error
-    known = {field.name for field in fields(config_class)} | _LEFTOVERS | _mentioned(rows) | {"model_type"}
-    known |= set(config_class.attribute_map) | set(config_class.attribute_map.values())
-    known |= set(GenerationConfig._get_default_generation_params())
-    known |= {name for name, unused in _UNUSED.items() if raw.get(name) == unused}
-    unknown = sorted(f"{name}={raw[name]!r}" for name in raw if name not in known)
-    if unknown:
+    if unknown := _unknown(raw, config_class, {*_mentioned(rows), *leftovers}):
         raise ValueError(
             f"config.json has fields that {config_class.__name__} does not know, so their meaning is unknown here: "
             f"{listing(unknown)}."
         )
     return native
+
+
+def _unknown(raw: Mapping[str, Any], config_class: type, known: set[str]) -> list[str]:
+    """Keys and values that mean nothing to the class, nor to the one of a nested config."""
+    found = []
+    for name, nested in config_class.sub_configs.items():
+        prefix = f"{name}."
+        inner = {key.removeprefix(prefix) for key in known if key.startswith(prefix)}
+        if isinstance(raw.get(name), Mapping) and hasattr(nested, "attribute_map"):
+            found += [prefix + item for item in _unknown(raw[name], nested, inner)]
+    known = {field.name for field in fields(config_class)} | _LEFTOVERS | known | {"model_type"}
+    known |= set(config_class.attribute_map) | set(config_class.attribute_map.values())
+    known |= set(GenerationConfig._get_default_generation_params())
+    known |= {name for name, unused in _UNUSED.items() if raw.get(name) == unused}
+    return sorted(found + [f"{name}={raw[name]!r}" for name in raw if name not in known])
+
+
+def field_names(config_class: type) -> set[str]:
+    """The fields of a native config class; those of a nested config have dotted names, like `attn_config.alibi`."""
+    found = {field.name for field in fields(config_class)}
+    for name, nested in config_class.sub_configs.items():
+        if name in found and is_dataclass(nested):
+            own = {field.name for field in fields(nested)} - {
+                field.name for field in fields(PreTrainedConfig)
+            }
+            found = (found - {name}) | {f"{name}.{inner}" for inner in own}
+    return found
+
+
+def value_of(native: PreTrainedConfig, name: str) -> Any:
+    """A field's value, by its dotted name; None where the config has no such field."""
+    for part in name.split("."):
+        native = getattr(native, part, None)
+    return native
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted names as dicts in dicts."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        outer, _, inner = name.partition(".")
+        if inner:
+            result.setdefault(outer, {})[inner] = value
+        else:
+            result[name] = value
+    return result
+
+
+def _applies(row: ConfigRow, config_class: type) -> bool:
+    """Whether a class has the field of a common row; some have none for what only training or generation asks."""
+    return row not in COMMON or not set(row.theirs) & (TRAINING_FIELDS - field_names(config_class))
 
 
 def _mentioned(rows: Sequence[ConfigRow]) -> set[str]:
@@ -194,18 +236,20 @@ def _mentioned(rows: Sequence[ConfigRow]) -> set[str]:
 def to_moeba(rows: Sequence[ConfigRow], native: PreTrainedConfig) -> MoebaConfig:
     """Translate; one error lists every field that is not supported."""
     mentioned = _mentioned(rows)
-    values = {name: copy.deepcopy(getattr(native, name, None)) for name in mentioned}
+    values = {name: copy.deepcopy(value_of(native, name)) for name in mentioned}
     ours: dict[str, Any] = {}
     problems: list[str] = []
     for row in (*COMMON, *rows):
+        if not _applies(row, type(native)):
+            continue
         try:
             ours.update(row.to_ours(values))
         except ValueError as error:
             problems.append(str(error))
     problems += [
-        f"{name}={getattr(native, name)!r} has no row in the table"
-        for name in sorted(field.name for field in fields(native))
-        if name not in mentioned and not name.startswith("_")
+        f"{name}={value_of(native, name)!r} has no row in the table"
+        for name in sorted(field_names(type(native)) - mentioned)
+        if not name.startswith("_")
     ]
     if problems:
         raise ValueError(f"{native.model_type} config: {listing(problems, limit=50)}")
@@ -224,12 +268,14 @@ def to_native(rows: Sequence[ConfigRow], model_type: str, config: MoebaConfig) -
     config_class = CONFIG_MAPPING[model_type]
     values: dict[str, Any] = {}
     for row in (*COMMON, *rows):
-        values.update(row.to_theirs(config))
+        if _applies(row, config_class):
+            values.update(row.to_theirs(config))
     labels = {name: values.pop(name) for name in ("id2label", "label2id")}
     if config.num_labels != 2:
         values.update(labels)
     try:
-        native = config_class(**values)
+        # A copy, as the class writes into the dicts that it is given.
+        native = config_class(**_nested(copy.deepcopy(values)))
         blocked = differences(config, to_moeba(rows, native))
     except Exception as error:
         raise ValueError(f"'{model_type}' cannot hold this model: {one_line(error)}") from error
@@ -238,50 +284,6 @@ def to_native(rows: Sequence[ConfigRow], model_type: str, config: MoebaConfig) -
         reasons = [f"{item.name}={item.first!r} (there: {item.second!r})" for item in blocked]
         raise ValueError(f"'{model_type}' cannot hold this model: {listing(reasons, limit=50)}")
     return native
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One field that two configs disagree on."""
-
-    name: str
-    first: Any
-    second: Any
-
-
-def differences(first: MoebaConfig, second: MoebaConfig) -> list[Difference]:
-    """Fields of the model, not metadata, that differ; values that mean the same compare equal."""
-    a, b = first.to_dict(), second.to_dict()
-    names = sorted((set(a) | set(b)) - _METADATA_FIELDS - {"model_type"})
-    found = []
-    for name in names:
-        if _idle(first, name) and _idle(second, name):
-            continue
-        if a.get(name) != b.get(name):
-            found.append(Difference(name, a.get(name), b.get(name)))
-    return found
-
-
-def _idle(config: MoebaConfig, name: str) -> bool:
-    """Whether a field has nothing to act on in this config."""
-    if name == "sliding_window":
-        return "sliding_attention" not in config.layer_types
-    if name == "attention_multiplier":
-        return config.attention_multiplier in (None, config.head_dim**-0.5)
-    if name == "moe_intermediate_size" or name in _ROUTER_FIELDS:
-        return not config.sparse_layers
-    if name == "intermediate_size":
-        return bool(config.mlp_layer_types) and "dense" not in config.mlp_layer_types
-    if name == "mlp_bias":
-        return bool(config.sparse_layers) and "dense" not in config.mlp_layer_types
-    return False
-
-
-_ROUTER_FIELDS = {
-    "num_experts_per_tok", "expert_bias", "scoring_func", "norm_topk_prob", "norm_topk_eps", "n_group", "topk_group",
-    "router_selection_bias", "shared_expert_intermediate_size", "shared_expert_gate", "routed_scaling_factor",
-    "router_bias", "router_matmul_dtype", "router_weight_dtype",
-}  # fmt: skip
 
 
 def one_line(error: BaseException) -> str:

@@ -23,8 +23,10 @@ class Family:
         config_rows: every field of the native config, once (the fields that all configs share are understood).
         rows: every tensor of the native checkpoint, once.
         dropped: source tensors that carry nothing.
+        leftovers: keys of the family's old config.json files that no stock code reads.
+        restated: keys of its config.json files, no stock code's either, that may say only what the family always does.
         base_prefix: what a checkpoint saved from the bare model leaves off its names.
-        notes: what a reader should know, such as why parity is not bitwise.
+        reordered: why float32 sums run in another order than the stock model's; empty where logits are bit-identical.
     """
 
     model_type: str
@@ -33,8 +35,10 @@ class Family:
     config_rows: tuple[ConfigRow, ...]
     rows: tuple[Row, ...]
     dropped: tuple[Dropped, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    restated: tuple[tuple[str, Any], ...] = ()
     base_prefix: str = "model."
-    notes: str = ""
+    reordered: str = ""
 
     @property
     def layer_prefix(self) -> str:
@@ -44,7 +48,8 @@ class Family:
 
     def read_config(self, raw: Mapping[str, Any]) -> PreTrainedConfig:
         """The stock config of a config.json; a key that nobody knows is refused."""
-        return read_native_config(raw, self.config_rows)
+        told = [name for name, value in self.restated if raw.get(name) == value]
+        return read_native_config(raw, self.config_rows, {*self.leftovers, *told})
 
     def to_moeba(self, native: PreTrainedConfig) -> MoebaConfig:
         """The Moeba config with the same function."""
@@ -56,9 +61,12 @@ class Family:
         native.architectures = [self.architecture]
         return native
 
-    def drops(self, name: str) -> Dropped | None:
-        """The rule that drops a source tensor, if one does. Names without the base prefix count too."""
-        for rule in self.dropped:
-            if rule.regex.fullmatch(name) or rule.regex.fullmatch(self.base_prefix + name):
-                return rule
-        return None
+    def drops(self, name: str, layers: int) -> Dropped | None:
+        """The rule that drops a source tensor of a model of so many layers, if one does.
+
+        Names without the base prefix count too.
+        """
+        names = (name, self.base_prefix + name)
+        return next(
+            (rule for rule in self.dropped if any(rule.matches(name, layers) for name in names)), None
+        )

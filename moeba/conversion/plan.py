@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from ..configuration import MoebaConfig
+from ..configuration.model_facts import layer_view
 from ..modeling import MoebaForCausalLM
 from .checkpoint import Checkpoint, TensorSource
-from .config_rows import differences
+from .config_differences import differences
 from .families import family_of
 from .family import Family
 from .json_files import listing
@@ -34,6 +35,7 @@ class Plan:
         recipes: every target tensor exactly once.
         target_config: the whole config.json to write.
         dropped: source tensor -> why it carries nothing.
+        filled: source tensors that are not there and stand for zeros.
         equal: pairs of source tensors that must be equal, byte for byte (a tied head that was stored twice).
         bare_names: the source leaves the base model's prefix off its names.
         notes: what a reader should know.
@@ -44,6 +46,7 @@ class Plan:
     recipes: list[Recipe]
     target_config: dict[str, Any]
     dropped: dict[str, str] = field(default_factory=dict)
+    filled: list[str] = field(default_factory=list)
     equal: list[tuple[str, str]] = field(default_factory=list)
     bare_names: bool = False
     notes: list[str] = field(default_factory=list)
@@ -140,11 +143,15 @@ def plan_import(checkpoint: Checkpoint) -> tuple[Plan, MoebaConfig]:
     config = family.to_moeba(family.read_config(checkpoint.config))
     names = _Names(checkpoint, family)
     shapes = moeba_shapes(config)
-    recipes, problems = [], []
+    recipes, problems, filled = [], [], []
     used: set[str] = set()
     for row, layer in active_rows(family, config, shapes):
         sources = row.their_names(layer, config)
         actual = [names.actual(source) for source in sources]
+        if row.zero_if_absent and actual == [None]:
+            filled += sources
+            recipes.append(_zeros(row.our_names(layer)[0], shapes, row.describe()))
+            continue
         if None in actual:
             problems += [
                 f"missing {source}" for source, found in zip(sources, actual, strict=True) if found is None
@@ -155,7 +162,9 @@ def plan_import(checkpoint: Checkpoint) -> tuple[Plan, MoebaConfig]:
         targets = row.our_names(layer)
         infos = [checkpoint.tensors[name] for name in found]
         expected = [shapes[name] for name in targets]
-        recipe = _recipe(targets, infos, partial(row.to_ours, config=config), row.describe(), expected)
+        recipe = _recipe(
+            targets, infos, partial(row.to_ours, config=layer_view(config, layer)), row.describe(), expected
+        )
         if isinstance(recipe, str):
             problems.append(recipe)
         else:
@@ -164,7 +173,7 @@ def plan_import(checkpoint: Checkpoint) -> tuple[Plan, MoebaConfig]:
     dropped: dict[str, str] = {}
     equal = []
     for name in checkpoint.tensors:
-        rule = family.drops(name)
+        rule = family.drops(name, config.num_hidden_layers)
         if name in used:
             continue
         if rule is not None:
@@ -180,8 +189,17 @@ def plan_import(checkpoint: Checkpoint) -> tuple[Plan, MoebaConfig]:
             f"{checkpoint.folder} is not a complete {family.model_type} checkpoint: {listing(problems)}"
         )
     plan = Plan(
-        "convert", checkpoint, _ordered(recipes, shapes), config_json(config), dropped, equal, names.bare
+        "convert",
+        checkpoint,
+        _ordered(recipes, shapes),
+        config_json(config),
+        dropped,
+        filled,
+        equal,
+        names.bare,
     )
+    if filled:
+        plan.notes.append(f"not in the source, and zeros in the stock model: {listing(filled)}")
     return plan, config
 
 
@@ -209,7 +227,9 @@ def plan_export(source: TensorSource, config: MoebaConfig, family: Family, bare_
         if bare_names:
             targets = tuple(name.removeprefix(family.base_prefix) for name in targets)
         infos = [source.tensors[name] for name in row.our_names(layer)]
-        recipe = _recipe(targets, infos, partial(row.to_theirs, config=config), row.describe(), None)
+        recipe = _recipe(
+            targets, infos, partial(row.to_theirs, config=layer_view(config, layer)), row.describe(), None
+        )
         assert not isinstance(recipe, str), recipe
         recipes.append(recipe)
         covered.update(recipe.sources)
@@ -232,7 +252,7 @@ def active_rows(family: Family, config: MoebaConfig, shapes: Mapping[str, Any]) 
         for layer in range(config.num_hidden_layers) if row.per_layer else (0,):
             present = [name in shapes for name in row.our_names(layer)]
             assert all(present) or not any(present), f"half of a row exists: {row.describe()}"
-            if all(present):
+            if all(present) and row.when(config):
                 yield row, layer
 
 
@@ -273,6 +293,12 @@ def _recipe(
         for name, shape, output in zip(targets, shapes, outputs, strict=True)
     )
     return Recipe(infos, tuple(info.name for info in sources), compute, description)
+
+
+def _zeros(name: str, shapes: Mapping[str, tuple[int, ...]], description: str) -> Recipe:
+    """A float32 tensor of zeros."""
+    info = TensorInfo(name, shapes[name], torch.float32)
+    return Recipe((info,), (), lambda sources: [torch.zeros(info.shape)], description)
 
 
 def _ordered(recipes: list[Recipe], shapes: Mapping[str, Any]) -> list[Recipe]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from huggingface_hub.errors import StrictDataclassError
 
 from ..configuration import MoebaConfig
-from ..configuration.model_facts import layer_view
+from ..configuration.model_facts import cached_values, layer_view
 from ..conversion.checkpoint import Checkpoint
 from ..conversion.families import FAMILIES
 from ..conversion.provenance import CERTIFICATE_FILE
@@ -271,7 +271,7 @@ def _cache_facts(config: MoebaConfig) -> dict[str, int]:
     for layer, kind in enumerate(config.layer_types or []):
         view = layer_view(config, layer)
         kept = min(CACHE_TOKENS, view.sliding_window) if kind == "sliding_attention" else CACHE_TOKENS
-        values += 2 * view.num_key_value_heads * view.head_dim * kept
+        values += cached_values(view) * kept
     return {name: values * size for name, size in CACHE_BYTES.items()}
 
 

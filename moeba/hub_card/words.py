@@ -15,28 +15,36 @@ NORMS = {
     "rmsnorm_unit_offset": "RMS norms whose weights are stored as their distance from 1",
     "rmsnorm_nonparametric": "RMS norms without weights",
     "layernorm": "layer norms",
+    "layernorm_float32": "layer norms multiplied in float32",
+    "layernorm_unit_offset": "layer norms whose weights are stored as their distance from 1",
     "layernorm_nonparametric": "layer norms without weights",
 }
 BLOCK_ORDERS = {
     "pre_norm": "before attention and before the feed-forward",
+    "pre_norm_normed_residual": "before attention and before the feed-forward, within the residual stream",
     "post_norm": "after attention and the feed-forward were added to the residual stream",
     "sandwich_norm": "before and after both attention and the feed-forward",
     "output_norm": "on the outputs of attention and of the feed-forward",
     "parallel": "before attention and the feed-forward, side by side on one normalised input",
+    "parallel_stream_first": "before attention and the feed-forward, side by side on one normalised input",
     "parallel_two_norms": "before attention and the feed-forward, side by side with a norm each",
 }
 POSITIONS = {
     "rope": "rotary",
     "learned": "a learned vector for each place",
     "sinusoidal": "fixed sine and cosine waves",
+    "sinusoidal_fairseq": "fixed sine and cosine waves",
+    "alibi": "scores fall with distance, at a slope for each head",
+    "relative": "a learned bias of the scores for each range of distances",
     "none": "none, order is known from the causal mask alone",
 }
 QK_NORMS = {
     "none": "",
     "head": ", queries and keys normalised head by head",
+    "per_head": ", queries and keys normalised by a norm for each head",
     "full": ", queries and keys normalised over all heads together",
 }
-FEED_FORWARDS = {"gated": "gated", "mlp": "two-layer"}
+FEED_FORWARDS = {"gated": "gated", "clamped_gated": "gated with cut-off values", "mlp": "two-layer"}
 SCORES = {"softmax": "a softmax over all experts", "sigmoid": "a sigmoid for each expert"}
 
 

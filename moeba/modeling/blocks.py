@@ -16,12 +16,18 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..configuration.configuration_moeba import MoebaConfig
 from ..configuration.model_facts import layer_view
-from .attention import MoebaAttention
+from .attention import MoebaAttention, MoebaGroupedQueryAttention
 from .feed_forward import MoebaSparseMoeBlock, build_feed_forward
+from .latent_attention import MoebaLatentAttention
 from .norms import build_norm
 from .positions import CosSin
 
 Branch = Callable[[torch.Tensor], torch.Tensor]
+
+ATTENTIONS: dict[str, type[MoebaAttention]] = {
+    "grouped_query": MoebaGroupedQueryAttention,
+    "latent": MoebaLatentAttention,
+}
 
 
 class MoebaDecoderLayer(GradientCheckpointingLayer):
@@ -31,7 +37,7 @@ class MoebaDecoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: MoebaConfig, layer_idx: int) -> None:
         super().__init__()
-        self.self_attn = MoebaAttention(layer_view(config, layer_idx), layer_idx)
+        self.self_attn = ATTENTIONS[config.attention_type](layer_view(config, layer_idx), layer_idx)
         self.self_attn.config = config  # the attention implementation is the model's, not one layer's
         self.mlp = build_feed_forward(config, layer_idx)
         for name in self.norm_names:
@@ -95,6 +101,17 @@ class MoebaPreNormLayer(MoebaDecoderLayer):
         return x + feed_forward(self.post_attention_layernorm(x))
 
 
+class MoebaNormedResidualLayer(MoebaDecoderLayer):
+    """Norm before each branch, which is then added to what the norm returned (BLOOM and Falcon, if asked to)."""
+
+    norm_names = ("input_layernorm", "post_attention_layernorm")
+
+    def wire(self, x: torch.Tensor, attention: Branch, feed_forward: Branch) -> torch.Tensor:
+        x = self.input_layernorm(x)
+        x = self.post_attention_layernorm(x + attention(x))
+        return x + feed_forward(x)
+
+
 class MoebaPostNormLayer(MoebaDecoderLayer):
     """Norm of the stream after each branch was added (the 2017 Transformer, BERT)."""
 
@@ -131,9 +148,17 @@ class MoebaOutputNormLayer(MoebaDecoderLayer):
 
 
 class MoebaParallelLayer(MoebaDecoderLayer):
-    """Both branches read the same normalised input (GPT-J, Cohere)."""
+    """Both branches read the same normalised input (GPT-J)."""
 
     norm_names = ("input_layernorm",)
+
+    def wire(self, x: torch.Tensor, attention: Branch, feed_forward: Branch) -> torch.Tensor:
+        normed = self.input_layernorm(x)
+        return attention(normed) + feed_forward(normed) + x
+
+
+class MoebaParallelStreamFirstLayer(MoebaParallelLayer):
+    """The same sum in another order, which rounds otherwise (Cohere, StableLM)."""
 
     def wire(self, x: torch.Tensor, attention: Branch, feed_forward: Branch) -> torch.Tensor:
         normed = self.input_layernorm(x)
@@ -152,9 +177,11 @@ class MoebaParallelTwoNormsLayer(MoebaDecoderLayer):
 
 BLOCKS: dict[str, type[MoebaDecoderLayer]] = {
     "pre_norm": MoebaPreNormLayer,
+    "pre_norm_normed_residual": MoebaNormedResidualLayer,
     "post_norm": MoebaPostNormLayer,
     "sandwich_norm": MoebaSandwichNormLayer,
     "output_norm": MoebaOutputNormLayer,
     "parallel": MoebaParallelLayer,
+    "parallel_stream_first": MoebaParallelStreamFirstLayer,
     "parallel_two_norms": MoebaParallelTwoNormsLayer,
 }

@@ -13,10 +13,10 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.activations import ACT2FN
 from transformers.integrations import use_experts_implementation
 
 from ..configuration.configuration_moeba import MoebaConfig
+from .activations import build_activation
 
 
 def loop_over_experts(
@@ -43,8 +43,23 @@ def loop_over_experts(
     return output
 
 
+class ClampedGate:
+    """`(up + 1) * gate * sigmoid(alpha * gate)`, gate cut above `limit` and up on both sides (GPT-OSS)."""
+
+    def __init__(self, alpha: float, limit: float | None) -> None:
+        self.alpha = alpha
+        self.limit = limit
+
+    def __call__(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """`[..., width]` in and out."""
+        if self.limit is not None:
+            gate = gate.clamp(max=self.limit)
+            up = up.clamp(min=-self.limit, max=self.limit)
+        return (up + 1) * (gate * torch.sigmoid(gate * self.alpha))
+
+
 class _Experts(nn.Module):
-    """Tensors and reference computation of all four kinds; which kind it is, the subclasses fix."""
+    """Tensors and reference computation of all kinds; which kind it is, the subclasses fix."""
 
     gated: ClassVar[bool] = True
     biased: ClassVar[bool] = False
@@ -52,7 +67,7 @@ class _Experts(nn.Module):
     def __init__(self, config: MoebaConfig, num_experts: int, intermediate_size: int) -> None:
         super().__init__()
         self.num_experts = num_experts
-        self.act_fn = ACT2FN[config.hidden_act]
+        self.act_fn = build_activation(config.hidden_act)
         self.inner_name, inner = ("gate_up_proj", 2) if self.gated else ("up_proj", 1)
         for name, outputs, inputs in (
             (self.inner_name, inner * intermediate_size, config.hidden_size),
@@ -105,10 +120,36 @@ class MoebaUngatedBiasedExperts(_Experts):
     gated, biased = False, True
 
 
+class _ClampedExperts(_Experts):
+    """Gated experts whose gate is GPT-OSS's `ClampedGate`."""
+
+    def __init__(self, config: MoebaConfig, num_experts: int, intermediate_size: int) -> None:
+        super().__init__(config, num_experts, intermediate_size)
+        self.clamped_gate = ClampedGate(config.swiglu_alpha, config.swiglu_limit)
+
+    def _apply_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """`[..., 2 * width] -> [..., width]`, as the experts interface calls it."""
+        return self.clamped_gate(*gate_up.chunk(2, dim=-1))
+
+
+@use_experts_implementation
+class MoebaClampedExperts(_ClampedExperts):
+    """Clamped gated experts, with the tensors of `MoebaExperts`."""
+
+
+@use_experts_implementation(has_bias=True)
+class MoebaClampedBiasedExperts(_ClampedExperts):
+    """Clamped gated experts, with the tensors of `MoebaBiasedExperts`."""
+
+    biased = True
+
+
 # By (feed_forward_type, expert_bias): the interface wants these two facts fixed for each class.
 EXPERTS: dict[tuple[str, bool], type[nn.Module]] = {
     ("gated", False): MoebaExperts,
     ("gated", True): MoebaBiasedExperts,
+    ("clamped_gated", False): MoebaClampedExperts,
+    ("clamped_gated", True): MoebaClampedBiasedExperts,
     ("mlp", False): MoebaUngatedExperts,
     ("mlp", True): MoebaUngatedBiasedExperts,
 }

@@ -26,16 +26,21 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.configuration_moeba import MoebaConfig
+from ..configuration.model_facts import longrope_switch
 from .attention import MoebaAttention, build_masks
 from .balancing import share_of_tokens, token_mask_from
 from .blocks import BLOCKS, MoebaDecoderLayer
 from .experts import EXPERTS
 from .folders import MoebaFolders
-from .norms import MoebaUnitOffsetRMSNorm, build_norm
+from .norms import MoebaUnitOffsetLayerNorm, MoebaUnitOffsetRMSNorm, build_norm
+from .position_biases import POSITION_BIASES, MoebaAlibi, add_position_bias, static_cache_masks
 from .positions import EMBEDDED_POSITIONS, MoebaSinusoidalPositions, build_rotary
-from .router import MoebaTopKRouter
+from .router import MoebaRouter
 
 logger = logging.get_logger(__name__)
+
+# Config fields, when set, that scaled_dot_product_attention has no argument for.
+BEYOND_SDPA = ("attn_logit_softcapping", "attention_sink_layer_types")
 
 
 @dataclass
@@ -61,7 +66,7 @@ class MoebaPreTrainedModel(MoebaFolders, PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs: ClassVar[dict[str, Any]] = {
-        "router_logits": OutputRecorder(MoebaTopKRouter, index=0),
+        "router_logits": OutputRecorder(MoebaRouter, index=0),
         "hidden_states": MoebaDecoderLayer,
         "attentions": MoebaAttention,
     }
@@ -70,8 +75,13 @@ class MoebaPreTrainedModel(MoebaFolders, PreTrainedModel):
         super().__init__(config, *args, **kwargs)
         # Of all that the class can hold, what this model does hold.
         self._no_split_modules = [BLOCKS[config.block_order].__name__]
-        if not (config.sparse_layers and config.router_selection_bias):
-            self._keep_in_fp32_modules_strict = []
+        self._keep_in_fp32_modules_strict = []
+        if config.sparse_layers and config.router_selection_bias:
+            self._keep_in_fp32_modules_strict.append("e_score_correction_bias")
+        if config.sparse_layers and config.router_param_dtype == "float32":
+            self._keep_in_fp32_modules_strict.append("mlp.gate.weight")
+        if config.attention_score_dtype == "float32" and config.attention_sink_layer_types:
+            self._keep_in_fp32_modules_strict.append("sinks")
 
     # The library decides these two by reading the source of this file; here the parts have files of their
     # own.
@@ -86,11 +96,17 @@ class MoebaPreTrainedModel(MoebaFolders, PreTrainedModel):
     def _check_and_adjust_attn_implementation(
         self, attn_implementation: str | None, *args: Any, **kwargs: Any
     ) -> str:
-        """SDPA has no softcap: run the plain attention instead of silently leaving the cap out."""
-        if self.config.attn_logit_softcapping is not None and attn_implementation in (None, "sdpa"):
-            if attn_implementation == "sdpa":
+        """Run the plain attention instead of one that would silently leave a part out."""
+        lacking = None
+        if attn_implementation in (None, "sdpa"):
+            lacking = next((name for name in BEYOND_SDPA if getattr(self.config, name)), None)
+        elif attn_implementation != "eager" and self.config.position_embedding_type in POSITION_BIASES:
+            lacking = "position_embedding_type"
+        if lacking is not None:
+            if attn_implementation is not None:
                 logger.warning_once(
-                    "sdpa cannot cap attention logits (attn_logit_softcapping): using eager attention."
+                    f"{attn_implementation} cannot do {lacking}={getattr(self.config, lacking)!r}: "
+                    "using eager attention."
                 )
             attn_implementation = "eager"
         return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
@@ -101,15 +117,17 @@ class MoebaPreTrainedModel(MoebaFolders, PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, tuple(EXPERTS.values())):
             _init_experts(module, std)
-        elif isinstance(module, MoebaTopKRouter):
+        elif isinstance(module, MoebaRouter):
             init.normal_(module.weight, mean=0.0, std=std)
             for vector in (module.bias, module.e_score_correction_bias):
                 if vector is not None:
                     init.zeros_(vector)
-        elif isinstance(module, MoebaUnitOffsetRMSNorm):
+        elif isinstance(module, (MoebaUnitOffsetRMSNorm, MoebaUnitOffsetLayerNorm)):
             init.zeros_(module.weight)
-        elif isinstance(module, MoebaSinusoidalPositions):
+        elif isinstance(module, (MoebaSinusoidalPositions, MoebaAlibi)):
             module.init_buffers()
+        elif isinstance(module, MoebaAttention) and module.sinks is not None:
+            init.normal_(module.sinks, mean=0.0, std=std)
 
 
 def _init_experts(experts: nn.Module, std: float) -> None:
@@ -125,14 +143,22 @@ class MoebaModel(MoebaPreTrainedModel):
 
     def __init__(self, config: MoebaConfig) -> None:
         super().__init__(config)
-        self.padding_idx = config.pad_token_id
+        self.padding_idx = None if config.train_padding_embedding else config.pad_token_id
         self.vocab_size = config.vocab_size
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size, self.padding_idx)
+        self.narrow = config.embedding_size != config.hidden_size
+        if self.narrow:
+            self.project_in = nn.Linear(config.embedding_size, config.hidden_size, bias=False)
+            self.project_out = nn.Linear(config.hidden_size, config.embedding_size, bias=False)
+        if config.embedding_norm:
+            self.embed_norm = build_norm(config)
         positions = config.position_embedding_type
         if positions in EMBEDDED_POSITIONS:
             self.embed_positions = EMBEDDED_POSITIONS[positions](config)
         elif positions == "rope":
             self.rotary_emb = build_rotary(config)
+        elif positions in POSITION_BIASES:
+            self.position_bias = POSITION_BIASES[positions](config)
         self.dropout = nn.Dropout(config.embedding_dropout)
         block = BLOCKS[config.block_order]
         self.layers = nn.ModuleList([block(config, i) for i in range(config.num_hidden_layers)])
@@ -144,10 +170,36 @@ class MoebaModel(MoebaPreTrainedModel):
         """Scale the token embeddings and add positions, `[batch, tokens, hidden]`."""
         hidden_states = inputs_embeds
         if self.config.embedding_multiplier != 1.0:
-            hidden_states = hidden_states * self.config.embedding_multiplier
+            multiplier = self.config.embedding_multiplier
+            if self.config.round_embedding_multiplier:
+                multiplier = torch.tensor(multiplier, dtype=hidden_states.dtype, device=hidden_states.device)
+            hidden_states = hidden_states * multiplier
+        if self.narrow:
+            hidden_states = self.project_in(hidden_states)
         if hasattr(self, "embed_positions"):
             hidden_states = hidden_states + self.embed_positions(hidden_states, position_ids)
+        if hasattr(self, "embed_norm"):
+            hidden_states = self.embed_norm(hidden_states)
         return self.dropout(hidden_states)
+
+    def _positions(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | dict | None,
+        past: int | torch.Tensor,
+    ) -> torch.Tensor:
+        """Places of the new tokens, `[1, tokens]`, or `[batch, tokens]` where only real tokens count."""
+        tokens = inputs_embeds.shape[1]
+        is_2d = isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2
+        if self.config.positions_from_attention_mask and is_2d:
+            real = attention_mask.long()
+            return (real.cumsum(dim=1) * real - 1)[:, -tokens:]
+        return (torch.arange(tokens, device=inputs_embeds.device) + past).unsqueeze(0)
+
+    def _finish(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The last norm and, where the embedding table is narrower than the stream, the way back to its width."""
+        hidden_states = self.norm(hidden_states)
+        return self.project_out(hidden_states) if self.narrow else hidden_states
 
     @merge_with_config_defaults
     @capture_outputs
@@ -175,11 +227,9 @@ class MoebaModel(MoebaPreTrainedModel):
             inputs_embeds = self.embed_tokens(input_ids)
         if use_cache and past_key_values is None and self.config.is_causal:
             past_key_values = DynamicCache(config=self.config)
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
         if position_ids is None:
-            past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = (
-                torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past
-            ).unsqueeze(0)
+            position_ids = self._positions(inputs_embeds, attention_mask, past)
 
         hidden_states = self._embed(inputs_embeds, position_ids)
         masks = attention_mask
@@ -191,6 +241,13 @@ class MoebaModel(MoebaPreTrainedModel):
                 past_key_values=past_key_values,
                 position_ids=position_ids,
             )
+        if hasattr(self, "position_bias"):
+            masks = {
+                kind: add_position_bias(self.position_bias, mask, hidden_states, past, attention_mask)
+                for kind, mask in masks.items()
+            }
+            if self.config._attn_implementation != "eager":  # kernels take no mask of another dtype
+                masks = {kind: mask.to(hidden_states.dtype) for kind, mask in masks.items()}
         rotations = self.rotary_emb(hidden_states, position_ids) if hasattr(self, "rotary_emb") else None
         token_mask = (
             token_mask_from(attention_mask, inputs_embeds.shape[:2]) if output_router_losses else None
@@ -216,7 +273,7 @@ class MoebaModel(MoebaPreTrainedModel):
                 hidden_states = output
 
         return MoebaModelOutputWithPast(
-            last_hidden_state=self.norm(hidden_states),
+            last_hidden_state=self._finish(hidden_states),
             past_key_values=past_key_values,
             router_losses=torch.stack([loss.to(hidden_states.device) for loss in losses]) if losses else None,
         )
@@ -258,14 +315,30 @@ class MoebaForCausalLM(_RouterLoss, MoebaPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = MoebaModel(config)
         self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
+        self.lm_head = nn.Linear(config.embedding_size, config.vocab_size, bias=config.lm_head_bias)
         self.post_init()
+
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.LongTensor, past_key_values: Cache | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """As in transformers, except that keys turned by other frequencies than the next ones are dropped."""
+        switch = longrope_switch(self.config) if self.config.longrope_restarts_cache else None
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if switch is not None and past <= switch < input_ids.shape[1]:
+            past_key_values, kwargs["next_sequence_length"] = None, None
+        return super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
+
+    def create_masks_for_generate(self, **tensors: Any) -> Any:
+        """Masks over a static cache, which the library asks for."""
+        return static_cache_masks(**tensors)
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Project, scale and cap: `[..., hidden] -> [..., vocab]`."""
         logits = self.lm_head(hidden_states)
         if self.config.logit_scale != 1.0:
             logits = logits * self.config.logit_scale
+        if self.config.logits_scaling != 1.0:
+            logits = logits / self.config.logits_scaling
         if self.config.final_logit_softcapping is not None:
             cap = self.config.final_logit_softcapping
             logits = torch.tanh(logits / cap) * cap
@@ -377,7 +450,7 @@ class MoebaForSequenceClassification(_GenericHead, GenericForSequenceClassificat
         MoebaPreTrainedModel.__init__(self, config)
         self.num_labels = config.num_labels
         self.model = MoebaModel(config)
-        self.score = nn.Linear(config.hidden_size, self.num_labels, bias=False)
+        self.score = nn.Linear(config.embedding_size, self.num_labels, bias=False)
         self.post_init()
 
     forward = with_router_losses(GenericForSequenceClassification.forward)
@@ -391,7 +464,7 @@ class MoebaForTokenClassification(_GenericHead, GenericForTokenClassification, M
         self.num_labels = config.num_labels
         self.model = MoebaModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.score = nn.Linear(config.hidden_size, self.num_labels)
+        self.score = nn.Linear(config.embedding_size, self.num_labels)
         self.post_init()
 
     forward = with_router_losses(GenericForTokenClassification.forward)
@@ -403,7 +476,7 @@ class MoebaForQuestionAnswering(_GenericHead, GenericForQuestionAnswering, Moeba
     def __init__(self, config: MoebaConfig) -> None:
         MoebaPreTrainedModel.__init__(self, config)
         self.model = MoebaModel(config)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.qa_outputs = nn.Linear(config.embedding_size, 2)
         self.post_init()
 
     forward = with_router_losses(GenericForQuestionAnswering.forward)

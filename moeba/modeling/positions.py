@@ -1,8 +1,8 @@
 """Positions: how a model that sees a set of tokens knows their order.
 
-A position can enter at two places: added to the embeddings (`EMBEDDED_POSITIONS`) or as a rotation of queries
-and keys (`MoebaRotaryEmbedding`). `position_embedding_type="none"` uses neither: the causal mask alone tells
-order.
+A position can enter at three places: added to the embeddings (`EMBEDDED_POSITIONS`), as a rotation of queries
+and keys (`MoebaRotaryEmbedding`), or added to the attention scores (`position_biases.py`).
+`position_embedding_type="none"` uses none of them: the causal mask alone tells order.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from transformers import initialization as init
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
 from ..configuration.configuration_moeba import MoebaConfig
+from ..configuration.model_facts import layer_view
 
 CosSin = tuple[torch.Tensor, torch.Tensor]
 
@@ -34,33 +35,44 @@ class MoebaLearnedPositions(nn.Embedding):
 
 
 class MoebaSinusoidalPositions(nn.Module):
-    """Fixed waves (Vaswani et al. 2017), sines in the first half and cosines in the second."""
+    """Fixed waves (Vaswani et al. 2017), sines first and then cosines; an odd width has one sine more."""
 
     def __init__(self, config: MoebaConfig) -> None:
         super().__init__()
-        half = config.hidden_size // 2
         self.width = config.hidden_size
-        self.register_buffer("frequencies", self.compute_frequencies(half), persistent=False)
+        self.offset = config.position_offset
+        self.register_buffer("frequencies", self.compute_frequencies(self.width), persistent=False)
 
     @staticmethod
-    def compute_frequencies(half: int) -> torch.Tensor:
-        """Angular frequency of each wave, from 1 down to 1/10000, `[half]`."""
-        return torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10000.0) / max(half - 1, 1)))
+    def compute_frequencies(width: int) -> torch.Tensor:
+        """Angular frequency of each wave, from 1 down to almost 1/10000."""
+        exponents = torch.arange(0, width, 2, dtype=torch.int64).float() / width
+        return 1 / torch.pow(10000, exponents)
 
     def init_buffers(self) -> None:
         """Fill the buffer of a model that was built on the meta device."""
-        init.copy_(self.frequencies, self.compute_frequencies(self.frequencies.shape[0]))
+        init.copy_(self.frequencies, self.compute_frequencies(self.width))
 
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """Vectors to add, `[batch or 1, sequence, hidden]`."""
-        angles = position_ids[..., None].float() * self.frequencies.float()
-        waves = torch.cat((angles.sin(), angles.cos()), dim=-1)
+        angles = (position_ids + self.offset)[..., None].float() * self.frequencies.float()
+        waves = torch.cat((angles.sin(), angles.cos()), dim=-1)[..., : self.width]
         return nn.functional.pad(waves, (0, self.width - waves.shape[-1])).to(hidden_states.dtype)
+
+
+class MoebaFairseqSinusoidalPositions(MoebaSinusoidalPositions):
+    """Waves whose slowest one has a frequency of exactly 1/10000 (tensor2tensor, fairseq); an odd width ends in 0."""
+
+    @staticmethod
+    def compute_frequencies(width: int) -> torch.Tensor:
+        half = width // 2
+        return torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10000.0) / max(half - 1, 1)))
 
 
 EMBEDDED_POSITIONS: dict[str, type[nn.Module]] = {
     "learned": MoebaLearnedPositions,
     "sinusoidal": MoebaSinusoidalPositions,
+    "sinusoidal_fairseq": MoebaFairseqSinusoidalPositions,
 }
 
 
@@ -82,7 +94,7 @@ class MoebaRotaryEmbedding(nn.Module):
 
     def __init__(self, config: MoebaConfig, device: Any = None, layer_type: str | None = None) -> None:
         super().__init__()
-        self.config = _RopeView(config, layer_type) if layer_type else config
+        self.config = _RopeView(config, layer_type)
         self.max_seq_len_cached = config.max_position_embeddings
         self.original_max_seq_len = config.max_position_embeddings
         self.rope_type = self.config.rope_parameters["rope_type"]
@@ -100,21 +112,31 @@ class MoebaRotaryEmbedding(nn.Module):
     @torch.no_grad()
     @dynamic_rope_update
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> CosSin:
-        """Cosine and sine, each `[batch or 1, sequence, rotated]`, in the dtype of `hidden_states`."""
+        """Cosine and sine, each `[batch or 1, sequence, rotated]`, rounded as `rotary_precision` says."""
         frequencies = self.inv_freq.to(device=hidden_states.device, dtype=torch.float)
         angles = position_ids[..., None].float() * frequencies
         angles = torch.cat((angles, angles), dim=-1)
         cos = angles.cos() * self.attention_scaling
         sin = angles.sin() * self.attention_scaling
-        return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
+        precision = self.config.rotary_precision
+        if precision != "float32":
+            cos, sin = cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
+        return (cos, sin) if precision == "model" else (cos.float(), sin.float())
 
 
 class _RopeView:
-    """A config whose `rope_parameters` are those of one layer type; all else is the config's behind it."""
+    """A config as rope sees it: one layer type's `rope_parameters`, and as `head_dim` the part that rotates."""
 
-    def __init__(self, config: MoebaConfig, layer_type: str) -> None:
-        self._config = config
-        self.rope_parameters = config.rope_parameters[layer_type]
+    def __init__(self, config: MoebaConfig, layer_type: str | None) -> None:
+        self._config = layer_view(
+            config, 0
+        )  # the library reads numbers of heads, which may differ between layers
+        rope = config.rope_parameters[layer_type] if layer_type else config.rope_parameters
+        if config.longrope_factors == "short" and "short_factor" in rope:
+            rope = {**rope, "long_factor": rope["short_factor"]}
+        self.rope_parameters = rope
+        self.head_dim = config.rotary_head_dim
+        self.is_heterogeneous = False
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_config":
@@ -126,17 +148,14 @@ class _RopeView:
 
 
 class MoebaPerTypeRotaryEmbedding(nn.ModuleDict):
-    """A rotary embedding for each layer type (Gemma 3: local layers turn faster than global ones).
-
-    A type whose `rope_parameters` are None is not rotated (SmolLM3, Command R7B) and has no entry.
-    """
+    """A rotary embedding for each layer type (Gemma 3: local layers turn faster than global ones)."""
 
     def __init__(self, config: MoebaConfig) -> None:
-        types = sorted(kind for kind in set(config.layer_types) if config.rope_parameters[kind] is not None)
+        types = sorted(set(config.layer_types))
         super().__init__({kind: MoebaRotaryEmbedding(config, layer_type=kind) for kind in types})
 
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> dict[str, CosSin]:
-        """Cosine and sine for each layer type that is rotated."""
+        """Cosine and sine for each layer type."""
         return {kind: rotary(hidden_states, position_ids) for kind, rotary in self.items()}
 
 
@@ -154,10 +173,43 @@ def rotate_half(x: torch.Tensor) -> torch.Tensor:
 
 
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate the leading part of each head of `x` `[batch, heads, sequence, head_dim]`; the rest passes."""
+    """Rotate the leading part of each head of `x` `[batch, heads, sequence, head_dim]`; the rest passes.
+
+    Products are taken in the wider dtype of `x` and the angles, and rounded to that of `x`.
+    """
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     rotated = cos.shape[-1]
     if rotated == x.shape[-1]:
-        return (x * cos) + (rotate_half(x) * sin)
+        return ((x * cos) + (rotate_half(x) * sin)).to(x.dtype)
     turning, passing = x[..., :rotated], x[..., rotated:]
-    return torch.cat(((turning * cos) + (rotate_half(turning) * sin), passing), dim=-1)
+    turned = (turning * cos) + (rotate_half(turning) * sin)
+    return torch.cat((turned.to(x.dtype), passing), dim=-1)
+
+
+def pairs_to_halves(x: torch.Tensor) -> torch.Tensor:
+    """Move the last dimension's even entries before the odd ones: neighbours become `rotate_half`'s pairs."""
+    return torch.cat((x[..., 0::2], x[..., 1::2]), dim=-1)
+
+
+def query_growth(config: MoebaConfig, layer_type: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """The factor `[batch or 1, 1, sequence, 1]` by which queries grow with their position (Llama 4), if any."""
+    beta = config.query_growth_beta
+    if beta is None:
+        return None
+    rope = config.rope_parameters.get(layer_type, config.rope_parameters)
+    original = rope["original_max_position_embeddings"]
+
+    def factor(position_ids: torch.Tensor) -> torch.Tensor:
+        return (1 + beta * torch.log(1 + torch.floor(position_ids / original)))[:, None, :, None]
+
+    return factor
+
+
+def yarn_sharpening(config: MoebaConfig, layer_type: str) -> float:
+    """What scaled rope with `mscale_all_dim` multiplies queries and keys by, each (YaRN, Peng et al. 2023)."""
+    rope = config.rope_parameters or {}
+    rope = rope.get(layer_type, rope)
+    strength = rope.get("mscale_all_dim", 0)
+    if rope.get("rope_type", "default") == "default" or not strength or rope["factor"] <= 1:
+        return 1.0
+    return 0.1 * strength * math.log(rope["factor"]) + 1.0

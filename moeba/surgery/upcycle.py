@@ -184,7 +184,14 @@ def plan_upcycle(
 def _repeated(
     name: str, shape: tuple[int, ...], part: str, layer: int, source: TensorSource, experts: int
 ) -> Recipe:
-    """`experts.gate_up_proj[_bias]` and its like from the dense projections it consists of."""
+    """`experts.gate_up_proj[_bias]` and its like from the dense projections it consists of.
+
+    What an activation learns is copied once: all experts of a layer share it.
+    """
+    if part.startswith("experts.act_fn."):
+        dense = LAYER.format(layer=layer) + part.removeprefix("experts.")
+        info = TensorInfo(name, shape, source.tensors[dense].dtype)
+        return Recipe((info,), (dense,), list, f"{name}: {dense}")
     kind = "bias" if part.endswith("_bias") else "weight"
     fused = part.removeprefix("experts.").removesuffix("_bias")
     projections = ("gate_proj", "up_proj") if fused == "gate_up_proj" else (fused,)
@@ -214,7 +221,7 @@ def _twins(dense: MoebaConfig, config: MoebaConfig, folder: Path) -> tuple[PreTr
     experts = min(config.num_experts, 12)
     grown = sparse_config(small, experts, min(config.num_experts_per_tok, experts), chosen)
     first = MoebaForCausalLM(small)
-    randomise(first)
+    randomise(first, embedding_multiplier=first.config.embedding_multiplier)
     first.tie_weights()
     state = first.state_dict()
     if small.tie_word_embeddings:

@@ -20,7 +20,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from ..modeling.balancing import token_mask_from
 from ..modeling.modeling_moeba import MoebaModel
-from ..modeling.router import MoebaTopKRouter
+from ..modeling.router import MoebaRouter
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class RouterStatistics:
         self._token_mask = token_mask_from(arguments.get("attention_mask"), tuple(tokens.shape[:2]))
 
     def _hook_of(self, tally: _Tally) -> Any:
-        def hook(router: MoebaTopKRouter, args: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+        def hook(router: MoebaRouter, args: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
             if _is_recomputing() or (self._training_only and not router.training):
                 return
             logits, _, indices = output
@@ -231,7 +231,7 @@ def router_metrics(layers: list[LayerStatistics], per_layer: bool = True) -> dic
 class _Tally:
     """Running figures of one router, on its device: tokens by expert, and `sums` of tokens and entropy."""
 
-    def __init__(self, layer: int, router: MoebaTopKRouter) -> None:
+    def __init__(self, layer: int, router: MoebaRouter) -> None:
         self.layer = layer
         self.router = router
         self.reset()
@@ -267,11 +267,11 @@ class _Tally:
         return LayerStatistics(self.layer, tokens, tuple(counts.tolist()), entropy)
 
 
-def _routers(backbones: list[MoebaModel]) -> Iterator[tuple[int, MoebaTopKRouter]]:
+def _routers(backbones: list[MoebaModel]) -> Iterator[tuple[int, MoebaRouter]]:
     for backbone in backbones:
         for index, layer in enumerate(backbone.layers):
             for module in layer.modules():
-                if isinstance(module, MoebaTopKRouter):
+                if isinstance(module, MoebaRouter):
                     yield index, module
 
 

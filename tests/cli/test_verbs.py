@@ -9,8 +9,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from moeba.conversion import FAMILIES
+from moeba.conversion import FAMILIES, catalogue
 from moeba.conversion.checkpoint import Checkpoint
+from moeba.conversion.unsupported import UNSUPPORTED
 
 VERBS = (
     "convert",
@@ -169,8 +170,20 @@ def test_generate_draws_by_the_seed_and_answers_a_chat(moeba, llama):
 def test_families_are_those_of_the_converter(moeba):
     listed = json.loads(moeba("families", "--json").out)
     assert [family["model_type"] for family in listed] == list(FAMILIES)
+    assert {"exactness", "reason", "directions", "verified_with", "refused_unless"} <= set(listed[0])
     table = moeba("families").out
     assert all(model_type in table for model_type in FAMILIES)
+    assert "add_cross_attention=False" in table
+
+
+def test_families_that_are_refused(moeba):
+    listed = json.loads(moeba("families", "--unsupported", "--json").out)
+    assert {entry["model_type"]: entry["reason"] for entry in listed} == UNSUPPORTED
+    assert "mamba2" in moeba("families", "--unsupported").out
+
+
+def test_families_as_the_readme_shows_them(moeba):
+    assert moeba("families", "--markdown").out == catalogue.markdown() + "\n"
 
 
 def test_bundle_and_card(moeba, converted, tmp_path):

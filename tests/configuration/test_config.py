@@ -171,10 +171,6 @@ ROPES = {
         "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
     },
-    "no_rope_layers": {
-        "full_attention": None,
-        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
-    },
 }
 
 

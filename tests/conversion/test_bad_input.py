@@ -118,7 +118,7 @@ def test_missing_expert(tmp_path):
 
 
 BAD_CONFIG = {
-    "unknown type": (dict(model_type="bert"), "model_type='bert' is not supported. Supported: gpt2; llama"),
+    "unknown type": (dict(model_type="bert"), "model_type='bert' is not supported: it is an encoder"),
     "no type": (dict(model_type=...), "model_type=None is not supported"),
     "already Moeba": (dict(model_type="moeba"), "model_type='moeba' is not supported"),
     "unknown field": (dict(rotary_dim=4), "fields that LlamaConfig does not know.*: rotary_dim=4"),

@@ -37,10 +37,9 @@ def assert_verified(certificate: Certificate) -> None:
         assert check.status in ("verified", "not applicable"), check
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 9))])
-@pytest.mark.parametrize("model_type", FAMILIES)
-def test_in_and_out_are_certified(tmp_path, model_type, seed):
-    source = save(build(draw(model_type, seed)), tmp_path / "native")
+@pytest.mark.parametrize("model_type", ["gpt2", "qwen3", "qwen3_moe"])
+def test_in_and_out_are_certified(tmp_path, model_type):
+    source = save(build(draw(model_type, 0)), tmp_path / "native")
     assert_verified(convert(source, tmp_path / "moeba").certificate)
     assert_verified(export(tmp_path / "moeba", tmp_path / "back", to=model_type).certificate)
 

@@ -5,10 +5,11 @@ import os
 import pickle
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 from safetensors.torch import save_file
 
 from moeba.conversion import checkpoint
@@ -434,8 +435,21 @@ class FakeHub:
             shutil.copy(self.folder / name, self.cache / name)
         return str(self.cache)
 
+    def file(self, repo_id, name, *, revision):
+        if not (self.folder / name).is_file():
+            raise RemoteEntryNotFoundError(f"there is no {name}", response=Mock())
+        self(repo_id, revision=revision, allow_patterns=[name], ignore_patterns=["*/*"])
+        return str(self.cache / name)
+
     def fetched(self) -> set[str]:
         return {str(path.relative_to(self.cache)) for path in self.cache.rglob("*") if path.is_file()}
+
+
+def fake_hub(monkeypatch, repo: Path, cache: Path) -> FakeHub:
+    hub = FakeHub(repo, cache)
+    monkeypatch.setattr(checkpoint, "snapshot_download", hub)
+    monkeypatch.setattr(checkpoint, "hf_hub_download", hub.file)
+    return hub
 
 
 def test_hub_id_fetches_only_what_is_needed(tmp_path, monkeypatch):
@@ -449,26 +463,60 @@ def test_hub_id_fetches_only_what_is_needed(tmp_path, monkeypatch):
         "x.gguf",
     ):
         (repo / name).write_text("{}")
-    hub = FakeHub(repo, tmp_path / "commit")
-    monkeypatch.setattr(checkpoint, "snapshot_download", hub)
-    folder = resolve("user/name", revision="v1")
+    hub = fake_hub(monkeypatch, repo, tmp_path / "commit")
+    folder = resolve("user/name", revision="v1", any_type=True)
     index = "model.safetensors.index.json"
     assert hub.fetched() == {"config.json", "tokenizer.json", index, "one.safetensors", "two.safetensors"}
-    assert hub.revisions == ["v1", "commit"]  # everything after the first call is of the same commit
+    assert hub.revisions == ["v1", "commit", "commit"]  # everything after config.json is of the same commit
     assert Checkpoint(folder).read("y") == 1
 
 
 def test_hub_id_falls_back_to_pickles(tmp_path, monkeypatch):
     repo = make_folder(tmp_path / "repo")
     torch.save({"a": torch.ones(1)}, repo / "pytorch_model.bin")
-    monkeypatch.setattr(checkpoint, "snapshot_download", FakeHub(repo, tmp_path / "commit"))
+    fake_hub(monkeypatch, repo, tmp_path / "commit")
+    assert Checkpoint(resolve("user/name", any_type=True)).read("a") == 1
+
+
+@pytest.mark.parametrize(
+    "model_type, message",
+    [
+        ("mamba", "model_type='mamba' is not supported: its layers are Mamba's state spaces"),
+        ("toy", "model_type='toy' is not supported. Supported: .*llama"),
+    ],
+)
+def test_hub_model_of_an_unsupported_type_is_refused_before_its_weights(
+    tmp_path, monkeypatch, model_type, message
+):
+    repo = make_folder(tmp_path / "repo", {"a": torch.ones(1)})
+    (repo / "config.json").write_text(json.dumps({"model_type": model_type}))
+    hub = fake_hub(monkeypatch, repo, tmp_path / "commit")
+    with pytest.raises(ValueError, match=message):
+        resolve("user/name")
+    assert hub.fetched() == {"config.json"}
+
+
+@pytest.mark.parametrize("model_type", ["moeba", "llama"])
+def test_hub_model_of_a_supported_type_is_fetched(tmp_path, monkeypatch, model_type):
+    repo = make_folder(tmp_path / "repo", {"a": torch.ones(1)})
+    (repo / "config.json").write_text(json.dumps({"model_type": model_type}))
+    fake_hub(monkeypatch, repo, tmp_path / "commit")
     assert Checkpoint(resolve("user/name")).read("a") == 1
+
+
+def test_hub_repository_without_a_config_says_what_it_is(tmp_path, monkeypatch):
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    (repo / "adapter_config.json").write_text("{}")
+    fake_hub(monkeypatch, repo, tmp_path / "commit")
+    with pytest.raises(ValueError, match="holds a PEFT adapter"):
+        Checkpoint(resolve("user/name"))
 
 
 def test_resolve_refuses_what_it_cannot_find(tmp_path, monkeypatch):
     folder = make_folder(tmp_path / "m")
     assert resolve(folder) == resolve(str(folder)) == folder
-    monkeypatch.setattr(checkpoint, "snapshot_download", lambda *a, **k: pytest.fail("the Hub was asked"))
+    monkeypatch.setattr(checkpoint, "hf_hub_download", lambda *a, **k: pytest.fail("the Hub was asked"))
     for wrong in (tmp_path / "nothing", "./nothing", "no spaces/allowed", "gpt2", "a/b/c"):
         with pytest.raises(ValueError, match="neither a folder here nor a Hub id"):
             resolve(wrong)
@@ -478,7 +526,7 @@ def test_resolve_refuses_what_it_cannot_find(tmp_path, monkeypatch):
     def offline(*args, **kwargs):
         raise LocalEntryNotFoundError("no\nconnection")
 
-    monkeypatch.setattr(checkpoint, "snapshot_download", offline)
+    monkeypatch.setattr(checkpoint, "hf_hub_download", offline)
     with pytest.raises(
         ValueError, match="user/name is no folder here and could not be fetched .*: no connection"
     ):

@@ -28,7 +28,7 @@ from transformers import (
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
 from moeba import MoebaConfig, MoebaForCausalLM
-from moeba.modeling.attention import MoebaAttention
+from moeba.modeling.attention import MoebaGroupedQueryAttention
 
 THETA = {"rope_type": "default", "rope_theta": 10000.0}
 WINDOW = dict(sliding_window=5)
@@ -246,10 +246,9 @@ def test_rope_per_layer_type_is_each_types_own():
 
 
 def test_layers_without_rotation():
-    """A kind whose rope is None attends as a model without positions does."""
-    fields = dict(SIZES, layer_types=["full_attention"] * 2)
-    unrotated = MoebaForCausalLM(MoebaConfig(**fields, rope_parameters={"full_attention": None})).eval()
-    none = MoebaForCausalLM(MoebaConfig(**fields, position_embedding_type="none")).eval()
+    """A layer that does not rotate attends as one of a model without positions does."""
+    unrotated = MoebaForCausalLM(MoebaConfig(**SIZES, rotary_layers=[False] * 2)).eval()
+    none = MoebaForCausalLM(MoebaConfig(**SIZES, position_embedding_type="none")).eval()
     randomise(none)
     unrotated.load_state_dict(none.state_dict())
     ids = random_ids()
@@ -297,7 +296,7 @@ def test_sinusoidal_positions_are_those_of_the_paper():
 def test_grouped_query_attention_with_one_group_is_multi_head_attention():
     """Against torch's own scaled dot product, one head at a time."""
     config = MoebaConfig(**SIZES, position_embedding_type="none", attn_implementation="eager")
-    attention = randomise(MoebaAttention(config, 0)).eval()
+    attention = randomise(MoebaGroupedQueryAttention(config, 0)).eval()
     x = torch.randn(1, 6, 32)
     output, _ = attention(x)
     query, key, value = (
@@ -316,6 +315,7 @@ BLOCK_ORDERS = {
     "sandwich_norm": lambda x, a, f, n: (y := x + n[1](a(n[0](x)))) + n[3](f(n[2](y))),
     "output_norm": lambda x, a, f, n: (y := x + n[0](a(x))) + n[1](f(y)),
     "parallel": lambda x, a, f, n: x + a(n[0](x)) + f(n[0](x)),
+    "parallel_stream_first": lambda x, a, f, n: x + a(n[0](x)) + f(n[0](x)),
     "parallel_two_norms": lambda x, a, f, n: x + a(n[0](x)) + f(n[1](x)),
 }
 
@@ -342,7 +342,7 @@ def test_stock_layer_norm_attention_agrees():
     theirs = GPT2Attention(GPT2Config(n_embd=32, n_head=4, attn_implementation="eager"), layer_idx=0)
     randomise(theirs).eval()
     fields = dict(SIZES, num_key_value_heads=4, position_embedding_type="none", attention_bias=True)
-    ours = MoebaAttention(MoebaConfig(**fields, attn_implementation="eager"), 0).eval()
+    ours = MoebaGroupedQueryAttention(MoebaConfig(**fields, attn_implementation="eager"), 0).eval()
     weights, biases = theirs.c_attn.weight.T.chunk(3), theirs.c_attn.bias.chunk(3)
     with torch.no_grad():
         for proj, weight, bias in zip((ours.q_proj, ours.k_proj, ours.v_proj), weights, biases, strict=True):

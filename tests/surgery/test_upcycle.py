@@ -11,7 +11,7 @@ from pathlib import Path
 import native
 import pytest
 import torch
-from native import DENSE, draw, load, read_all, snapshot
+from native import draw, load, read_all, snapshot
 from safetensors.torch import load_file, save_file
 from support import random_ids
 from transformers import AutoModelForCausalLM
@@ -73,7 +73,7 @@ def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
         ("0,2", "normal"),
     ],
 )
-@pytest.mark.parametrize("model_type", DENSE)
+@pytest.mark.parametrize("model_type", FIELDS)
 def test_function_is_kept(tmp_path, model_type, layers, router_init):
     source = dense(tmp_path / "native", model_type)
     upcycle(
@@ -101,7 +101,7 @@ def test_numbers_of_experts(tmp_path, experts, top_k):
     assert_close(logits(tmp_path / "moe"), logits(source, AutoModelForCausalLM))
 
 
-@pytest.mark.parametrize("model_type", DENSE)
+@pytest.mark.parametrize("model_type", FIELDS)
 def test_certificate(tmp_path, model_type):
     source = dense(tmp_path / "native", model_type)
     certificate = upcycle(source, tmp_path / "moe", experts=12, top_k=2, layers="0,2").certificate

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from moeba import MoebaConfig, MoebaForCausalLM
-from moeba.modeling.router import MoebaTopKRouter
+from moeba.modeling.router import MoebaRouter
 from moeba.training import LayerStatistics, RouterStatistics, RouterStatisticsCallback
 
 EXPERTS, TOP_K = 12, 3
@@ -40,7 +40,7 @@ def batch(rows=2, length=9):
 def chosen_experts(model, **inputs):
     """The indices each router returned, recorded apart from the class under test."""
     seen = []
-    routers = [module for module in model.modules() if isinstance(module, MoebaTopKRouter)]
+    routers = [module for module in model.modules() if isinstance(module, MoebaRouter)]
     hooks = [r.register_forward_hook(lambda module, args, output: seen.append(output[2])) for r in routers]
     with torch.no_grad():
         model(**inputs)
@@ -180,7 +180,7 @@ def test_stock_trainer_logs_the_figures_of_training_steps_only(model, tmp_path, 
     assert not any("router/entropy" in entry for entry in trainer.state.log_history if "eval_loss" in entry)
     # Two steps a log, two micro-batches a step, two rows of nine tokens; none of the evaluation's.
     assert [layer.tokens for layer in callback.last] == [2 * 2 * 2 * 9] * 2
-    assert not any(module._forward_hooks for module in model.modules() if isinstance(module, MoebaTopKRouter))
+    assert not any(module._forward_hooks for module in model.modules() if isinstance(module, MoebaRouter))
 
 
 def test_added_first_it_reaches_the_reporters(model, tmp_path):

@@ -30,8 +30,12 @@ def reach(config: MoebaConfig) -> dict[str, int]:
     rope = config.rope_parameters or {}
     for parameters in rope.values() if any(isinstance(value, dict) for value in rope.values()) else (rope,):
         if parameters and parameters.get("rope_type") not in (None, "default"):
-            original = parameters.get("original_max_position_embeddings", config.max_position_embeddings)
+            original = config.max_position_embeddings
+            if parameters["rope_type"] != "dynamic":  # which has no other limit
+                original = parameters.get("original_max_position_embeddings", original)
             found[f"{parameters['rope_type']} rope"] = original + 1
+        if parameters and config.query_growth_beta:
+            found["growing queries"] = parameters["original_max_position_embeddings"] + 1
     return found
 
 
@@ -39,7 +43,7 @@ def build_battery(config: MoebaConfig, limit: int, seed: int = 0) -> Battery:
     """One token, a few, and enough to pass every window and original context, up to `limit` tokens."""
     needs = reach(config)
     longest = max([24, *(length + 8 for length in needs.values())])
-    if config.position_embedding_type == "learned":
+    if config.position_embedding_type != "rope":  # a table of positions ends there
         limit = min(limit, config.max_position_embeddings)
     longest = min(longest, limit)
     lengths = tuple(sorted({1, min(7, longest), longest}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -12,6 +13,9 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 
+from ...configuration import MoebaConfig
+from ...configuration.model_facts import layer_view
+from ..families import family_of
 from .battery import Battery
 from .report import Check
 
@@ -38,10 +42,11 @@ class Comparison:
     def run(self) -> list[Check]:
         """Every check."""
         checks = []
-        for implementation in ("eager", "sdpa"):
+        attentions = implementations(self.source, self.target)
+        for implementation in attentions:
             with _attention(implementation, self.source, self.target):
                 checks.append(self.logits(f"logits, {implementation} attention"))
-        with _attention("eager", self.source, self.target):
+        with _attention(attentions[0], self.source, self.target):
             checks += [
                 self.hidden_states(),
                 self.gradients(),
@@ -120,6 +125,8 @@ class Comparison:
 
     def cache(self) -> Check:
         """The last tokens one by one through the KV cache: both models alike, and the target like itself uncached."""
+        if not all("past_key_values" in inspect.signature(model.forward).parameters for model in self._pair):
+            return Check("KV cache", "not applicable", detail="not both models have one", on=self.on)
         ids = self.battery.longest
         steps = min(4, ids.shape[1] - 1)
         cached = []
@@ -178,7 +185,7 @@ class Comparison:
 
     def router(self) -> Check:
         """Logits and chosen experts of every router, where both models have routers."""
-        if not all(getattr(model.config, "num_experts", 0) for model in self._pair):
+        if not all(has_experts(model) for model in self._pair):
             return Check(
                 "router choices", "not applicable", detail="not both models have experts", on=self.on
             )
@@ -190,13 +197,19 @@ class Comparison:
             return Check(
                 "router choices", "not applicable", detail="the routers have other shapes", on=self.on
             )
-        k = self.target.config.num_experts_per_tok
         worst = max((a - b).abs().max().item() / a.std().item() for a, b in zip(first, second, strict=True))
         agree = [
             (a.topk(k)[1].sort(-1)[0] == b.topk(k)[1].sort(-1)[0]).all(-1).float().mean().item()
-            for a, b in zip(first, second, strict=True)
+            for k, a, b in zip(self._experts_per_token(), first, second, strict=True)
         ]
         return self._check("router choices", worst, {"logits_relative": worst, "same_experts": min(agree)})
+
+    def _experts_per_token(self) -> list[int]:
+        """Of each sparse layer; in Moeba's terms, as native configs say it in many ways."""
+        ours: Any = self.target.config
+        if not isinstance(ours, MoebaConfig):
+            ours = family_of(ours.model_type).to_moeba(ours)
+        return [layer_view(ours, i).num_experts_per_tok for i in ours.sparse_layers]
 
     @cached_property
     def _source_logits(self) -> list[torch.Tensor]:
@@ -212,13 +225,41 @@ class Comparison:
         return Check(name, status, figures, detail, self.on)  # type: ignore[arg-type]
 
 
-def rounding_noise(model: PreTrainedModel, battery: Battery) -> float:
-    """How far two equally right orders of summation, eager and sdpa attention, drift apart in this very model."""
+def has_experts(model: PreTrainedModel) -> bool:
+    """Whether some layer of a model of transformers routes tokens to experts."""
+    return any(name.endswith(".experts") for name, _ in model.named_modules())
+
+
+def implementations(*models: PreTrainedModel) -> tuple[str, ...]:
+    """Attention implementations that all of the models can run; an old stock model has the one it was loaded with."""
+    found: tuple[str, ...] = ("eager", "sdpa")
+    for model in models:
+        if not model._can_set_attn_implementation():
+            found = (model.config._attn_implementation,)
+        elif not model._supports_sdpa:
+            found = ("eager",)
+    return found
+
+
+def rounding_noise(models: Sequence[PreTrainedModel], battery: Battery) -> float:
+    """How far two equally right orders of summation, eager and sdpa attention, drift apart in this very model.
+
+    That is, in the first of the two models that can run both. Where there is none (attention sinks keep sdpa out),
+    what an error of one rounding in the embedded tokens grows to.
+    """
+    model = next((model for model in models if len(implementations(model)) > 1), models[0])
+    embedded = model.get_input_embeddings()(battery.longest).detach()
+    signs = torch.randint(0, 2, embedded.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     results = []
-    for implementation in ("eager", "sdpa"):
-        with _attention(implementation, model), torch.no_grad():
-            results.append(model(battery.longest).logits.double())
-    a, b = results
+    with torch.no_grad():
+        for implementation in implementations(model):
+            with _attention(implementation, model):
+                # A copy: a model may scale its input in place.
+                results.append(model(inputs_embeds=embedded.clone()).logits.double())
+        if torch.equal(results[0], results[-1]):
+            rounded = embedded * (1 + signs * torch.finfo(embedded.dtype).eps)
+            results.append(model(inputs_embeds=rounded).logits.double())
+    a, b = results[0], results[-1]
     return ((a - b).abs().max() / a.std()).item()
 
 

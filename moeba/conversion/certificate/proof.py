@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from ...configuration import MoebaConfig
 from ...modeling import MoebaForCausalLM
 from ..checkpoint import Checkpoint, resolve
-from ..config_rows import TRAINING_FIELDS, differences
+from ..config_differences import TRAINING_FIELDS, differences
 from ..families import family_of
 from ..families.common import LAYER
 from ..family import Family
@@ -22,7 +22,7 @@ from ..json_files import listing
 from ..plan import PlannedTensors, moeba_shapes, plan_export, plan_import
 from ..provenance import versions
 from .battery import build_battery
-from .comparison import EXACT, REORDERED, Comparison, first_divergence, rounding_noise
+from .comparison import EXACT, REORDERED, Comparison, first_divergence, implementations, rounding_noise
 from .controls import faults_for
 from .report import Certificate, Check, Control
 from .twin import CONTEXT, convert_twin, export_twin, load_exactly, load_model
@@ -84,7 +84,7 @@ def certify_folders(
 
     def tolerance_for(one: PreTrainedModel, other: PreTrainedModel, limit: int) -> float:
         # A sum over several experts rounds otherwise than one feed-forward, and some models amplify any rounding.
-        noise = rounding_noise(one, build_battery(_moeba_config(one, other, first), limit))
+        noise = rounding_noise((one, other), build_battery(_moeba_config(one, other, first), limit))
         return max(REORDERED if expanded else EXACT, 4 * noise)
 
     with tempfile.TemporaryDirectory() as folder, one_thread():
@@ -98,7 +98,7 @@ def certify_folders(
         detail = f"{first.parameters + second.parameters:,} parameters are too many to run here"
         certificate.checks.append(Check("logits", "unverified", detail=detail, on="checkpoint"))
         return certificate
-    one, other = load_model(source, first.dropped), load_model(target, second.dropped)
+    one, other = load_model(source, first.drops), load_model(target, second.drops)
     tolerance = tolerance_for(one, other, LONGEST_ACTUAL)
     _compare(certificate, one, other, LONGEST_ACTUAL, tolerance, "checkpoint", first, second)
     if not certificate.negative_controls and not _fresh(one):
@@ -130,16 +130,23 @@ class Side:
             self.config = MoebaConfig.from_dict(dict(self.checkpoint.config))
             self.tensors: Any = self.checkpoint
             self.dropped: dict[str, str] = {}
+            self.filled: list[str] = []
         else:
             self.family = family_of(self.model_type)
             plan, self.config = plan_import(self.checkpoint)
             self.tensors = PlannedTensors(plan)
-            self.dropped = plan.dropped
+            self.dropped, self.filled = plan.dropped, plan.filled
             self.bare_names = plan.bare_names
 
     @property
     def parameters(self) -> int:
         return self.config.num_params()
+
+    def drops(self, name: str) -> bool:
+        """Whether a tensor carries nothing, by its name on disk or by the one that transformers loads it under."""
+        if name in self.dropped or self.family is None:
+            return name in self.dropped
+        return self.family.drops(name, self.config.num_hidden_layers) is not None
 
     def identity(self) -> dict[str, Any]:
         folder = self.checkpoint.folder
@@ -220,7 +227,7 @@ def _returned(side: Side) -> list[str]:
     assert side.family is not None
     back = PlannedTensors(plan_export(side.tensors, side.config, side.family, bare_names=side.bare_names))
     expected = set(side.checkpoint.tensors) - set(side.dropped)
-    wrong = sorted(expected ^ set(back.tensors))
+    wrong = sorted(expected ^ (set(back.tensors) - set(side.filled)))
     return wrong + [
         name for name in back.tensors
         if name in expected and not _same_bytes(back.read(name), side.checkpoint.read(name))
@@ -342,7 +349,7 @@ def _plant(
         return
     battery = build_battery(ours.config, LONGEST_TWIN)
     for model in (one, other):
-        model.set_attn_implementation("eager")
+        model.set_attn_implementation(implementations(one, other)[0])
     for fault in faults_for(ours.config, equal_experts):
         damaged = fault.plant(ours)
         first, second = (one, damaged) if target_is_ours else (damaged, other)

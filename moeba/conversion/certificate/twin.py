@@ -7,7 +7,8 @@ contexts. A twin has short windows and contexts, so the certificate's inputs pas
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ...configuration import MoebaConfig
+from ...configuration.model_facts import layer_view
 from ...modeling import MoebaForCausalLM
 from ..checkpoint import Checkpoint
 from ..family import Family
 from ..plan import PlannedTensors, plan_export, plan_import
 from ..weight_files import TensorInfo
+from .comparison import has_experts
 
-WINDOW, ORIGINAL_CONTEXT, CONTEXT = 8, 16, 64
+WINDOW, ORIGINAL_CONTEXT, CONTEXT, LIMIT = 8, 16, 64, 0.5
 
 
 def shrink(config: MoebaConfig) -> MoebaConfig:
@@ -31,66 +34,137 @@ def shrink(config: MoebaConfig) -> MoebaConfig:
     values = copy.deepcopy(config.to_dict())
     values.pop("per_layer_config", None)
     layers = _representative_layers(config)
-    groups = min(config.num_attention_heads // config.num_key_value_heads, 2)
-    kv_heads = min(config.num_key_value_heads, 2)
-    head_dim = min(config.head_dim, 16)
-    heads = kv_heads * groups
-    square = config.hidden_size == config.num_attention_heads * config.head_dim
+    first = layer_view(config, layers[0] if layers else 0)
+    divisor = _common_heads([layer_view(config, i) for i in layers])
+    sizes = _few_heads(first, divisor)
+    heads, head_dim = sizes["num_attention_heads"], sizes["head_dim"]
+    square = first.hidden_size // first.num_attention_heads == first.head_dim
     hidden_size = heads * head_dim if square else heads * (head_dim + 2)
     values.update(
+        sizes,
         vocab_size=min(config.vocab_size, 96),
         hidden_size=hidden_size,
-        intermediate_size=40,
+        embedding_size=hidden_size if config.embedding_size == config.hidden_size else hidden_size // 2,
+        intermediate_size=4 * hidden_size if config.intermediate_size == 4 * config.hidden_size else 40,
         num_hidden_layers=len(layers),
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=head_dim,
         max_position_embeddings=CONTEXT,
         layer_types=[config.layer_types[i] for i in layers],
         mlp_layer_types=[config.mlp_layer_types[i] for i in layers],
+        rotary_layers=[config.rotary_layers[i] for i in layers],
         sliding_window=None if config.sliding_window is None else WINDOW,
         rope_parameters=_short_rope(values.get("rope_parameters"), config, head_dim),
+        clip_qkv=_least(config.clip_qkv, LIMIT),
+        swiglu_limit=_least(config.swiglu_limit, LIMIT),
+        # A lower cap would leave the choice of experts to their selection bias alone.
+        router_logit_softcapping=(cap := config.router_logit_softcapping) and max(cap, 2.0),
+        attention_multiplier=_same_multiplier(config, head_dim),
+        alibi_multiplier=_same_factor(config.alibi_multiplier, config.head_dim**-0.5, head_dim**-0.5),
+        embedding_multiplier=_same_factor(
+            config.embedding_multiplier, config.hidden_size**0.5, hidden_size**0.5
+        ),
         pad_token_id=None,
-        bos_token_id=None,
-        eos_token_id=None,
+        # Some native configs must have them.
+        bos_token_id=None if config.bos_token_id is None else 1,
+        eos_token_id=None if config.eos_token_id is None else 1,
         dtype="float32",
     )
-    if config.attention_multiplier == config.head_dim**-0.5:
-        values["attention_multiplier"] = None
-    if config.num_experts:
-        values.update(_few_experts(config))
+    if config.sparse_layers:
+        values.update(_few_experts(first))
+    if uneven := _layers_that_differ([layer_view(config, i) for i in layers], values, divisor):
+        values["per_layer_config"] = uneven
     for name in ("architectures", "id2label", "label2id", "auto_map", "transformers_version"):
         values.pop(name, None)
     return MoebaConfig.from_dict(values)
 
 
-def randomise(model: nn.Module, seed: int = 0) -> None:
-    """Make no parameter neutral: norms and other vectors spread around their start, matrices wide enough to matter."""
+def _common_heads(layers: list[Any]) -> int | None:
+    """What the numbers of heads can be divided by where layers differ in them, so that they keep their ratios."""
+    counts = {(layer.num_attention_heads, layer.num_key_value_heads) for layer in layers}
+    return math.gcd(*(count for pair in counts for count in pair)) if len(counts) > 1 else None
+
+
+def _few_heads(layer: Any, divisor: int | None = None) -> dict[str, Any]:
+    """Widths and numbers of heads of one layer, made small."""
+    if divisor is not None:
+        heads, kv_heads = layer.num_attention_heads // divisor, layer.num_key_value_heads // divisor
+    else:
+        groups = min(layer.num_attention_heads // layer.num_key_value_heads, 2)
+        # Without groups as many as the shards into which a fused projection may be cut (CodeGen).
+        kv_heads = min(layer.num_key_value_heads, 2 if groups > 1 else 4)
+        heads = kv_heads * groups
+    head_dim = min(layer.head_dim, 16)
+    sizes = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": head_dim}
+    sizes["v_head_dim"] = head_dim if layer.v_head_dim == layer.head_dim else max(head_dim // 2, 1)
+    if layer.attention_type == "latent":
+        whole = layer.qk_rope_head_dim == layer.head_dim
+        sizes["qk_rope_head_dim"] = (
+            head_dim if whole else min(layer.qk_rope_head_dim, max(head_dim // 4 * 2, 2))
+        )
+        sizes["kv_lora_rank"] = min(layer.kv_lora_rank, 12)
+        sizes["q_lora_rank"] = _least(layer.q_lora_rank, 20)
+    return sizes
+
+
+def _layers_that_differ(
+    layers: list[Any], values: dict[str, Any], divisor: int | None
+) -> dict[int, dict[str, Any]]:
+    """Per-layer sizes of a twin whose layers differ, where they are not the twin's first layer's."""
+    found = {}
+    for i, layer in enumerate(layers):
+        sizes = _few_heads(layer, divisor) | (_few_experts(layer) if layer.sparse_layers else {})
+        found[i] = {name: value for name, value in sizes.items() if value != values[name]}
+    return {i: sizes for i, sizes in found.items() if sizes}
+
+
+def _least(value: Any, limit: Any) -> Any:
+    """A cut-off that small random numbers still reach."""
+    return None if value is None else min(value, limit)
+
+
+def _same_multiplier(config: MoebaConfig, head_dim: int) -> float | None:
+    """An attention multiplier that hangs on the head's width keeps doing so."""
+    given = config.attention_multiplier
+    return None if given == config.head_dim**-0.5 else given if given != config.head_dim**-1 else head_dim**-1
+
+
+def _same_factor(factor: float, of_width: float, of_new_width: float) -> float:
+    """A factor that hangs on a width keeps doing so."""
+    return of_new_width if factor == of_width else factor
+
+
+def randomise(model: PreTrainedModel, seed: int = 0, embedding_multiplier: float = 1.0) -> None:
+    """Make no parameter neutral: norms and other vectors spread around their start, matrices wide enough to matter.
+
+    Args:
+        embedding_multiplier: what the model makes its embedded tokens larger by. It is undone here: beside a large
+            stream, the epsilon of a norm is lost in rounding.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *_persistent_buffers(model)]:
             noise = torch.randn(tensor.shape, generator=generator)
-            centre = (
-                1.0 if name.endswith("norm.weight") or ".ln_" in name and name.endswith("weight") else 0.0
-            )
-            scale = 0.25 if tensor.dim() == 1 else tensor.shape[-1] ** -0.5
+            is_norm = "norm" in name or ".ln_" in name
+            centre = 1.0 if is_norm and name.endswith("weight") else 0.0
+            scale = 0.25 if tensor.dim() <= 1 or is_norm else tensor.shape[-1] ** -0.5
             tensor.copy_(centre + scale * noise)
+        if embedding_multiplier > 1:
+            model.get_input_embeddings().weight.div_(embedding_multiplier)
 
 
 def convert_twin(
     config: MoebaConfig, family: Family, folder: Path
 ) -> tuple[PreTrainedModel, MoebaForCausalLM]:
     """A random native model as stock transformers writes it, and what the family's rows make of those files."""
-    native_config = family.to_native(shrink(config))
-    stock = AutoModelForCausalLM.from_config(native_config, dtype=torch.float32)
-    randomise(stock)
+    small = shrink(config)
+    stock = AutoModelForCausalLM.from_config(family.to_native(small), dtype=torch.float32)
+    randomise(stock, embedding_multiplier=small.embedding_multiplier)
     stock.tie_weights()
     stock.save_pretrained(folder)
     plan, moeba_config = plan_import(Checkpoint(folder))
     planned = PlannedTensors(plan)
     ours = MoebaForCausalLM(moeba_config)
     load_exactly(ours, {name: planned.read(name) for name in planned.tensors})
-    return stock.eval(), ours.eval()
+    return plain(stock), plain(ours)
 
 
 def export_twin(
@@ -98,7 +172,7 @@ def export_twin(
 ) -> tuple[MoebaForCausalLM, PreTrainedModel]:
     """A random Moeba model, and what stock transformers loads from the files that the family's rows make of it."""
     ours = MoebaForCausalLM(shrink(config))
-    randomise(ours)
+    randomise(ours, embedding_multiplier=ours.config.embedding_multiplier)
     ours.tie_weights()
     state = dict(ours.state_dict().items())
     if ours.config.tie_word_embeddings:
@@ -108,7 +182,7 @@ def export_twin(
         {name: planned.read(name) for name in planned.tensors}, folder / "model.safetensors", {"format": "pt"}
     )
     family.to_native(ours.config).save_pretrained(folder)
-    return ours.eval(), load_model(folder)
+    return plain(ours), load_model(folder)
 
 
 class StateDict:
@@ -132,11 +206,11 @@ def load_exactly(model: MoebaForCausalLM, state: dict[str, torch.Tensor]) -> Non
     model.tie_weights()
 
 
-def load_model(folder: Path, dropped: Collection[str] = ()) -> PreTrainedModel:
+def load_model(folder: Path, drops: Callable[[str], bool] = lambda name: False) -> PreTrainedModel:
     """Any causal language model of a folder, in float32, with eager experts.
 
     Args:
-        dropped: tensors that carry nothing, and that the model may have no place for.
+        drops: whether a tensor carries nothing, so that the model may have no place for it.
 
     Raises:
         ValueError: transformers found missing, unexpected or misshapen tensors, which it would replace by random ones.
@@ -145,12 +219,17 @@ def load_model(folder: Path, dropped: Collection[str] = ()) -> PreTrainedModel:
         folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
     )
     wrong = {
-        name: sorted(set(map(str, info[name])) - set(dropped))
+        name: sorted(key for key in map(str, info[name]) if not drops(key))
         for name in ("missing_keys", "unexpected_keys", "mismatched_keys")
     }
     if any(wrong.values()):
         raise ValueError(f"{folder} does not load completely: {wrong}")
-    if getattr(model.config, "num_experts", 0):
+    return plain(model)
+
+
+def plain(model: Any) -> Any:
+    """The model in eval mode, with the experts' plain computation: the fast ones want sizes that small models lack."""
+    if has_experts(model) and model._can_set_experts_implementation():
         model.set_experts_implementation("eager")
     return model.eval()
 
@@ -168,27 +247,34 @@ def _representative_layers(config: MoebaConfig) -> list[int]:
     """The first layer of each kind, and at least two layers."""
     kinds: dict[Any, int] = {}
     for i in range(config.num_hidden_layers):
-        kinds.setdefault((config.layer_types[i], config.mlp_layer_types[i]), i)
+        sizes = ()
+        if config.is_heterogeneous:
+            layer = layer_view(config, i)
+            sizes = (layer.num_attention_heads, layer.num_key_value_heads, layer.num_experts_per_tok)
+        kind = (config.layer_types[i], config.mlp_layer_types[i], config.rotary_layers[i], sizes)
+        kinds.setdefault(kind, i)
     chosen = sorted(kinds.values())
     return chosen if len(chosen) > 1 or config.num_hidden_layers < 2 else [0, 1]
 
 
-def _few_experts(config: MoebaConfig) -> dict[str, Any]:
-    """Twelve experts where there are as many (ten sorts before two as text), and fewer chosen than there are."""
+def _few_experts(config: Any) -> dict[str, Any]:
+    """Twelve experts to choose from (ten sorts before two as text, and few would hide the bias that chooses)."""
     if config.n_group > 1:
         experts = config.n_group * min(config.num_experts // config.n_group, 3)
         chosen = min(config.num_experts_per_tok, config.topk_group * (experts // config.n_group))
     else:
-        experts = min(config.num_experts, 12)
+        experts = 12 if config.num_experts_per_tok < config.num_experts else min(config.num_experts, 12)
         chosen = min(
             config.num_experts_per_tok, 3 if config.num_experts_per_tok < config.num_experts else experts
         )
-    shared = min(config.shared_expert_intermediate_size, 20)
+    width, shared = 24, config.shared_expert_intermediate_size
+    whole, rest = divmod(shared, config.moe_intermediate_size)
     return {
         "num_experts": experts,
         "num_experts_per_tok": chosen,
-        "moe_intermediate_size": 24,
-        "shared_expert_intermediate_size": shared,
+        "moe_intermediate_size": width,
+        # So many times an expert's width, where it is a multiple.
+        "shared_expert_intermediate_size": min(shared, 20) if rest else min(whole, 2) * width,
     }
 
 
@@ -197,9 +283,17 @@ def _short_rope(rope: dict[str, Any] | None, config: MoebaConfig, head_dim: int)
         return rope
     if any(isinstance(value, dict) for value in rope.values()):
         return {kind: _short_rope(value, config, head_dim) for kind, value in rope.items()}
-    if rope.get("rope_type") in ("yarn", "longrope", "llama3"):
+    if rope.get("rope_type") in ("yarn", "longrope", "llama3") or config.query_growth_beta:
         rope["original_max_position_embeddings"] = ORIGINAL_CONTEXT
-    rotated = int(head_dim * rope.get("partial_rotary_factor", 1.0)) // 2
+    width = (
+        head_dim
+        if config.qk_rope_head_dim is None
+        else min(config.qk_rope_head_dim, max(head_dim // 4 * 2, 2))
+    )
+    rotated = int(width * rope.get("partial_rotary_factor", 1.0)) // 2
+    if "partial_rotary_factor" in rope:  # a fraction of the small width is no even number by itself
+        rotated = max(rotated, 1)
+        rope["partial_rotary_factor"] = 2 * rotated / width
     for name in ("short_factor", "long_factor"):
         if name in rope:
             rope[name] = rope[name][:rotated]

@@ -7,6 +7,7 @@ import pkgutil
 
 from ..family import Family
 from ..json_files import listing
+from ..unsupported import UNSUPPORTED
 
 
 def _load() -> dict[str, Family]:
@@ -22,8 +23,10 @@ def family_of(model_type: str | None) -> Family:
     """The family of a model type.
 
     Raises:
-        ValueError: it is not supported; the supported ones are listed.
+        ValueError: it is not supported; why, or else the supported ones are listed.
     """
+    if model_type in UNSUPPORTED:
+        raise ValueError(f"model_type={model_type!r} is not supported: {UNSUPPORTED[model_type]}.")
     if model_type not in FAMILIES:
         supported = listing(list(FAMILIES), limit=100)
         raise ValueError(f"model_type={model_type!r} is not supported. Supported: {supported}.")

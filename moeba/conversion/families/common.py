@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from ...configuration import MoebaConfig
-from ..config_rows import Computed, ConfigRow, Pair, pairs
-from ..rows import FuseGateUp, Row, StackExperts, linear, same
+from ..config_rows import Computed, ConfigRow, Fixed, Pair, pairs
+from ..rows import FuseGateUp, Operation, PairsToHalves, Row, Split, StackExperts, linear, same
 
 
-def _whole_heads(rope: Any) -> Any:
+def whole_heads(rope: Any) -> Any:
     """Rope settings of a family that rotates whole heads: the stock code ignores a factor, or fails on it."""
-    factor = (rope or {}).get("partial_rotary_factor", 1.0)
-    if factor != 1.0:
-        raise ValueError(
-            f"partial_rotary_factor={factor} is supported at 1.0 only: the stock model rotates whole heads"
-        )
+    per_kind = [settings for settings in (rope or {}).values() if isinstance(settings, dict)]
+    for settings in per_kind or [rope or {}]:
+        factor = settings.get("partial_rotary_factor", 1.0)
+        if factor != 1.0:
+            raise ValueError(
+                f"partial_rotary_factor={factor} is supported at 1.0 only: the stock model rotates whole heads"
+            )
     return rope
 
 
@@ -29,7 +31,52 @@ SIZES: tuple[ConfigRow, ...] = pairs(
     "hidden_act",
     "max_position_embeddings",
     "attention_dropout",
-) + (Pair("rope_parameters", "rope_parameters", ours_from=_whole_heads),)
+) + (Pair("rope_parameters", "rope_parameters", ours_from=whole_heads),)
+
+
+# One switch for the biases of all four projections.
+ATTENTION_BIAS = Computed(
+    ("attention_bias",),
+    lambda native: dict.fromkeys(("attention_bias", "attention_output_bias"), native["attention_bias"]),
+    lambda config: {"attention_bias": config.attention_bias},
+)
+
+
+def without(rows: tuple[ConfigRow, ...], *names: str) -> tuple[ConfigRow, ...]:
+    """The rows, but for those of these native fields."""
+    return tuple(row for row in rows if not set(row.theirs) & set(names))
+
+
+def _head_dim(native: Any) -> dict[str, Any]:
+    return {"head_dim": native["head_dim"] or native["hidden_size"] // native["num_attention_heads"]}
+
+
+def _head_dim_back(config: MoebaConfig) -> dict[str, Any]:
+    usual = config.hidden_size // config.num_attention_heads
+    return {} if config.head_dim == usual else {"head_dim": config.head_dim}
+
+
+# No field of the stock config, but its code reads it where a config.json has it.
+UNLISTED_HEAD_DIM = Computed(("head_dim",), _head_dim, _head_dim_back)
+
+
+def _explicit_factor(rope: Any) -> Any:
+    """Stock configs that rotate part of a head have a default factor of their own: say ours."""
+    return rope and {"partial_rotary_factor": 1.0, **rope}
+
+
+PARTIAL_ROPE = Pair("rope_parameters", "rope_parameters", theirs_from=_explicit_factor)
+
+# GPT's block: layer norms, a feed-forward without a gate, a bias in every projection.
+CLASSIC: tuple[ConfigRow, ...] = (
+    Fixed("norm_type", "layernorm"),
+    Fixed("feed_forward_type", "mlp"),
+    Fixed("attention_bias", True),
+    Fixed("mlp_bias", True),
+)
+
+# The embedding of the padding token is like any other.
+TRAINED_PADDING = Fixed("train_padding_embedding", True)
 
 LAYER = "model.layers.{layer}"
 
@@ -43,6 +90,29 @@ ATTENTION: tuple[Row, ...] = tuple(
     for row in linear(f"{LAYER}.self_attn.{part}", f"{LAYER}.self_attn.{part}")
 )
 
+
+def linears(theirs: str, ours: str, **names: str) -> tuple[Row, ...]:
+    """Weights and biases in one block of a layer: what ours is called, and what it is called there."""
+    return tuple(
+        row for our_name, name in names.items() for row in linear(f"{theirs}.{name}", f"{ours}.{our_name}")
+    )
+
+
+QKV = {"q_proj": "q_proj", "k_proj": "k_proj", "v_proj": "v_proj"}
+# Why logits of such families are not bit-identical.
+ONE_PRODUCT = (
+    "stock computes queries, keys and values in one product, which rounds otherwise for a single token"
+)
+
+
+def fused_qkv(theirs: str, *operations: Operation) -> tuple[Row, ...]:
+    """Weight and bias of one projection that holds queries, keys and values."""
+    return tuple(
+        Row((f"{theirs}.{part}",), tuple(f"{LAYER}.self_attn.{name}.{part}" for name in QKV), operations)
+        for part in ("weight", "bias")
+    )
+
+
 QK_NORM: tuple[Row, ...] = same(f"{LAYER}.self_attn.q_norm.weight", f"{LAYER}.self_attn.k_norm.weight")
 
 PRE_NORMS: tuple[Row, ...] = same(
@@ -53,6 +123,42 @@ GATED_MLP: tuple[Row, ...] = tuple(
     row
     for part in ("gate_proj", "up_proj", "down_proj")
     for row in linear(f"{LAYER}.mlp.{part}", f"{LAYER}.mlp.{part}")
+)
+
+
+FUSED_GATED_MLP: tuple[Row, ...] = (
+    Row(
+        (f"{LAYER}.mlp.gate_up_proj.weight",),
+        (f"{LAYER}.mlp.gate_proj.weight", f"{LAYER}.mlp.up_proj.weight"),
+        (Split(lambda config: [config.intermediate_size] * 2),),
+    ),
+    *same(f"{LAYER}.mlp.down_proj.weight"),
+)
+
+# A feed-forward without a gate.
+PLAIN_MLP: tuple[Row, ...] = tuple(
+    row for part in ("up_proj", "down_proj") for row in linear(f"{LAYER}.mlp.{part}", f"{LAYER}.mlp.{part}")
+)
+
+OUTPUT_NORMS: tuple[Row, ...] = same(
+    f"{LAYER}.post_attention_layernorm.weight", f"{LAYER}.post_feedforward_layernorm.weight"
+)
+
+# Queries and keys whose neighbouring entries are rotated together.
+INTERLEAVED_ATTENTION: tuple[Row, ...] = tuple(
+    row
+    for part, operations in (
+        ("q_proj", (PairsToHalves(),)),
+        ("k_proj", (PairsToHalves(),)),
+        ("v_proj", ()),
+        ("o_proj", ()),
+    )
+    for row in linear(f"{LAYER}.self_attn.{part}", f"{LAYER}.self_attn.{part}", *operations)
+)
+
+
+FUSED_ACTIVATION = (
+    "stock applies the activation to a slice of one product, which a CPU computes with another function"
 )
 
 
@@ -106,3 +212,99 @@ WINDOW_BY_LAYER = Computed(
     _window_by_layer,
     _window_by_layer_back,
 )
+
+
+def _listed_window(native: Any) -> dict[str, Any]:
+    sliding = "sliding_attention" in native["layer_types"]
+    return {
+        "layer_types": native["layer_types"],
+        "sliding_window": native["sliding_window"] if sliding else None,
+    }
+
+
+# The kind of each layer in a list. Stock models make a mask for sliding layers even where there are none, and
+# fail without a window.
+LISTED_WINDOW = Computed(
+    ("layer_types", "sliding_window"),
+    _listed_window,
+    lambda config: {
+        "layer_types": list(config.layer_types),
+        "sliding_window": config.sliding_window or 4096,
+    },
+)
+
+# Full layers see the text without positions.
+ROTATED_WHERE_SLIDING = Computed(
+    (),
+    lambda native: {"rotary_layers": [kind == "sliding_attention" for kind in native["layer_types"]]},
+    lambda config: {},
+)
+
+
+def listed_kinds(experts: str) -> Computed:
+    """Dense and sparse layers in a list, and the number of `experts`, which is none where no layer is sparse."""
+    return Computed(
+        ("mlp_layer_types", experts),
+        lambda native: {
+            "mlp_layer_types": list(native["mlp_layer_types"]),
+            "num_experts": native[experts] if "sparse" in native["mlp_layer_types"] else 0,
+        },
+        lambda config: {"mlp_layer_types": list(config.mlp_layer_types), experts: config.num_experts},
+    )
+
+
+def _shared_width(native: Any) -> dict[str, Any]:
+    width = native["shared_expert_intermediate_size"]
+    if not width:
+        raise ValueError(f"shared_expert_intermediate_size={width}: a shared expert without neurons")
+    return {"shared_expert_intermediate_size": width}
+
+
+# One shared expert, in each sparse layer.
+SHARED_WIDTH = Computed(
+    ("shared_expert_intermediate_size",),
+    _shared_width,
+    lambda config: {"shared_expert_intermediate_size": config.shared_expert_intermediate_size},
+)
+
+
+def shared_experts_by_count(width: str, count: str) -> Computed:
+    """The width of an expert, and the number of shared ones, which are computed as a single wide one."""
+    return Computed(
+        (width, count),
+        lambda native: {
+            "moe_intermediate_size": native[width],
+            "shared_expert_intermediate_size": native[width] * native[count],
+        },
+        lambda config: {
+            width: config.moe_intermediate_size,
+            count: config.shared_expert_intermediate_size // config.moe_intermediate_size,
+        },
+    )
+
+
+def rope_by_kind(partial_factor: float = 1.0) -> Computed:
+    """Rope settings for each kind of layer.
+
+    Args:
+        partial_factor: part of a head that plain rope turns where the settings do not say.
+    """
+
+    def to_ours(native: Any) -> dict[str, Any]:
+        found = {}
+        for kind in sorted(set(native["layer_types"])):
+            rope = (native["rope_parameters"] or {}).get(kind)
+            if not isinstance(rope, dict):
+                raise ValueError(
+                    f"rope_parameters={native['rope_parameters']} has nothing for '{kind}' layers"
+                )
+            plain = rope.get("rope_type", "default") == "default"
+            found[kind] = {"partial_rotary_factor": partial_factor, **rope} if plain else rope
+        return {"rope_parameters": found}
+
+    def to_theirs(config: MoebaConfig) -> dict[str, Any]:
+        ropes = config.rope_parameters or {}
+        by_kind = {kind: ropes.get(kind, ropes) for kind in sorted(set(config.layer_types))}
+        return {"rope_parameters": {kind: _explicit_factor(rope) for kind, rope in by_kind.items()}}
+
+    return Computed(("rope_parameters",), to_ours, to_theirs)

@@ -1,9 +1,9 @@
 """Llama: pre-norm, rotary positions, gated feed-forward (Touvron et al. 2023)."""
 
-from ..config_rows import Computed, Inert, Pair, pairs
+from ..config_rows import Inert, Pair, pairs
 from ..family import Family
 from ..rows import Dropped
-from .common import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS, SIZES
+from .common import ATTENTION, ATTENTION_BIAS, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS, SIZES
 
 FAMILY = Family(
     model_type="llama",
@@ -13,13 +13,7 @@ FAMILY = Family(
         *SIZES,
         *pairs("mlp_bias"),
         Pair("rms_norm_eps", "norm_eps"),
-        Computed(
-            ("attention_bias",),
-            lambda native: dict.fromkeys(
-                ("attention_bias", "attention_output_bias"), native["attention_bias"]
-            ),
-            lambda config: {"attention_bias": config.attention_bias},
-        ),
+        ATTENTION_BIAS,
         Inert("pretraining_tp", "a way to slice the products of one training setup"),
     ),
     rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *GATED_MLP, *PRE_NORMS),

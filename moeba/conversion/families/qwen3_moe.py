@@ -22,6 +22,11 @@ def _layer_kinds_back(config: MoebaConfig) -> dict[str, Any]:
     return {"mlp_only_layers": dense, "decoder_sparse_step": 1, "num_experts": config.num_experts}
 
 
+LAYER_KINDS = Computed(
+    ("mlp_only_layers", "decoder_sparse_step", "num_experts"), _layer_kinds, _layer_kinds_back
+)
+
+
 def _window(native: Any) -> dict[str, Any]:
     window = native["sliding_window"] if native["use_sliding_window"] else None
     kind = "full_attention" if window is None else "sliding_attention"
@@ -37,7 +42,7 @@ FAMILY = Family(
         *pairs("attention_bias", "moe_intermediate_size", "num_experts_per_tok", "norm_topk_prob"),
         *pairs("output_router_logits", "router_aux_loss_coef"),
         Pair("rms_norm_eps", "norm_eps"),
-        Computed(("mlp_only_layers", "decoder_sparse_step", "num_experts"), _layer_kinds, _layer_kinds_back),
+        LAYER_KINDS,
         Computed(
             ("use_sliding_window", "sliding_window"),
             _window,

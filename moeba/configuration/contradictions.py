@@ -1,0 +1,184 @@
+"""What a MoebaConfig may not say: fields out of range, and fields that contradict each other.
+
+Each function yields one sentence a problem; `MoebaConfig` raises the first of them at construction.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+AT_LEAST_ONE = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "v_head_dim", "embedding_size", "max_position_embeddings", "moe_intermediate_size", "n_group", "topk_group",
+    "router_jitter_draws",
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "num_experts", "shared_expert_intermediate_size", "num_hidden_layers", "norm_eps", "position_offset",
+    "norm_topk_eps", "norm_topk_min", "router_aux_loss_coef", "router_z_loss_coef", "initializer_range",
+    "sparsemixer_eps",
+)  # fmt: skip
+POSITIVE_OR_NONE = (
+    "sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "router_logit_softcapping", "clip_qkv",
+    "swiglu_limit", "qk_norm_eps",
+)  # fmt: skip
+FRACTIONS = (
+    "attention_dropout", "hidden_dropout", "embedding_dropout", "classifier_dropout", "router_jitter_noise",
+)  # fmt: skip
+
+
+def contradictions(config: Any) -> Iterator[str]:
+    """Every problem of a config, the simplest first."""
+    yield from _ranges(config)
+    yield from _attention(config)
+    yield from _positions(config)
+    yield from _experts(config)
+
+
+def _ranges(config: Any) -> Iterator[str]:
+    for name in AT_LEAST_ONE:
+        if getattr(config, name) < 1:
+            yield f"{name}={getattr(config, name)} must be at least 1"
+    for name in NOT_NEGATIVE:
+        if getattr(config, name) < 0:
+            yield f"{name}={getattr(config, name)} must not be negative"
+    for name in POSITIVE_OR_NONE:
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            yield f"{name}={value} must be positive, or None"
+    for name in FRACTIONS:
+        if not 0 <= getattr(config, name) < 1:
+            yield f"{name}={getattr(config, name)} must be at least 0 and below 1"
+    if config.hidden_act not in ACT2FN:
+        near = difflib.get_close_matches(config.hidden_act, ACT2FN, n=1, cutoff=0.0)[0]
+        yield f"hidden_act='{config.hidden_act}' is no activation of transformers (nearest: '{near}')"
+    if config.logits_scaling == 0:
+        yield "logits_scaling=0 divides the logits by zero"
+    if "layernorm" not in config.norm_type and not config.norm_bias:
+        yield f"norm_bias=False is about layer norms, but norm_type='{config.norm_type}'"
+
+
+def _attention(config: Any) -> Iterator[str]:
+    if config.num_key_value_heads and config.num_attention_heads % config.num_key_value_heads:
+        yield (
+            f"num_attention_heads={config.num_attention_heads} is not a multiple of "
+            f"num_key_value_heads={config.num_key_value_heads}"
+        )
+    kinds = {"full_attention", "sliding_attention"}
+    for name in ("layer_types", "attention_sink_layer_types"):
+        if unknown := sorted(set(getattr(config, name) or ()) - kinds):
+            yield f"{name} has {unknown}; Moeba knows {sorted(kinds)}"
+    if "sliding_attention" in config.layer_types and config.sliding_window is None:
+        yield "layer_types has 'sliding_attention' but sliding_window=None"
+    latent = config.attention_type == "latent"
+    for name in ("kv_lora_rank", "qk_rope_head_dim"):
+        if latent != (getattr(config, name) is not None):
+            needs = "needs" if latent else "has no"
+            yield f"attention_type='{config.attention_type}' {needs} {name} (got {getattr(config, name)})"
+    if not latent and config.q_lora_rank is not None:
+        yield f"q_lora_rank={config.q_lora_rank} is about attention_type='latent'"
+    if not latent and config.rope_interleave:
+        yield "rope_interleave=True is about attention_type='latent': reorder the rows of q_proj and k_proj instead"
+    if latent and config.kv_lora_rank is not None and config.qk_rope_head_dim is not None:
+        yield from _latent_attention(config)
+
+
+def _latent_attention(config: Any) -> Iterator[str]:
+    if not 0 < config.qk_rope_head_dim <= config.head_dim or config.qk_rope_head_dim % 2:
+        yield (
+            f"qk_rope_head_dim={config.qk_rope_head_dim} must be even and part of head_dim={config.head_dim}"
+        )
+    if config.num_key_value_heads != config.num_attention_heads:
+        yield "attention_type='latent' has one key/value head a query head"
+    for name, idle in (("qk_norm", "none"), ("attention_output_gate", "none"), ("clip_qkv", None),
+                       ("attention_value_multiplier", 1.0)):  # fmt: skip
+        if getattr(config, name) != idle:
+            yield f"{name}={getattr(config, name)!r} is not a choice of attention_type='latent'"
+    if config.position_embedding_type != "rope":
+        yield f"attention_type='latent' needs position_embedding_type='rope', not '{config.position_embedding_type}'"
+
+
+def _positions(config: Any) -> Iterator[str]:
+    kind = config.position_embedding_type
+    if config.position_offset and kind not in ("learned", "sinusoidal", "sinusoidal_fairseq"):
+        yield (
+            f"position_offset={config.position_offset} needs position_embedding_type='learned' or a sinusoidal one, "
+            f"not '{kind}'"
+        )
+    if kind != "rope":
+        if any(config.rotary_layers):
+            yield f"rotary_layers has no effect with position_embedding_type='{kind}'"
+        if config.query_growth_beta is not None:
+            yield f"query_growth_beta has no effect with position_embedding_type='{kind}'"
+        return
+    if len(config.rotary_layers) != config.num_hidden_layers:
+        yield (
+            f"rotary_layers has {len(config.rotary_layers)} entries for "
+            f"num_hidden_layers={config.num_hidden_layers}"
+        )
+    kinds = config.nested_rope_parameter_keys(config.rope_parameters)
+    for layer_type in sorted(set(config.layer_types) - set(kinds)):
+        if kinds or any(isinstance(value, dict) for value in config.rope_parameters.values()):
+            yield f"rope_parameters={config.rope_parameters} is given per layer type, but not for '{layer_type}'"
+    for rope in [config.rope_parameters[kind] for kind in kinds] or [config.rope_parameters]:
+        if config.query_growth_beta is not None and "original_max_position_embeddings" not in (rope or {}):
+            yield f"query_growth_beta={config.query_growth_beta} needs rope's original_max_position_embeddings"
+        if rope is None:
+            yield f"rope_parameters={config.rope_parameters} has None: name layers that do not rotate in rotary_layers"
+            return
+        if rope["rope_type"] != "default" and rope["rope_type"] not in ROPE_INIT_FUNCTIONS:
+            yield f"rope_type='{rope['rope_type']}' is none of {['default', *ROPE_INIT_FUNCTIONS]}"
+        factor = rope.get("partial_rotary_factor", 1.0)
+        width = config.rotary_head_dim
+        if not 0 < factor <= 1 or int(width * factor) < 2 or int(width * factor) % 2:
+            yield f"partial_rotary_factor={factor} of head_dim={width} is no even width"
+
+
+def _experts(config: Any) -> Iterator[str]:
+    sparse = set(config.mlp_layer_types) - {"dense"}
+    if sparse - {"sparse"}:
+        yield f"mlp_layer_types has {sorted(sparse - {'sparse'})}; only 'dense' and 'sparse' exist"
+    if len(config.mlp_layer_types) != config.num_hidden_layers:
+        yield (
+            f"mlp_layer_types has {len(config.mlp_layer_types)} entries for "
+            f"num_hidden_layers={config.num_hidden_layers}"
+        )
+    if sparse and not config.num_experts:
+        yield "mlp_layer_types has 'sparse' but num_experts=0"
+    if config.num_experts and not sparse and config.num_hidden_layers:
+        yield f"num_experts={config.num_experts} but every entry of mlp_layer_types is 'dense'"
+    if config.shared_expert_gate and not config.shared_expert_intermediate_size:
+        yield "shared_expert_gate=True but shared_expert_intermediate_size=0"
+    if config.num_experts:  # the other expert and router fields are idle otherwise
+        yield from _router(config)
+
+
+def _router(config: Any) -> Iterator[str]:
+    if not 1 <= config.num_experts_per_tok <= config.num_experts:
+        yield (
+            f"num_experts_per_tok={config.num_experts_per_tok} must be between 1 and "
+            f"num_experts={config.num_experts}"
+        )
+    if config.router_type == "sparsemixer" and config.num_experts_per_tok != 2:
+        yield f"router_type='sparsemixer' picks 2 experts, not num_experts_per_tok={config.num_experts_per_tok}"
+    if config.router_type != "topk":
+        for name, idle in (("n_group", 1), ("router_selection_bias", False), ("routed_scaling_factor", 1.0),
+                           ("scoring_func", "softmax")):  # fmt: skip
+            if getattr(config, name) != idle:
+                yield f"{name}={getattr(config, name)!r} is a choice of router_type='topk', not '{config.router_type}'"
+    if config.num_experts % config.n_group or config.topk_group > config.n_group:
+        yield (
+            f"n_group={config.n_group} must divide num_experts={config.num_experts} and be at least "
+            f"topk_group={config.topk_group}"
+        )
+    elif config.num_experts // config.n_group * config.topk_group < config.num_experts_per_tok:
+        yield (
+            f"topk_group={config.topk_group} of n_group={config.n_group} groups hold fewer than "
+            f"num_experts_per_tok={config.num_experts_per_tok} experts"
+        )
+    elif config.n_group > 1 and config.num_experts // config.n_group < 2 and config.group_scoring != "max":
+        yield f"n_group={config.n_group} leaves one expert a group, but a group is scored by its best two"

@@ -1,0 +1,78 @@
+"""How a model is cut over devices: transformers' tensor, expert and pipeline parallel plans of Moeba's modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .model_facts import layer_view
+
+TENSOR_PARALLEL: dict[str, str] = {
+    "layers.*.self_attn.q_proj": "colwise",
+    "layers.*.self_attn.k_proj": "colwise",
+    "layers.*.self_attn.v_proj": "colwise",
+    "layers.*.self_attn.q_norm": "replicated_with_grad_allreduce",
+    "layers.*.self_attn.k_norm": "replicated_with_grad_allreduce",
+    "layers.*.self_attn.o_proj": "rowwise",
+    "layers.*.mlp.gate_proj": "colwise",
+    "layers.*.mlp.up_proj": "colwise",
+    "layers.*.mlp.down_proj": "rowwise",
+    "layers.*.mlp.experts.gate_up_proj": "packed_colwise",
+    "layers.*.mlp.experts.up_proj": "colwise",
+    "layers.*.mlp.experts.down_proj": "rowwise",
+    "layers.*.mlp.experts": "moe_tp_experts",
+    "layers.*.mlp.shared_expert.gate_proj": "colwise",
+    "layers.*.mlp.shared_expert.up_proj": "colwise",
+    "layers.*.mlp.shared_expert.down_proj": "rowwise",
+}
+
+EXPERT_PARALLEL: dict[str, str] = {
+    "layers.*.mlp.experts.gate_up_proj": "grouped_gemm",
+    "layers.*.mlp.experts.gate_up_proj_bias": "grouped_gemm",
+    "layers.*.mlp.experts.up_proj": "grouped_gemm",
+    "layers.*.mlp.experts.up_proj_bias": "grouped_gemm",
+    "layers.*.mlp.experts.down_proj": "grouped_gemm",
+    "layers.*.mlp.experts.down_proj_bias": "grouped_gemm",
+    "layers.*.mlp.experts": "ep_dispatch_experts",
+}
+
+PIPELINE_PARALLEL: dict[str, Any] = {
+    "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+    "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+    "norm": (["hidden_states"], ["hidden_states"]),
+}
+
+
+def tensor_parallel_plan(config: Any) -> dict[str, str]:
+    """The plan for the parts that this config has and that a slice of their width can compute.
+
+    Attention that looks at all heads at once, or holds something a head, stays whole on every device.
+    """
+    feed_forwards = set(config.mlp_layer_types)
+    shared = any(layer_view(config, i).shared_expert_intermediate_size for i in config.sparse_layers)
+    ungated = config.feed_forward_type == "mlp"
+    whole_attention = (
+        config.attention_type == "latent"
+        or config.attention_sink_layer_types
+        or config.attention_output_gate != "none"
+        or config.qk_norm == "per_head"
+        or config.position_embedding_type in ("alibi", "relative")
+    )
+    absent = {
+        "self_attn": whole_attention,
+        "_norm": config.qk_norm != "head",
+        "mlp.gate_proj": ungated or "dense" not in feed_forwards,
+        "mlp.up_proj": "dense" not in feed_forwards,
+        "mlp.down_proj": "dense" not in feed_forwards,
+        # Each slice would add the whole bias of an expert.
+        "mlp.experts": "sparse" not in feed_forwards or config.expert_bias,
+        "experts.gate_up_proj": ungated,
+        "experts.up_proj": not ungated,
+        "shared_expert": not shared,
+        "shared_expert.gate_proj": ungated,
+    }
+    gone = [part for part, is_absent in absent.items() if is_absent]
+    plan = {name: style for name, style in TENSOR_PARALLEL.items() if not any(part in name for part in gone)}
+    if config.qk_norm == "full" and not whole_attention:  # the norm needs all heads
+        plan |= {f"layers.*.self_attn.{name}_proj": "colwise_gather_output" for name in "qkv"}
+        plan["layers.*.self_attn.o_proj"] = "rowwise_split_input"
+    return plan

@@ -1,0 +1,71 @@
+"""AFMoE: gated attention between two norms, and many experts beside shared ones (Arcee 2025)."""
+
+from ..config_rows import Computed, Fixed, Inert, Pair, pairs
+from ..family import Family
+from ..rows import renamed, same
+from .common import (
+    ATTENTION,
+    ATTENTION_BIAS,
+    EMBEDDINGS_AND_HEAD,
+    GATED_MLP,
+    LAYER,
+    LISTED_WINDOW,
+    QK_NORM,
+    ROTATED_WHERE_SLIDING,
+    SIZES,
+    per_expert,
+)
+from .deepseek import SHARED_EXPERTS, sparse_layers
+
+FAMILY = Family(
+    model_type="afmoe",
+    architecture="AfmoeForCausalLM",
+    kind="moe",
+    config_rows=(
+        *SIZES,
+        *pairs("moe_intermediate_size", "num_experts_per_tok", "output_router_logits"),
+        Pair("route_scale", "routed_scaling_factor"),
+        Pair("rms_norm_eps", "norm_eps"),
+        ATTENTION_BIAS,
+        LISTED_WINDOW,
+        ROTATED_WHERE_SLIDING,
+        sparse_layers("num_dense_layers", "num_experts", "num_shared_experts"),
+        Computed(
+            ("mup_enabled",),
+            lambda native: {
+                "embedding_multiplier": native["hidden_size"] ** 0.5 if native["mup_enabled"] else 1.0
+            },
+            lambda config: {"mup_enabled": config.embedding_multiplier != 1.0},
+        ),
+        Inert("global_attn_every_n_layers", "what layer_types is made from where it is not given"),
+        Fixed("norm_type", "rmsnorm_float32"),
+        Fixed("block_order", "sandwich_norm"),
+        Fixed("qk_norm", "head"),
+        Fixed("attention_output_gate", "sigmoid"),
+        Fixed("scoring_func", "sigmoid"),
+        Fixed("router_selection_bias", True),
+        Fixed("norm_topk_eps", 1e-20),
+        Fixed("router_weight_dtype", "float32"),
+        Fixed("router_aux_loss_coef", 0.0),
+    ),
+    rows=(
+        *EMBEDDINGS_AND_HEAD,
+        *ATTENTION,
+        *QK_NORM,
+        renamed(f"{LAYER}.self_attn.gate_proj.weight", f"{LAYER}.self_attn.g_proj.weight"),
+        *same(f"{LAYER}.input_layernorm.weight", f"{LAYER}.post_attention_layernorm.weight"),
+        renamed(f"{LAYER}.pre_mlp_layernorm.weight", f"{LAYER}.pre_feedforward_layernorm.weight"),
+        renamed(f"{LAYER}.post_mlp_layernorm.weight", f"{LAYER}.post_feedforward_layernorm.weight"),
+        *GATED_MLP,
+        renamed(f"{LAYER}.mlp.router.gate.weight", f"{LAYER}.mlp.gate.weight"),
+        renamed(f"{LAYER}.mlp.expert_bias", f"{LAYER}.mlp.gate.e_score_correction_bias"),
+        *per_expert("mlp", gate="gate_proj", up="up_proj", down="down_proj"),
+        *SHARED_EXPERTS,
+    ),
+    leftovers=("load_balance_coeff", "use_grouped_mm"),
+    restated=(
+        ("route_norm", True),
+        ("score_func", "sigmoid"),
+        *((name, 1) for name in ("n_group", "topk_group", "num_expert_groups", "num_limited_groups")),
+    ),
+)

@@ -1,0 +1,45 @@
+"""A.X-K1: DeepSeek-V3 with a norm behind the experts (SK Telecom 2026)."""
+
+from dataclasses import replace
+
+from ..config_rows import Fixed, Inert
+from ..family import Family
+from ..rows import Dropped, renamed
+from .common import EMBEDDINGS_AND_HEAD, LAYER, without
+from .deepseek import (
+    BLOCK,
+    INV_FREQ,
+    LEFTOVERS,
+    ROUTED_EXPERTS,
+    SELECTION_BIAS,
+    latent_attention,
+    sparse_layers,
+)
+from .deepseek_v3 import FAMILY as DEEPSEEK_V3
+
+OUTPUT_NORM = f"{LAYER}.post_mlp_layernorm.weight"
+
+FAMILY = Family(
+    model_type="axk1",
+    architecture="AXK1ForCausalLM",
+    kind="moe",
+    config_rows=(
+        *without(DEEPSEEK_V3.config_rows, "first_k_dense_replace", "num_mtp_layers"),
+        sparse_layers("mlp_layer_types"),
+        Inert("first_k_dense_replace", "what mlp_layer_types is made from where it is not given"),
+        Inert("moe_layer_freq", "what mlp_layer_types is made from where it is not given"),
+        Fixed("moe_output_norm", True),
+    ),
+    rows=(
+        *EMBEDDINGS_AND_HEAD,
+        *latent_attention(),
+        *BLOCK,
+        *ROUTED_EXPERTS,
+        # The released checkpoints route without a bias.
+        *(replace(row, zero_if_absent=True) for row in SELECTION_BIAS),
+        renamed(OUTPUT_NORM, f"{LAYER}.mlp.output_norm.weight"),
+    ),
+    dropped=(INV_FREQ, Dropped(OUTPUT_NORM, "the norm behind the experts, of a layer that has none")),
+    leftovers=LEFTOVERS,
+    restated=DEEPSEEK_V3.restated,
+)

@@ -1,0 +1,40 @@
+"""DeepSeek-V3: latent attention, experts in groups, balanced by a bias that only chooses (DeepSeek-AI 2024)."""
+
+from ..family import Family
+from .common import EMBEDDINGS_AND_HEAD
+from .deepseek import (
+    BLOCK,
+    GROUPED_EXPERTS,
+    INV_FREQ,
+    LATENT_SIZES,
+    LEFTOVERS,
+    PREDICTION_COUNT,
+    PREDICTION_LAYERS,
+    RESTATED,
+    ROPE_INTERLEAVE,
+    ROUTED_EXPERTS,
+    SELECTION_BIAS,
+    SLICED,
+    head_parts,
+    latent_attention,
+    sparse_layers,
+)
+
+FAMILY = Family(
+    model_type="deepseek_v3",
+    architecture="DeepseekV3ForCausalLM",
+    kind="moe",
+    config_rows=(
+        *LATENT_SIZES,
+        *GROUPED_EXPERTS,
+        head_parts(),
+        ROPE_INTERLEAVE,
+        sparse_layers("first_k_dense_replace"),
+        PREDICTION_COUNT,
+        SLICED,
+    ),
+    rows=(*EMBEDDINGS_AND_HEAD, *latent_attention(), *BLOCK, *ROUTED_EXPERTS, *SELECTION_BIAS),
+    dropped=(PREDICTION_LAYERS, INV_FREQ),
+    leftovers=LEFTOVERS,
+    restated=RESTATED,
+)

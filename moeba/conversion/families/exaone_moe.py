@@ -1,0 +1,54 @@
+"""K-EXAONE: Qwen3's attention, of which only sliding layers rotate, and DeepSeek-V3's experts (LG 2025)."""
+
+from ..config_rows import Fixed, Inert, Pair
+from ..family import Family
+from ..rows import Dropped, renamed
+from .common import (
+    ATTENTION,
+    EMBEDDINGS_AND_HEAD,
+    LAYER,
+    LISTED_WINDOW,
+    QK_NORM,
+    ROTATED_WHERE_SLIDING,
+    SIZES,
+    UNLISTED_HEAD_DIM,
+    without,
+)
+from .deepseek import (
+    BLOCK,
+    GROUPED_EXPERTS,
+    LEFTOVERS,
+    MORE_TOKENS,
+    RESTATED,
+    ROUTED_EXPERTS,
+    sparse_layers,
+)
+
+FAMILY = Family(
+    model_type="exaone_moe",
+    architecture="ExaoneMoeForCausalLM",
+    kind="moe",
+    config_rows=(
+        *without(SIZES, "head_dim"),
+        UNLISTED_HEAD_DIM,
+        Pair("rms_norm_eps", "norm_eps"),
+        LISTED_WINDOW,
+        ROTATED_WHERE_SLIDING,
+        Inert("sliding_window_pattern", "what layer_types is made from where it is not given"),
+        *GROUPED_EXPERTS,
+        sparse_layers("mlp_layer_types", "num_experts", "num_shared_experts"),
+        Inert("first_k_dense_replace", "what mlp_layer_types is made from where it is not given"),
+        Fixed("qk_norm", "head"),
+    ),
+    rows=(
+        *EMBEDDINGS_AND_HEAD,
+        *ATTENTION,
+        *QK_NORM,
+        *BLOCK,
+        *ROUTED_EXPERTS,
+        renamed(f"{LAYER}.mlp.e_score_correction_bias", f"{LAYER}.mlp.gate.e_score_correction_bias"),
+    ),
+    dropped=(Dropped("mtp{rest}", f"of a layer beside the model: it {MORE_TOKENS}"),),
+    leftovers=LEFTOVERS,
+    restated=RESTATED,
+)

@@ -1,0 +1,113 @@
+"""Falcon: three layouts of heads and norms, rope or alibi (Almazrouei et al. 2023).
+
+The stock eager attention adds alibi twice. Its sdpa attention, which is the default, adds it once, as training did.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from ...configuration import MoebaConfig
+from ..config_rows import Computed, Fixed, Inert, Pair, pairs
+from ..family import Family
+from .bloom import BLOCK, NORMS, TENSORS
+from .common import LAYER, TRAINED_PADDING, linears, whole_heads
+
+SHAPE = (
+    "new_decoder_architecture",
+    "parallel_attn",
+    "num_ln_in_parallel_attn",
+    "multi_query",
+    "num_kv_heads",
+)
+
+
+def _shape(native: Any) -> dict[str, Any]:
+    new, parallel, norms, multi_query, kv_heads = (native[name] for name in SHAPE)
+    heads = native["num_attention_heads"]
+    norms = 2 if norms is None and new else norms
+    problem = None
+    if new and (not parallel or norms not in (1, 2)):
+        problem = "the new decoder is parallel, with one norm or two"
+    elif not new and parallel and norms == 2:
+        problem = "the old decoder's parallel branches share one norm"
+    elif not new and not multi_query and kv_heads != heads:
+        problem = f"the old decoder has one key/value head, or all {heads}"
+    if problem:
+        told = ", ".join(f"{name}={native[name]!r}" for name in SHAPE)
+        raise ValueError(f"{told} is not supported, nor by the stock model: {problem}")
+    order = ("parallel_two_norms" if new and norms == 2 else "parallel") if parallel else "pre_norm"
+    return {
+        "block_order": order,
+        "num_key_value_heads": kv_heads if new else 1 if multi_query else heads,
+    }
+
+
+def _has_two_norms(config: MoebaConfig) -> bool:
+    return config.block_order == "parallel_two_norms"
+
+
+def _shape_back(config: MoebaConfig) -> dict[str, Any]:
+    kv_heads, parallel = config.num_key_value_heads, config.block_order != "pre_norm"
+    two_norms = _has_two_norms(config)
+    new = two_norms or parallel and kv_heads not in (1, config.num_attention_heads)
+    return {
+        "new_decoder_architecture": new,
+        "parallel_attn": parallel,
+        "num_ln_in_parallel_attn": (2 if two_norms else 1) if new else None,
+        "multi_query": not new and kv_heads == 1,
+        "num_kv_heads": kv_heads if new else config.num_attention_heads,
+    }
+
+
+def _positions(native: Any) -> dict[str, Any]:
+    if not native["alibi"]:
+        return {"rope_parameters": whole_heads(native["rope_parameters"])}
+    head_dim = native["hidden_size"] // native["num_attention_heads"]
+    return {
+        "position_embedding_type": "alibi",
+        "alibi_dtype": "bfloat16",
+        "alibi_multiplier": head_dim**-0.5,
+    }
+
+
+def _positions_back(config: MoebaConfig) -> dict[str, Any]:
+    alibi = config.position_embedding_type == "alibi"
+    return {"alibi": alibi} if alibi else {"alibi": False, "rope_parameters": config.rope_parameters}
+
+
+FAMILY = Family(
+    model_type="falcon",
+    architecture="FalconForCausalLM",
+    kind="dense",
+    config_rows=(
+        *pairs("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"),
+        *pairs("hidden_dropout", "attention_dropout"),
+        Pair("ffn_hidden_size", "intermediate_size"),
+        Pair("activation", "hidden_act"),
+        Pair("layer_norm_epsilon", "norm_eps"),
+        Computed(
+            ("bias",),
+            lambda native: dict.fromkeys(
+                ("attention_bias", "attention_output_bias", "mlp_bias"), native["bias"]
+            ),
+            lambda config: {"bias": config.attention_bias},
+        ),
+        Computed(SHAPE, _shape, _shape_back),
+        Computed(("alibi", "rope_parameters"), _positions, _positions_back),
+        Inert("n_embed", "an older name of hidden_size, which the stock config takes over"),
+        Fixed("norm_type", "layernorm"),
+        Fixed("feed_forward_type", "mlp"),
+        TRAINED_PADDING,
+    ),
+    rows=(
+        *TENSORS,
+        *(replace(row, when=lambda config: not _has_two_norms(config)) for row in NORMS),
+        *(
+            replace(row, when=_has_two_norms)
+            for row in linears(BLOCK, LAYER, input_layernorm="ln_attn", post_attention_layernorm="ln_mlp")
+        ),
+    ),
+    leftovers=("apply_residual_connection_post_layernorm",),
+    base_prefix="transformer.",
+    reordered="stock divides scores by a root instead of multiplying, and adds biases after the products",
+)

@@ -1,0 +1,56 @@
+"""Flint: attention sinks in every layer, rope in the sliding ones, and a router held in float32 (RecursiveSI)."""
+
+from ..config_rows import Fixed, Pair, pairs
+from ..family import Family
+from ..rows import renamed, same
+from .common import (
+    ATTENTION,
+    ATTENTION_BIAS,
+    EMBEDDINGS_AND_HEAD,
+    GATED_MLP,
+    LAYER,
+    LISTED_WINDOW,
+    PRE_NORMS,
+    QK_NORM,
+    ROTATED_WHERE_SLIDING,
+    SHARED_WIDTH,
+    SIZES,
+    per_expert,
+)
+from .qwen3_moe import LAYER_KINDS
+
+FAMILY = Family(
+    model_type="flint",
+    architecture="FlintForCausalLM",
+    kind="moe",
+    config_rows=(
+        *SIZES,
+        *pairs("moe_intermediate_size", "num_experts_per_tok", "norm_topk_prob"),
+        *pairs("output_router_logits", "router_aux_loss_coef"),
+        Pair("rms_norm_eps", "norm_eps"),
+        ATTENTION_BIAS,
+        LAYER_KINDS,
+        LISTED_WINDOW,
+        ROTATED_WHERE_SLIDING,
+        SHARED_WIDTH,
+        Fixed("norm_type", "rmsnorm_float32"),
+        Fixed("qk_norm", "head"),
+        Fixed("attention_sink_layer_types", ["full_attention", "sliding_attention"]),
+        Fixed("attention_score_dtype", "float32"),
+        Fixed("scoring_func", "sigmoid"),
+        Fixed("router_param_dtype", "float32"),
+        Fixed("router_matmul_dtype", "float32"),
+        Fixed("router_weight_dtype", "float32"),
+    ),
+    rows=(
+        *EMBEDDINGS_AND_HEAD,
+        *ATTENTION,
+        *QK_NORM,
+        *PRE_NORMS,
+        *GATED_MLP,
+        renamed(f"{LAYER}.self_attn.softmax_offset", f"{LAYER}.self_attn.sinks"),
+        *same(f"{LAYER}.mlp.gate.weight"),
+        *per_expert("mlp", gate="gate_proj", up="up_proj", down="down_proj"),
+        *same(*(f"{LAYER}.mlp.shared_expert.{part}_proj.weight" for part in ("gate", "up", "down"))),
+    ),
+)

@@ -1,0 +1,40 @@
+"""Gemma: Llama's block with weights stored around 1 and embeddings scaled by their width (Gemma Team 2024)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..config_rows import Computed, ConfigRow, Fixed, Pair
+from ..family import Family
+from .common import ATTENTION, ATTENTION_BIAS, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS, SIZES
+
+
+def _causal(native: Any) -> dict[str, Any]:
+    if native["use_bidirectional_attention"]:
+        raise ValueError(
+            f"use_bidirectional_attention={native['use_bidirectional_attention']} is not supported: "
+            "a token of a causal language model sees no later ones"
+        )
+    return {}
+
+
+CAUSAL = Computed(
+    ("use_bidirectional_attention",), _causal, lambda config: {"use_bidirectional_attention": False}
+)
+
+# What all Gemmas share.
+NORMS_AND_EMBEDDINGS: tuple[ConfigRow, ...] = (
+    Pair("rms_norm_eps", "norm_eps"),
+    Fixed("norm_type", "rmsnorm_unit_offset"),
+    Computed((), lambda native: {"embedding_multiplier": native["hidden_size"] ** 0.5}, lambda config: {}),
+    Fixed("round_embedding_multiplier", True),
+)
+
+FAMILY = Family(
+    model_type="gemma",
+    architecture="GemmaForCausalLM",
+    kind="dense",
+    config_rows=(*SIZES, ATTENTION_BIAS, CAUSAL, *NORMS_AND_EMBEDDINGS),
+    rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *GATED_MLP, *PRE_NORMS),
+    leftovers=("hidden_activation",),
+)

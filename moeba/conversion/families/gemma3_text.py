@@ -1,0 +1,26 @@
+"""Gemma 3, the language model: Gemma 2 with query and key norms and a rope of its own for sliding layers (2025)."""
+
+from __future__ import annotations
+
+from ..config_rows import Fixed, Inert
+from ..family import Family
+from .common import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, QK_NORM
+from .gemma import CAUSAL
+from .gemma2 import SANDWICH_NORMS, SINCE_GEMMA2
+
+FAMILY = Family(
+    model_type="gemma3_text",
+    architecture="Gemma3ForCausalLM",
+    kind="dense",
+    config_rows=(
+        *SINCE_GEMMA2,
+        CAUSAL,
+        Inert("attn_logit_softcapping", "the stock attention never uses it"),
+        Inert("rope_local_base_freq", "old spelling of the sliding layers' rope_parameters"),
+        Inert("sliding_window_pattern", "old spelling of layer_types"),
+        Fixed("block_order", "sandwich_norm"),
+        Fixed("qk_norm", "head"),
+    ),
+    rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *QK_NORM, *GATED_MLP, *SANDWICH_NORMS),
+    leftovers=("_sliding_window_pattern",),
+)

@@ -1,0 +1,50 @@
+"""GLM-4.5: partly rotated heads, and DeepSeek-V3's experts (GLM team 2025)."""
+
+from ..config_rows import Computed, Fixed, Pair, pairs
+from ..family import Family
+from .common import (
+    ATTENTION,
+    EMBEDDINGS_AND_HEAD,
+    PARTIAL_ROPE,
+    QK_NORM,
+    SIZES,
+    UNLISTED_HEAD_DIM,
+    without,
+)
+from .deepseek import (
+    BLOCK,
+    GROUPED_EXPERTS,
+    LEFTOVERS,
+    PREDICTION_COUNT,
+    PREDICTION_LAYERS,
+    RESTATED,
+    ROUTED_EXPERTS,
+    SELECTION_BIAS,
+    sparse_layers,
+)
+
+FAMILY = Family(
+    model_type="glm4_moe",
+    architecture="Glm4MoeForCausalLM",
+    kind="moe",
+    config_rows=(
+        *without(SIZES, "head_dim", "rope_parameters"),
+        UNLISTED_HEAD_DIM,
+        PARTIAL_ROPE,
+        *pairs("attention_bias"),
+        Fixed("attention_output_bias", False),
+        Pair("rms_norm_eps", "norm_eps"),
+        Computed(
+            ("use_qk_norm",),
+            lambda native: {"qk_norm": "head" if native["use_qk_norm"] else "none"},
+            lambda config: {"use_qk_norm": config.qk_norm == "head"},
+        ),
+        *GROUPED_EXPERTS,
+        sparse_layers("first_k_dense_replace"),
+        PREDICTION_COUNT,
+    ),
+    rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *QK_NORM, *BLOCK, *ROUTED_EXPERTS, *SELECTION_BIAS),
+    dropped=(PREDICTION_LAYERS,),
+    leftovers=LEFTOVERS,
+    restated=RESTATED,
+)

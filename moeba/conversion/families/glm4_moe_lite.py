@@ -1,0 +1,20 @@
+"""GLM-4.7-Flash: DeepSeek-V3 with dense and sparse layers in any order (GLM team 2026)."""
+
+from ..family import Family
+from .common import without
+from .deepseek import LEFTOVERS, PREDICTION_LAYERS, sparse_layers
+from .deepseek_v3 import FAMILY as DEEPSEEK_V3
+
+FAMILY = Family(
+    model_type="glm4_moe_lite",
+    architecture="Glm4MoeLiteForCausalLM",
+    kind="moe",
+    config_rows=(
+        *without(DEEPSEEK_V3.config_rows, "first_k_dense_replace", "num_mtp_layers"),
+        sparse_layers("mlp_layer_types"),
+    ),
+    rows=DEEPSEEK_V3.rows,
+    dropped=(PREDICTION_LAYERS,),
+    leftovers=LEFTOVERS,
+    restated=(*DEEPSEEK_V3.restated, ("first_k_dense_replace", 1)),
+)

@@ -1,0 +1,49 @@
+"""GPT-BigCode (SantaCoder, StarCoder): GPT-2 whose heads share one key and value (Ben Allal et al. 2023)."""
+
+from typing import Any
+
+from ..config_rows import Computed, Fixed, Inert
+from ..family import Family
+from ..rows import SplitGroups
+from .common import ONE_PRODUCT
+from .gpt2 import FIELDS, MASKS, tensors
+
+
+def _kv_heads(native: Any) -> dict[str, Any]:
+    return {"num_key_value_heads": 1 if native["multi_query"] else native["n_head"]}
+
+
+FAMILY = Family(
+    model_type="gpt_bigcode",
+    architecture="GPTBigCodeForCausalLM",
+    kind="dense",
+    config_rows=(
+        *FIELDS,
+        Computed(
+            ("multi_query",),
+            _kv_heads,
+            lambda config: {"multi_query": config.num_key_value_heads == 1},
+        ),
+        Inert("attention_softmax_in_fp32", "the stock code always takes the softmax in float32"),
+        Inert("scale_attention_softmax_in_fp32", "the stock code does not read it"),
+        Fixed("position_embedding_type", "learned"),
+    ),
+    rows=tensors(SplitGroups()),
+    dropped=MASKS,
+    leftovers=(
+        "inference_runner",
+        "max_batch_size",
+        "max_sequence_length",
+        "num_key_value_heads",
+        "pad_key_length",
+        "pre_allocate_kv_cache",
+        "summary_activation",
+        "summary_first_dropout",
+        "summary_proj_to_labels",
+        "summary_type",
+        "summary_use_proj",
+        "validate_runner_input",
+    ),
+    base_prefix="transformer.",
+    reordered=ONE_PRODUCT,
+)

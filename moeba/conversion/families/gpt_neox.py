@@ -1,0 +1,66 @@
+"""GPT-NeoX: attention and feed-forward side by side, each after a layer norm of its own (Black et al. 2022)."""
+
+from ..config_rows import Computed, Fixed, Inert, Pair, pairs
+from ..family import Family
+from ..rows import Dropped, SplitGroups, linear, renamed
+from .common import (
+    ATTENTION_BIAS,
+    LAYER,
+    PARTIAL_ROPE,
+    SIZES,
+    TRAINED_PADDING,
+    fused_qkv,
+    linears,
+    without,
+)
+
+BLOCK = "gpt_neox.layers.{layer}"
+
+FAMILY = Family(
+    model_type="gpt_neox",
+    architecture="GPTNeoXForCausalLM",
+    kind="dense",
+    config_rows=(
+        *without(SIZES, "head_dim", "num_key_value_heads", "rope_parameters"),
+        PARTIAL_ROPE,
+        *pairs("classifier_dropout"),
+        Pair("layer_norm_eps", "norm_eps"),
+        ATTENTION_BIAS,
+        Computed(
+            ("use_parallel_residual",),
+            lambda native: {
+                "block_order": "parallel_two_norms" if native["use_parallel_residual"] else "pre_norm"
+            },
+            lambda config: {"use_parallel_residual": config.block_order == "parallel_two_norms"},
+        ),
+        Computed(
+            ("hidden_dropout",),
+            lambda native: dict.fromkeys(("hidden_dropout", "embedding_dropout"), native["hidden_dropout"]),
+            lambda config: {"hidden_dropout": config.hidden_dropout},
+        ),
+        Inert("is_decoder", "the stock code does not read it"),
+        Inert("rotary_pct", "older spelling, which the stock class moves into rope_parameters"),
+        Inert("rotary_emb_base", "older spelling, which the stock class moves into rope_parameters"),
+        TRAINED_PADDING,
+        Fixed("norm_type", "layernorm"),
+        Fixed("feed_forward_type", "mlp"),
+        Fixed("mlp_bias", True),
+    ),
+    rows=(
+        renamed("gpt_neox.embed_in.weight", "model.embed_tokens.weight"),
+        renamed("embed_out.weight", "lm_head.weight"),
+        *linear("gpt_neox.final_layer_norm", "model.norm"),
+        *linear(f"{BLOCK}.input_layernorm", f"{LAYER}.input_layernorm"),
+        *linear(f"{BLOCK}.post_attention_layernorm", f"{LAYER}.post_attention_layernorm"),
+        *fused_qkv(f"{BLOCK}.attention.query_key_value", SplitGroups()),
+        *linear(f"{BLOCK}.attention.dense", f"{LAYER}.self_attn.o_proj"),
+        *linears(f"{BLOCK}.mlp", f"{LAYER}.mlp", up_proj="dense_h_to_4h", down_proj="dense_4h_to_h"),
+    ),
+    dropped=(
+        Dropped(f"{BLOCK}.attention.bias", "causal mask"),
+        Dropped(f"{BLOCK}.attention.masked_bias", "value of masked scores"),
+        Dropped(f"{BLOCK}.attention.rotary_emb.inv_freq", "rope frequencies, computed from the config"),
+    ),
+    leftovers=("attention_probs_dropout_prob", "hidden_dropout_prob"),
+    base_prefix="gpt_neox.",
+)

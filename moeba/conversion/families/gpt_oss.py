@@ -1,0 +1,53 @@
+"""GPT-OSS: attention sinks, biases everywhere, and experts with a clamped gate (OpenAI 2025)."""
+
+from ..config_rows import Fixed, Inert, Pair, pairs
+from ..family import Family
+from ..rows import SwapLast, UnpairGateUp, linear, renamed, same
+from .common import (
+    ATTENTION,
+    ATTENTION_BIAS,
+    EMBEDDINGS_AND_HEAD,
+    LAYER,
+    LISTED_WINDOW,
+    PRE_NORMS,
+    SIZES,
+    without,
+)
+
+EXPERTS = f"{LAYER}.mlp.experts"
+
+FAMILY = Family(
+    model_type="gpt_oss",
+    architecture="GptOssForCausalLM",
+    kind="moe",
+    config_rows=(
+        *without(SIZES, "intermediate_size", "hidden_act"),
+        *pairs("num_experts_per_tok", "swiglu_alpha", "swiglu_limit"),
+        *pairs("output_router_logits", "router_aux_loss_coef"),
+        Pair("intermediate_size", "moe_intermediate_size"),
+        Pair("num_local_experts", "num_experts"),
+        Pair("rms_norm_eps", "norm_eps"),
+        ATTENTION_BIAS,
+        LISTED_WINDOW,
+        Inert("hidden_act", "the experts have an activation of their own"),
+        Fixed("norm_type", "rmsnorm_float32"),
+        Fixed("attention_sink_layer_types", ["full_attention", "sliding_attention"]),
+        Fixed("feed_forward_type", "clamped_gated"),
+        Fixed("expert_bias", True),
+        Fixed("router_type", "topk_softmax"),
+        Fixed("router_bias", True),
+    ),
+    rows=(
+        *EMBEDDINGS_AND_HEAD,
+        *ATTENTION,
+        *PRE_NORMS,
+        *same(f"{LAYER}.self_attn.sinks"),
+        *linear(f"{LAYER}.mlp.router", f"{LAYER}.mlp.gate"),
+        renamed(f"{EXPERTS}.gate_up_proj", f"{EXPERTS}.gate_up_proj", SwapLast(), UnpairGateUp()),
+        renamed(f"{EXPERTS}.gate_up_proj_bias", f"{EXPERTS}.gate_up_proj_bias", UnpairGateUp()),
+        renamed(f"{EXPERTS}.down_proj", f"{EXPERTS}.down_proj", SwapLast()),
+        *same(f"{EXPERTS}.down_proj_bias"),
+    ),
+    leftovers=("experts_per_token", "initial_context_length"),
+    reordered="stock multiplies by experts' matrices that lie transposed, and adds their biases afterwards",
+)

@@ -1,0 +1,41 @@
+"""Granite: Llama with four multipliers, on embeddings, attention, residual branches and logits (IBM 2024)."""
+
+from ..config_rows import Computed, ConfigRow, Pair, pairs
+from ..family import Family
+from .common import (
+    ATTENTION,
+    ATTENTION_BIAS,
+    EMBEDDINGS_AND_HEAD,
+    GATED_MLP,
+    PRE_NORMS,
+    SIZES,
+    UNLISTED_HEAD_DIM,
+    without,
+)
+
+BIASES_AND_SCALES: tuple[ConfigRow, ...] = (
+    ATTENTION_BIAS,
+    *pairs("mlp_bias", "embedding_multiplier", "logits_scaling", "residual_multiplier"),
+    Computed(
+        ("attention_multiplier",),
+        lambda native: {"attention_multiplier": native["attention_multiplier"]},
+        lambda config: {
+            "attention_multiplier": config.head_dim**-0.5
+            if config.attention_multiplier is None
+            else config.attention_multiplier
+        },
+    ),
+)
+
+FAMILY = Family(
+    model_type="granite",
+    architecture="GraniteForCausalLM",
+    kind="dense",
+    config_rows=(
+        *without(SIZES, "head_dim"),
+        UNLISTED_HEAD_DIM,
+        Pair("rms_norm_eps", "norm_eps"),
+        *BIASES_AND_SCALES,
+    ),
+    rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *GATED_MLP, *PRE_NORMS),
+)

@@ -1,0 +1,59 @@
+"""Hunyuan 3: normalised query and key heads, and experts balanced by a bias that only chooses (Tencent)."""
+
+from ..config_rows import Fixed, Inert, Pair, pairs
+from ..family import Family
+from ..rows import renamed
+from .common import (
+    ATTENTION,
+    ATTENTION_BIAS,
+    EMBEDDINGS_AND_HEAD,
+    GATED_MLP,
+    LAYER,
+    PRE_NORMS,
+    QK_NORM,
+    SIZES,
+    linears,
+    per_expert,
+)
+from .deepseek import PREDICTION_LAYERS, sparse_layers
+
+FAMILY = Family(
+    model_type="hy_v3",
+    architecture="HYV3ForCausalLM",
+    kind="moe",
+    config_rows=(
+        *SIZES,
+        *pairs("mlp_bias", "moe_intermediate_size", "num_experts_per_tok", "output_router_logits"),
+        Pair("router_scaling_factor", "routed_scaling_factor"),
+        Pair("rms_norm_eps", "norm_eps"),
+        ATTENTION_BIAS,
+        sparse_layers("mlp_layer_types", "num_experts", "num_shared_experts"),
+        Inert("enable_moe_fp32_combine", "one sum of two numbers, rounded once either way"),
+        Fixed("qk_norm", "head"),
+        Fixed("scoring_func", "sigmoid"),
+        Fixed("router_selection_bias", True),
+        Fixed("topk_sorted", False),
+        Fixed("norm_topk_eps", 1e-20),
+        Fixed("router_matmul_dtype", "float32"),
+        Fixed("router_weight_dtype", "float32"),
+        Fixed("router_aux_loss_coef", 0.0),
+    ),
+    rows=(
+        *EMBEDDINGS_AND_HEAD,
+        *ATTENTION,
+        *QK_NORM,
+        *PRE_NORMS,
+        *GATED_MLP,
+        renamed(f"{LAYER}.mlp.router.gate.weight", f"{LAYER}.mlp.gate.weight"),
+        renamed(f"{LAYER}.mlp.expert_bias", f"{LAYER}.mlp.gate.e_score_correction_bias"),
+        *per_expert("mlp", gate="gate_proj", up="up_proj", down="down_proj"),
+        *linears(
+            f"{LAYER}.mlp.shared_mlp",
+            f"{LAYER}.mlp.shared_expert",
+            gate_proj="gate_proj",
+            up_proj="up_proj",
+            down_proj="down_proj",
+        ),
+    ),
+    dropped=(PREDICTION_LAYERS,),
+)

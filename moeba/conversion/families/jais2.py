@@ -1,0 +1,29 @@
+"""Jais 2: layer norms, an ungated feed-forward of squared ReLUs, biases everywhere (Inception 2025)."""
+
+from ..config_rows import Fixed, Pair, pairs
+from ..family import Family
+from ..rows import linear, same
+from .common import ATTENTION, ATTENTION_BIAS, LAYER, PLAIN_MLP, SIZES, without
+
+FAMILY = Family(
+    model_type="jais2",
+    architecture="Jais2ForCausalLM",
+    kind="dense",
+    config_rows=(
+        *without(SIZES, "attention_dropout"),
+        Pair("attention_dropout", "attention_dropout", ours_from=lambda dropout: dropout or 0.0),
+        *pairs("mlp_bias"),
+        Pair("layer_norm_eps", "norm_eps"),
+        ATTENTION_BIAS,
+        Fixed("norm_type", "layernorm"),
+        Fixed("feed_forward_type", "mlp"),
+    ),
+    rows=(
+        *same("model.embed_tokens.weight", "lm_head.weight"),
+        *linear("model.norm", "model.norm"),
+        *linear(f"{LAYER}.input_layernorm", f"{LAYER}.input_layernorm"),
+        *linear(f"{LAYER}.post_attention_layernorm", f"{LAYER}.post_attention_layernorm"),
+        *ATTENTION,
+        *PLAIN_MLP,
+    ),
+)

@@ -1,0 +1,13 @@
+"""Mistral: Llama's block, with a sliding window in all layers or in none (Jiang et al. 2023)."""
+
+from ..config_rows import Pair
+from ..family import Family
+from .common import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS, SIZES, UNIFORM_WINDOW
+
+FAMILY = Family(
+    model_type="mistral",
+    architecture="MistralForCausalLM",
+    kind="dense",
+    config_rows=(*SIZES, Pair("rms_norm_eps", "norm_eps"), UNIFORM_WINDOW),
+    rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *GATED_MLP, *PRE_NORMS),
+)

@@ -1,0 +1,73 @@
+"""Mistral 4: DeepSeek's latent attention, growing queries and softmax routing (Mistral AI 2026)."""
+
+from typing import Any
+
+from transformers import AutoModelForCausalLM, Mistral4Config, Mistral4ForCausalLM
+
+from ...configuration import MoebaConfig
+from ..config_rows import Computed, Fixed, Pair
+from ..family import Family
+from ..rows import same
+from .common import EMBEDDINGS_AND_HEAD, LAYER, without
+from .deepseek import (
+    BLOCK,
+    EXPERTS,
+    GROUPS,
+    LATENT_SIZES,
+    ROPE_INTERLEAVE,
+    SLICED,
+    head_parts,
+    latent_attention,
+    sparse_layers,
+)
+from .ministral3 import GROWING_ROPE
+
+PARTIAL = "partial_rotary_factor"
+
+# transformers 5.23 lists the class with those that read images, which leaves it out of this table.
+AutoModelForCausalLM.register(Mistral4Config, Mistral4ForCausalLM, exist_ok=True)
+
+
+def _rope(native: Any) -> dict[str, Any]:
+    rope, rotated = dict(native["rope_parameters"]), native["qk_rope_head_dim"]
+    whole, factor = native["qk_nope_head_dim"] + rotated, rope.pop(PARTIAL, 1.0)
+    width = whole if rope.get("rope_type") == "default" else int(whole * factor)
+    if width != rotated:
+        raise ValueError(
+            f"rope_parameters={native['rope_parameters']} turns {width} entries of a head, and "
+            f"qk_rope_head_dim={rotated}: the stock model fails"
+        )
+    return GROWING_ROPE.to_ours({"rope_parameters": rope})
+
+
+def _rope_back(config: MoebaConfig) -> dict[str, Any]:
+    rope = GROWING_ROPE.to_theirs(config)["rope_parameters"]
+    return {"rope_parameters": {**rope, PARTIAL: config.rotary_head_dim / config.head_dim}}
+
+
+FAMILY = Family(
+    model_type="mistral4",
+    architecture="Mistral4ForCausalLM",
+    kind="moe",
+    config_rows=(
+        *without(LATENT_SIZES, "rope_parameters"),
+        *EXPERTS,
+        Pair("norm_topk_prob", "norm_topk_prob", ours_from=bool),
+        GROUPS,
+        Computed(("rope_parameters",), _rope, _rope_back),
+        head_parts("qk_head_dim"),
+        ROPE_INTERLEAVE,
+        sparse_layers("first_k_dense_replace"),
+        SLICED,
+        Fixed("group_mask", "zero"),
+        Fixed("norm_topk_eps", 1e-20),
+        Fixed("router_score_dtype", "model"),
+    ),
+    rows=(
+        *EMBEDDINGS_AND_HEAD,
+        *latent_attention(),
+        *BLOCK,
+        *same(f"{LAYER}.mlp.experts.gate_up_proj", f"{LAYER}.mlp.experts.down_proj"),
+    ),
+    leftovers=("qk_head_dim",),
+)

@@ -1,0 +1,66 @@
+"""Phi-3: Llama's block with fused projections, and long rope with a factor for each frequency (Abdin et al. 2024)."""
+
+from typing import Any
+
+from ...configuration import MoebaConfig
+from ..config_rows import Computed, Fixed, Inert, Pair
+from ..family import Family
+from ..rows import Row, Split, same
+from .common import (
+    EMBEDDINGS_AND_HEAD,
+    FUSED_ACTIVATION,
+    FUSED_GATED_MLP,
+    LAYER,
+    PARTIAL_ROPE,
+    PRE_NORMS,
+    SIZES,
+    UNIFORM_WINDOW,
+    UNLISTED_HEAD_DIM,
+    without,
+)
+
+
+def _rope_back(config: MoebaConfig) -> dict[str, Any]:
+    # The field beside the rope settings wins over the one inside.
+    original = (config.rope_parameters or {}).get("original_max_position_embeddings")
+    found = PARTIAL_ROPE.to_theirs(config)
+    return found if original is None else {**found, "original_max_position_embeddings": original}
+
+
+def _qkv_sizes(config: MoebaConfig) -> list[int]:
+    keys = config.num_key_value_heads * config.head_dim
+    return [config.num_attention_heads * config.head_dim, keys, keys]
+
+
+FAMILY = Family(
+    model_type="phi3",
+    architecture="Phi3ForCausalLM",
+    kind="dense",
+    config_rows=(
+        *without(SIZES, "head_dim", "rope_parameters"),
+        UNLISTED_HEAD_DIM,
+        Computed(
+            ("rope_parameters", "original_max_position_embeddings"),
+            lambda native: {"rope_parameters": native["rope_parameters"]},
+            _rope_back,
+        ),
+        Pair("rms_norm_eps", "norm_eps"),
+        Pair("resid_pdrop", "hidden_dropout"),
+        Inert("embd_pdrop", "the stock model has no dropout after the embeddings"),
+        UNIFORM_WINDOW,
+        Fixed("longrope_restarts_cache", True),
+    ),
+    rows=(
+        *EMBEDDINGS_AND_HEAD,
+        *PRE_NORMS,
+        Row(
+            (f"{LAYER}.self_attn.qkv_proj.weight",),
+            tuple(f"{LAYER}.self_attn.{part}.weight" for part in ("q_proj", "k_proj", "v_proj")),
+            (Split(_qkv_sizes),),
+        ),
+        *same(f"{LAYER}.self_attn.o_proj.weight"),
+        *FUSED_GATED_MLP,
+    ),
+    leftovers=("attention_bias", "full_attn_mod", "interpolate_factor", "lm_head_bias", "mlp_bias"),
+    reordered=FUSED_ACTIVATION,
+)

@@ -1,0 +1,31 @@
+"""Solar Open: Llama's attention and DeepSeek-V3's experts in every layer (Upstage 2025)."""
+
+from ..config_rows import Fixed, Pair, pairs
+from ..family import Family
+from .common import ATTENTION, EMBEDDINGS_AND_HEAD, SIZES, without
+from .deepseek import (
+    BLOCK,
+    GROUPED_EXPERTS,
+    LEFTOVERS,
+    RESTATED,
+    ROUTED_EXPERTS,
+    SELECTION_BIAS,
+    sparse_layers,
+)
+
+FAMILY = Family(
+    model_type="solar_open",
+    architecture="SolarOpenForCausalLM",
+    kind="moe",
+    config_rows=(
+        *without(SIZES, "intermediate_size"),
+        *pairs("attention_bias"),
+        Fixed("attention_output_bias", False),
+        Pair("rms_norm_eps", "norm_eps"),
+        *GROUPED_EXPERTS,
+        sparse_layers(None),
+    ),
+    rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *BLOCK, *ROUTED_EXPERTS, *SELECTION_BIAS),
+    leftovers=LEFTOVERS,
+    restated=RESTATED,
+)

@@ -1,0 +1,46 @@
+"""StarCoder2: Llama's attention between layer norms, a plain feed-forward, biases (Lozhkov et al. 2024)."""
+
+from ..config_rows import Computed, Fixed, Pair, pairs
+from ..family import Family
+from ..rows import linear, same
+from .common import ATTENTION, LAYER, SIZES, UNIFORM_WINDOW, UNLISTED_HEAD_DIM, linears, without
+
+FAMILY = Family(
+    model_type="starcoder2",
+    architecture="Starcoder2ForCausalLM",
+    kind="dense",
+    config_rows=(
+        *without(SIZES, "head_dim"),
+        UNLISTED_HEAD_DIM,
+        *pairs("embedding_dropout"),
+        Pair("norm_epsilon", "norm_eps"),
+        Pair("residual_dropout", "hidden_dropout"),
+        Computed(
+            ("use_bias",),
+            lambda native: dict.fromkeys(
+                ("attention_bias", "attention_output_bias", "mlp_bias"), native["use_bias"]
+            ),
+            lambda config: {"use_bias": config.attention_bias},
+        ),
+        UNIFORM_WINDOW,
+        Fixed("norm_type", "layernorm"),
+        Fixed("feed_forward_type", "mlp"),
+    ),
+    rows=(
+        *same("model.embed_tokens.weight", "lm_head.weight"),
+        *linear("model.norm", "model.norm"),
+        *linear(f"{LAYER}.input_layernorm", f"{LAYER}.input_layernorm"),
+        *linear(f"{LAYER}.post_attention_layernorm", f"{LAYER}.post_attention_layernorm"),
+        *ATTENTION,
+        *linears(f"{LAYER}.mlp", f"{LAYER}.mlp", up_proj="c_fc", down_proj="c_proj"),
+    ),
+    leftovers=(
+        "activation_function",
+        "attention_softmax_in_fp32",
+        "layer_norm_epsilon",
+        "mlp_type",
+        "norm_type",
+        "scale_attention_softmax_in_fp32",
+        "scale_attn_weights",
+    ),
+)

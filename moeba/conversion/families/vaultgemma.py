@@ -1,0 +1,23 @@
+"""VaultGemma: Gemma 2 without the norms after each branch (Sinha et al. 2025)."""
+
+from __future__ import annotations
+
+from ..config_rows import pairs
+from ..family import Family
+from ..rows import renamed, same
+from .common import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER
+from .gemma2 import SINCE_GEMMA2
+
+FAMILY = Family(
+    model_type="vaultgemma",
+    architecture="VaultGemmaForCausalLM",
+    kind="dense",
+    config_rows=(*SINCE_GEMMA2, *pairs("attn_logit_softcapping")),
+    rows=(
+        *EMBEDDINGS_AND_HEAD,
+        *ATTENTION,
+        *GATED_MLP,
+        *same(f"{LAYER}.input_layernorm.weight"),
+        renamed(f"{LAYER}.pre_feedforward_layernorm.weight", f"{LAYER}.post_attention_layernorm.weight"),
+    ),
+)

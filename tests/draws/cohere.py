@@ -1,0 +1,21 @@
+"""Command R and Command R7B."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from . import draws
+from .common import chance, layer_types, llama_like, maybe
+
+
+@draws("cohere", "cohere2")
+def cohere(rng: random.Random, model_type: str) -> dict[str, Any]:
+    fields = llama_like(rng, free_width=False, eps_name="layer_norm_eps")
+    if fields["hidden_size"] < 12:  # a layer norm over so few channels multiplies rounding
+        fields |= {name: 4 * fields[name] for name in ("hidden_size", "num_attention_heads")}
+    fields |= {"attention_bias": chance(rng), "logit_scale": rng.choice([0.0625, 0.25, 1.0, 3.0])}
+    if model_type == "cohere":
+        return fields | {"use_qk_norm": chance(rng)}
+    fields |= {"sliding_window": rng.choice([2, 3, 9])}
+    return fields | maybe(rng, 0.6, layer_types=layer_types(rng, fields["num_hidden_layers"]))
