@@ -46,8 +46,9 @@ class MoebaSinusoidalPositions(nn.Module):
     @staticmethod
     def compute_frequencies(width: int) -> torch.Tensor:
         """Angular frequency of each wave, from 1 down to almost 1/10000."""
-        exponents = torch.arange(0, width, 2, dtype=torch.int64).float() / width
-        return 1 / torch.pow(10000, exponents)
+        pairs = torch.arange(width, dtype=torch.int64).float() // 2
+        # For every entry and not for every pair: the CPU rounds powers by their place in the tensor.
+        return (1 / torch.pow(10000, 2 * pairs / width))[::2]
 
     def init_buffers(self) -> None:
         """Fill the buffer of a model that was built on the meta device."""

@@ -179,10 +179,8 @@ ROPES = {
     [
         *VARIANTS.values(),
         *(dict(rope_parameters=rope) for name, rope in ROPES.items() if "full_attention" not in rope),
-        *(
-            dict(rope_parameters=ROPES[n], layer_types=KINDS, sliding_window=4)
-            for n in ("nested", "no_rope_layers")
-        ),
+        dict(rope_parameters=ROPES["nested"], layer_types=KINDS, sliding_window=4),
+        dict(rotary_layers=[True, False]),
         dict(num_labels=5, dtype="bfloat16", eos_token_id=[1, 2], tie_word_embeddings=True),
         dict(**SPARSE, per_layer_config={1: {"num_experts": 4, "moe_intermediate_size": 8}}),
     ],

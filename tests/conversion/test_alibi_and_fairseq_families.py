@@ -19,7 +19,7 @@ SUMMARY = dict(
 )  # fmt: skip
 ATTN_CONFIG = dict(
     alibi=True, alibi_bias_max=8, attn_impl="torch", attn_pdrop=0, attn_type="multihead_attention",
-    attn_uses_sequence_id=False, clip_qkv=6, prefix_lm=False, qk_ln=False, softmax_scale=None,
+    attn_uses_sequence_id=False, clip_qkv=6.0, prefix_lm=False, qk_ln=False, softmax_scale=None,
 )  # fmt: skip
 
 # By model type: what its config.json holds, and what that means in Moeba's words.

@@ -16,6 +16,7 @@ from support import SIZES, VARIANTS, tiny_model
 from transformers import AutoModelForCausalLM
 
 from moeba import MoebaConfig, certify, convert, export, upcycle
+from moeba.configuration.model_facts import layer_view
 from moeba.conversion import FAMILIES, CertificateError
 from moeba.conversion.certificate import Certificate, Check, proof
 from moeba.conversion.certificate.battery import build_battery
@@ -305,7 +306,17 @@ def test_too_large_a_model_is_proven_by_its_twin(tmp_path, monkeypatch):
     assert [check.on for check in certificate.checks if check.status == "unverified"] == ["checkpoint"]
 
 
-# Together they have every part that a fault is about.
+# Parts beyond the variants'.
+PARTS = {
+    "relative": dict(position_embedding_type="relative"),
+    "alibi": dict(position_embedding_type="alibi", embedding_norm=True, clip_qkv=0.5, lm_head_bias=True),
+    "waves": dict(position_embedding_type="sinusoidal", position_offset=2, logits_scaling=3.0, embedding_size=20),
+    "latent": dict(attention_type="latent", num_key_value_heads=4, qk_rope_head_dim=4, kv_lora_rank=6),
+    "sinks": dict(
+        attention_sink_layer_types=["full_attention"], attention_output_gate="sigmoid",
+        attention_value_multiplier=0.7, rotary_layers=[True, False], scale_attn_by_inverse_layer_idx=True,
+    ),
+}  # fmt: skip
 MODELS = {
     **{name: {} for name in VARIANTS},
     "dense": dict(rope_parameters={
@@ -317,15 +328,22 @@ MODELS = {
 
 
 def test_every_fault_is_about_some_model():
+    """Of the ones here, or of a family, whose own tests have the certificate catch all that apply."""
     configs = [MoebaConfig(**{**SIZES, **VARIANTS[name], **fields}) for name, fields in MODELS.items()]
+    configs += [MoebaConfig(**{**SIZES, **fields}) for fields in PARTS.values()]
+    configs += [
+        family.to_moeba(native.draw(name, seed)) for name, family in FAMILIES.items() for seed in range(3)
+    ]
     idle = [fault.name for fault in FAULTS if not any(fault.applies(config) for config in configs)]
     assert not idle
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
 
 
-@pytest.mark.parametrize("variant", MODELS)
+@pytest.mark.parametrize("variant", [*MODELS, *PARTS])
 def test_every_fault_is_caught(variant):
-    model = tiny_model(variant, **MODELS[variant])
+    model = (
+        tiny_model(variant, **MODELS[variant]) if variant in MODELS else tiny_model("dense", **PARTS[variant])
+    )
     for module in [model, model.model]:
         module.set_attn_implementation("eager")
     battery = build_battery(model.config, 64)
@@ -367,6 +385,8 @@ def test_twin_keeps_the_parts(model_type, seed):
     assert set(zip(small.layer_types, small.mlp_layer_types, strict=True)) == set(
         zip(config.layer_types, config.mlp_layer_types, strict=True)
     )
-    ours, theirs = (c.num_key_value_heads == c.num_attention_heads for c in (small, config))
-    assert ours == theirs
+    ours, theirs = (layer_view(c, 0) for c in (small, config))
+    assert (ours.num_key_value_heads == ours.num_attention_heads) == (
+        theirs.num_key_value_heads == theirs.num_attention_heads
+    )
     assert shrink(small).num_params() <= small.num_params()

@@ -59,6 +59,7 @@ def test_layers_keep_their_sizes(model_type):
 def test_facts_count_each_layer(model_type):
     config = uneven(model_type)
     model = randomise(MoebaForCausalLM(config)).eval()
+    model.set_experts_implementation("eager")
     assert config.num_params() == model.num_parameters()
     cache = model(random_ids(1, 1, config.vocab_size), use_cache=True).past_key_values
     kept = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
@@ -91,11 +92,5 @@ def test_same_sizes_spelled_otherwise():
 
 @every_family
 def test_twin_keeps_the_ratios(model_type):
-    twin = sizes(shrink(uneven(model_type)))
-    assert (
-        twin
-        == {"laguna": [(2, 1), (3, 1), (2, 1)], "mimo_v2_flash": [(4, 1), (4, 2), (4, 1)]}[model_type][
-            : len(twin)
-        ]
-    )
-    assert len(set(twin)) == 2
+    expected = {"laguna": {(2, 1), (3, 1)}, "mimo_v2_flash": {(4, 1), (4, 2)}}
+    assert set(sizes(shrink(uneven(model_type)))) == expected[model_type]

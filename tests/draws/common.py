@@ -128,6 +128,17 @@ def llama_like(
     )
 
 
+def not_narrow(fields: dict[str, Any], least: int = 12) -> dict[str, Any]:
+    """The fields with thrice the heads where the stream has but a few channels.
+
+    A norm of so few multiplies rounding, and a CPU multiplies matrices that narrow in ways of their own.
+    """
+    if fields["hidden_size"] >= least:
+        return fields
+    names = [name for name in ("hidden_size", "num_attention_heads", "num_key_value_heads") if name in fields]
+    return {**fields, **{name: 3 * fields[name] for name in names}}
+
+
 def experts(rng: random.Random, count_name: str = "num_experts") -> dict[str, Any]:
     """A number of experts that is mostly no power of two, and all, one or some of them a token."""
     count = rng.choice([1, 3, 12, 13, 16])

@@ -11,7 +11,7 @@ from .common import chance
 
 @draws("gptj", "codegen")
 def gptj(rng: random.Random, model_type: str) -> dict[str, Any]:
-    heads = rng.choice([4, 8]) if model_type == "codegen" else rng.choice([1, 2, 3, 7])
+    heads = rng.choice([4, 8]) if model_type == "codegen" else rng.choice([3, 4, 7])
     width = rng.choice([4, 6, 8])
     padding = {} if model_type == "codegen" else {"pad_token_id": rng.choice([None, 0])}
     return padding | dict(
@@ -34,7 +34,7 @@ def gpt_neo(rng: random.Random, model_type: str) -> dict[str, Any]:
     pattern = rng.choice([["global"], ["local"], ["global", "local"], ["local", "global"]])
     return dict(
         vocab_size=rng.choice([67, 90]),
-        hidden_size=heads * rng.choice([4, 5, 16]),
+        hidden_size=heads * rng.choice([12, 13, 16]),
         num_layers=len(pattern) * blocks,
         num_heads=heads,
         attention_types=[[pattern, blocks]],

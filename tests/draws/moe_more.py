@@ -54,10 +54,9 @@ def ernie4_5_moe(rng: random.Random, model_type: str) -> dict[str, Any]:
 def mellum(rng: random.Random, model_type: str) -> dict[str, Any]:
     fields = llama_like(rng) | experts(rng) | router_loss(rng)
     layers = fields["num_hidden_layers"]
-    kinds = ("default", "linear", "yarn", "llama3", "longrope")
     return fields | dict(
         rope_parameters={
-            kind: rope(rng, fields["head_dim"], kinds) for kind in ("full_attention", "sliding_attention")
+            kind: rope(rng, fields["head_dim"]) for kind in ("full_attention", "sliding_attention")
         },
         attention_bias=chance(rng),
         moe_intermediate_size=rng.choice([16, 21]),

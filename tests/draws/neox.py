@@ -6,19 +6,14 @@ import random
 from typing import Any
 
 from . import draws
-from .common import chance, llama_like
+from .common import chance, llama_like, not_narrow
 
 
 def without_groups(rng: random.Random, partial: tuple[float, ...]) -> dict[str, Any]:
     """Llama's fields without grouped queries."""
     fields = llama_like(rng, free_width=False, partial=partial, eps_name="layer_norm_eps")
     fields.pop("num_key_value_heads")
-    if (
-        fields["hidden_size"] < 12
-    ):  # a CPU rounds one product otherwise than three where they are as narrow as that
-        fields["hidden_size"] *= 3
-        fields["num_attention_heads"] *= 3
-    return fields | {"hidden_act": rng.choice(["gelu", "relu2", "gelu_fast", "silu"])}
+    return not_narrow(fields) | {"hidden_act": rng.choice(["gelu", "relu2", "gelu_fast", "silu"])}
 
 
 @draws("gpt_neox")

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from . import draws
-from .common import chance, llama_like
+from .common import chance, llama_like, not_narrow
 
 
 def widened(rng: random.Random, fields: dict[str, Any]) -> dict[str, Any]:
@@ -25,6 +25,7 @@ def phi(rng: random.Random, model_type: str) -> dict[str, Any]:
 @draws("phi3")
 def phi3(rng: random.Random, model_type: str) -> dict[str, Any]:
     fields = llama_like(rng, free_width=False, kinds=("default", "longrope"), partial=(0.5, 1.0))
+    fields = not_narrow(fields)
     fields |= widened(rng, fields)
     fields["rope_parameters"].pop("original_max_position_embeddings", None)
     return fields | {

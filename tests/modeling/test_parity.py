@@ -283,12 +283,14 @@ def test_learned_positions_and_their_offset():
         assert torch.equal(model(ids).logits, shifted(ids).logits)
 
 
-def test_sinusoidal_positions_are_those_of_the_paper():
-    model = MoebaForCausalLM(MoebaConfig(**SIZES, position_embedding_type="sinusoidal"))
+@pytest.mark.parametrize(("kind", "slowest"), [("sinusoidal", 16), ("sinusoidal_fairseq", 15)])
+def test_sinusoidal_positions_are_those_of_the_paper(kind, slowest):
+    """The paper's waves stop one step short of 1/10000; those of tensor2tensor and fairseq end there."""
+    model = MoebaForCausalLM(MoebaConfig(**SIZES, position_embedding_type=kind))
     waves = model.model.embed_positions(torch.zeros(1, 50, 32), torch.arange(50)[None])[0]
     position, half = 37, 16
     for i in range(half):
-        angle = torch.tensor(position * 10000.0 ** (-i / (half - 1)))
+        angle = torch.tensor(position * 10000.0 ** (-i / slowest))
         torch.testing.assert_close(waves[position, i], angle.sin(), atol=1e-5, rtol=0)
         torch.testing.assert_close(waves[position, half + i], angle.cos(), atol=1e-5, rtol=0)
 
