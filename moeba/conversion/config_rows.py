@@ -178,7 +178,7 @@ def read_native_config(
     return native
 
 
-def _unknown(raw: Mapping[str, Any], config_class: type, known: set[str]) -> list[str]:
+def _unknown(raw: Mapping[str, Any], config_class: type[Any], known: set[str]) -> list[str]:
     """Keys and values that mean nothing to the class, nor to the one of a nested config."""
     found = []
     for name, nested in config_class.sub_configs.items():
@@ -193,7 +193,7 @@ def _unknown(raw: Mapping[str, Any], config_class: type, known: set[str]) -> lis
     return sorted(found + [f"{name}={raw[name]!r}" for name in raw if name not in known])
 
 
-def field_names(config_class: type) -> set[str]:
+def field_names(config_class: type[Any]) -> set[str]:
     """The fields of a native config class; those of a nested config have dotted names, like `attn_config.alibi`."""
     found = {field.name for field in fields(config_class)}
     for name, nested in config_class.sub_configs.items():

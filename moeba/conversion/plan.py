@@ -143,7 +143,9 @@ def plan_import(checkpoint: Checkpoint) -> tuple[Plan, MoebaConfig]:
     config = family.to_moeba(family.read_config(checkpoint.config))
     names = _Names(checkpoint, family)
     shapes = moeba_shapes(config)
-    recipes, problems, filled = [], [], []
+    recipes: list[Recipe] = []
+    problems: list[str] = []
+    filled: list[str] = []
     used: set[str] = set()
     for row, layer in active_rows(family, config, shapes):
         sources = row.their_names(layer, config)

@@ -309,8 +309,10 @@ class Dropped:
     def matches(self, name: str, layers: int) -> bool:
         """Whether it drops this tensor from a model of so many layers."""
         found = self.regex.fullmatch(name)
-        beyond = found and found.groupdict().get("beyond")
-        return bool(found) and (beyond is None or int(beyond) >= layers)
+        if found is None:
+            return False
+        beyond = found.groupdict().get("beyond")
+        return beyond is None or int(beyond) >= layers
 
 
 def same(*names: str) -> tuple[Row, ...]:

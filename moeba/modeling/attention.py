@@ -17,7 +17,7 @@ from transformers.masking_utils import (
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..configuration.configuration_moeba import MoebaConfig
-from .norms import build_inner_norm
+from .norms import Width, build_inner_norm
 from .positions import CosSin, apply_rotary, query_growth
 
 # What a token may see, by (is_causal, layer type).
@@ -218,7 +218,7 @@ class MoebaGroupedQueryAttention(MoebaAttention):
         self.qk_norm_after_rope = config.qk_norm_after_rope
         if self.qk_norm != "none":
             for name, count in (("q_norm", heads), ("k_norm", kv_heads)):
-                widths = {
+                widths: dict[str, Width] = {
                     "head": self.head_dim,
                     "per_head": (count, self.head_dim),
                     "full": count * self.head_dim,

@@ -190,8 +190,8 @@ class MoebaModel(MoebaPreTrainedModel):
     ) -> torch.Tensor:
         """Places of the new tokens, `[1, tokens]`, or `[batch, tokens]` where only real tokens count."""
         tokens = inputs_embeds.shape[1]
-        is_2d = isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2
-        if self.config.positions_from_attention_mask and is_2d:
+        counts = self.config.positions_from_attention_mask
+        if counts and isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2:
             real = attention_mask.long()
             return (real.cumsum(dim=1) * real - 1)[:, -tokens:]
         return (torch.arange(tokens, device=inputs_embeds.device) + past).unsqueeze(0)

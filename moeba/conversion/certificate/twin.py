@@ -247,7 +247,7 @@ def _representative_layers(config: MoebaConfig) -> list[int]:
     """The first layer of each kind, and at least two layers."""
     kinds: dict[Any, int] = {}
     for i in range(config.num_hidden_layers):
-        sizes = ()
+        sizes: tuple[int, ...] = ()
         if config.is_heterogeneous:
             layer = layer_view(config, i)
             sizes = (layer.num_attention_heads, layer.num_key_value_heads, layer.num_experts_per_tok)

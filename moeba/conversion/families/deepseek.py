@@ -55,9 +55,9 @@ def sparse_layers(
     listed = layers == "mlp_layer_types"
 
     def to_ours(native: Any) -> dict[str, Any]:
-        dense = 0 if layers is None else native[layers]
+        dense: Any = 0 if layers is None else native[layers]
         numbers = range(native["num_hidden_layers"])
-        kinds = dense if listed else ["dense" if i < dense else "sparse" for i in numbers]
+        kinds: list[str] = dense if listed else ["dense" if i < dense else "sparse" for i in numbers]
         if "sparse" not in kinds:  # experts that no layer has would contradict `mlp_layer_types`
             return {"mlp_layer_types": list(kinds)}
         if not native[shared]:

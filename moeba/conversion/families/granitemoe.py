@@ -1,18 +1,18 @@
 """GraniteMoE: Granite with experts; the best logits share the weight (IBM 2024)."""
 
-from ..config_rows import Fixed, Pair, pairs
+from ..config_rows import ConfigRow, Fixed, Pair, pairs
 from ..family import Family
 from ..rows import renamed
 from .common import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, SIZES, UNLISTED_HEAD_DIM, without
 from .granite import BIASES_AND_SCALES
 
-EXPERTS_CONFIG = (
+EXPERTS_CONFIG: tuple[ConfigRow, ...] = (
     *pairs("num_experts_per_tok", "output_router_logits", "router_aux_loss_coef"),
     Pair("intermediate_size", "moe_intermediate_size"),
     Pair("num_local_experts", "num_experts"),
     Fixed("router_type", "topk_softmax"),
 )
-CONFIG_ROWS = (
+CONFIG_ROWS: tuple[ConfigRow, ...] = (
     *without(SIZES, "head_dim", "intermediate_size"),
     UNLISTED_HEAD_DIM,
     Pair("rms_norm_eps", "norm_eps"),

@@ -1,5 +1,6 @@
 """OPT: learned positions that count real tokens; a norm before each branch, or after it (Zhang et al. 2022)."""
 
+from dataclasses import replace
 from typing import Any
 
 from ...configuration import MoebaConfig
@@ -32,10 +33,18 @@ def _norms_back(config: MoebaConfig) -> dict[str, Any]:
 def _block_norm(theirs: str, before: str, after: str) -> tuple[Row, ...]:
     """A norm of a block, by our name where it stands before its branch, and where it stands after it."""
     return tuple(
-        Row((f"{BLOCK}.{theirs}.{part}",), (f"{LAYER}.{ours}.{part}",), when=lambda c, o=order: c.block_order == o)
-        for order, ours in (("pre_norm", before), ("post_norm", after))
-        for part in ("weight", "bias")
-    )  # fmt: skip
+        replace(row, when=when)
+        for when, ours in ((_is_pre_norm, before), (_is_post_norm, after))
+        for row in linear(f"{BLOCK}.{theirs}", f"{LAYER}.{ours}")
+    )
+
+
+def _is_pre_norm(config: MoebaConfig) -> bool:
+    return config.block_order == "pre_norm"
+
+
+def _is_post_norm(config: MoebaConfig) -> bool:
+    return config.block_order == "post_norm"
 
 
 FAMILY = Family(
