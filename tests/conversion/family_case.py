@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from moeba import MoebaForCausalLM, convert
 from moeba.conversion import FAMILIES, family_of
+from moeba.conversion.certificate.battery import build_battery
+from moeba.conversion.certificate.comparison import rounding_noise
 from moeba.conversion.family import Family
 
 SEEDS = (0, 1)
@@ -84,6 +86,15 @@ class Case:
     def half_moeba(self) -> Path:
         convert(self.half_source, self.folder / "moeba-half", certificate=False)
         return self.folder / "moeba-half"
+
+    @cached_property
+    def noise(self) -> float:
+        """Four times what equally right orders of summation differ by in the stock model, of the logits' spread."""
+        battery = build_battery(self.ours.config, LENGTH)
+        with torch.no_grad():
+            logits = self.theirs(battery.longest).logits
+        to_spread = (logits.std() / (logits.max() - logits.min())).item()
+        return 4 * to_spread * rounding_noise((self.theirs, self.ours), battery)
 
     def ids(self, batch: int = 2, length: int = LENGTH) -> torch.Tensor:
         """Token ids without the padding id 0, `[batch, length]`."""

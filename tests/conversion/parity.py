@@ -17,12 +17,16 @@ from moeba import MoebaForCausalLM
 from moeba.conversion.checkpoint import Checkpoint
 from moeba.conversion.plan import PlannedTensors, plan_import
 
-ROUNDING = 2e-6  # of the spread: what another order of float32 sums may change
+# Of the spread: what another order of float32 sums may change. A few tiny models amplify any rounding; for them it is
+# the certificate's measure, a multiple of what stock's own two implementations of attention differ by.
+ROUNDING = 2e-6
 # Lengths of the pieces in which `LENGTH` tokens go through the cache: one token at a time, and more.
 PIECES = (17, 1, 1, 9, 1, 11)
 
 
-def assert_close(ours: torch.Tensor, theirs: torch.Tensor, exact: bool, what: str) -> None:
+def assert_close(
+    ours: torch.Tensor, theirs: torch.Tensor, exact: bool, what: str, rounding: float = ROUNDING
+) -> None:
     """The same bits, or the same to rounding: a share of the stock values' spread from lowest to highest."""
     assert ours.shape == theirs.shape and ours.dtype == theirs.dtype, what
     if torch.equal(ours, theirs):
@@ -31,7 +35,7 @@ def assert_close(ours: torch.Tensor, theirs: torch.Tensor, exact: bool, what: st
     spread = (theirs.max() - theirs.min()).item()
     told = f"{what}: the largest difference is {difference:.2e} in a spread of {spread:.2e}"
     assert not exact, f"{told}, not bit-identical (a family may say why in `reordered`)"
-    assert difference <= ROUNDING * spread, f"{told}, more than rounding"
+    assert difference <= rounding * spread, f"{told}, more than rounding"
 
 
 @contextmanager
@@ -49,7 +53,7 @@ def assert_same_logits(case: Case, ours: PreTrainedModel, theirs: PreTrainedMode
     """Plain, padded on the left and through the cache, under each attention implementation of the stock model."""
     ids = case.ids()
     ragged, mask = padded(case)
-    real = mask.bool()
+    real, rounding = mask.bool(), rounding_of(case)
     runs: dict[str, Callable[[PreTrainedModel], torch.Tensor]] = {
         "logits": lambda model: model(ids, use_cache=False).logits,
         "logits with a mask": lambda model: model(ragged, attention_mask=mask).logits[real],
@@ -62,7 +66,7 @@ def assert_same_logits(case: Case, ours: PreTrainedModel, theirs: PreTrainedMode
     for implementation in ("eager", "sdpa") if theirs._supports_sdpa else ("eager",):
         with attention(implementation, ours, theirs):
             for what, run in runs.items():
-                assert_close(run(ours), run(theirs), case.exact, f"{what}, {implementation}")
+                assert_close(run(ours), run(theirs), case.exact, f"{what}, {implementation}", rounding)
 
 
 def has_cache(model: PreTrainedModel) -> bool:
@@ -105,8 +109,13 @@ def assert_same_gradients(case: Case, ours: PreTrainedModel, theirs: PreTrainedM
         gradient = torch.zeros_like(value) if found[name] is None else found[name]
         difference = (gradient - value).abs().max().item()
         # A key's bias moves all scores alike: its gradient is nothing but rounding.
-        allowed = ROUNDING * spread_of(value) + 2e-7 * largest
+        allowed = rounding_of(case) * spread_of(value) + 2e-7 * largest
         assert difference <= allowed, f"gradient of {name}: {difference:.2e}, allowed {allowed:.2e}"
+
+
+def rounding_of(case: Case) -> float:
+    """`ROUNDING`, or more where the model itself amplifies rounding and sums run in another order than stock's."""
+    return ROUNDING if case.exact else max(ROUNDING, case.noise)
 
 
 def spread_of(value: torch.Tensor) -> float:

@@ -11,7 +11,7 @@ from family_case import FIRST, Case
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from native import config_from, load, read_all, same_tensors
-from parity import assert_close
+from parity import assert_close, rounding_of
 from support import randomise
 from transformers import AutoModelForCausalLM
 
@@ -89,7 +89,7 @@ def assert_goes_out(case: Case) -> None:
     export(start, out, to=case.model_type, certificate=False)
     theirs, ours = load(AutoModelForCausalLM, out), load(MoebaForCausalLM, start)
     ids = case.ids()
-    assert_close(logits_of(ours, ids), logits_of(theirs, ids), case.exact, "logits")
+    assert_close(logits_of(ours, ids), logits_of(theirs, ids), case.exact, "logits", rounding_of(case))
     convert(out, again, certificate=False)
     same_tensors(read_all(start), read_all(again))
 
@@ -112,7 +112,13 @@ def test_conversion_is_certified(case):
 def test_comes_back_from_everywhere(tmp_path_factory, model_type):
     """The wide proof: many configs, and the smallest one that fails."""
 
-    @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(
+        max_examples=5,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+    )
     @given(rng=st.randoms(use_true_random=False))
     def prove(rng) -> None:
         case = Case(config_from(model_type, rng), tmp_path_factory.mktemp(model_type), seed=rng.randrange(4))

@@ -23,7 +23,11 @@ def maybe(rng: random.Random, probability: float = 0.5, **fields: Any) -> dict[s
 
 
 def rope(
-    rng: random.Random, head_dim: int, kinds: Sequence[str] = ROPE_KINDS, partial: Sequence[float] = ()
+    rng: random.Random,
+    head_dim: int,
+    kinds: Sequence[str] = ROPE_KINDS,
+    partial: Sequence[float] = (),
+    by_kind: bool = False,
 ) -> dict[str, Any]:
     """Rope settings of a random type, with an original context that `LENGTH` passes.
 
@@ -31,6 +35,7 @@ def rope(
         head_dim: width that the stock code takes for a head's, from which it computes the rotated part.
         kinds: the types to choose from.
         partial: factors to choose the rotated part from; empty where the family always rotates whole heads.
+        by_kind: they are of one kind of layers, where stock code does not look for `truncate`.
     """
     kind = rng.choice(list(kinds))
     found: dict[str, Any] = {"rope_type": kind, "rope_theta": rng.choice([10000.0, 500.0, 1e6])}
@@ -46,7 +51,8 @@ def rope(
         found["original_max_position_embeddings"] = 16
     if kind == "yarn":
         found |= maybe(rng, 0.3, attention_factor=0.8) | maybe(rng, 0.3, beta_fast=16.0, beta_slow=2.0)
-        found |= maybe(rng, 0.3, mscale=1.0, mscale_all_dim=0.5) | maybe(rng, 0.3, truncate=False)
+        found |= maybe(rng, 0.3, mscale=1.0, mscale_all_dim=0.5)
+        found |= maybe(rng, 0.0 if by_kind else 0.3, truncate=False)
     if kind == "longrope":
         for name in ("short_factor", "long_factor"):
             found[name] = [rng.uniform(1, 4) for _ in range(rotated // 2)]

@@ -35,5 +35,7 @@ def since_gemma2(rng: random.Random, model_type: str) -> dict[str, Any]:
         # Each kind of layer has a rope of its own; by default, Gemma 3's two.
         kinds = ("full_attention", "sliding_attention")
         del fields["rope_parameters"]
-        fields |= maybe(rng, 0.8, rope_parameters={kind: rope(rng, fields["head_dim"]) for kind in kinds})
+        fields |= maybe(
+            rng, 0.8, rope_parameters={kind: rope(rng, fields["head_dim"], by_kind=True) for kind in kinds}
+        )
     return fields

@@ -26,7 +26,7 @@ def laguna(rng: random.Random, model_type: str) -> dict[str, Any]:
         moe_router_logit_softcapping=rng.choice([0.0, 0.5, 2.0]),
         moe_routed_scaling_factor=rng.choice([1.0, 2.5, 0.7]),
         num_attention_heads_per_layer=rng.choice([None, counts, counts]),
-        rope_parameters={kind: rope(rng, head_dim, partial=[0.5, 1.0]) for kind in WINDOWED},
+        rope_parameters={kind: rope(rng, head_dim, partial=[0.5, 1.0], by_kind=True) for kind in WINDOWED},
         shared_expert_intermediate_size=rng.choice([8, 19]),
         sliding_window=rng.choice([2, 3, 9]),
     )

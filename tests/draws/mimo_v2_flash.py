@@ -11,7 +11,7 @@ from .common import WINDOWED, chance, grouped_experts, layer_types, llama_like, 
 
 def _rope(rng: random.Random, head_dim: int) -> dict[str, Any]:
     """With a factor of its own, or the family's default, which plain rope alone has."""
-    found = rope(rng, head_dim, partial=[0.334, 0.5, 1.0])
+    found = rope(rng, head_dim, partial=[0.334, 0.5, 1.0], by_kind=True)
     if found["rope_type"] == "default" and found["partial_rotary_factor"] == 0.334 and chance(rng):
         del found["partial_rotary_factor"]
     return found

@@ -56,7 +56,8 @@ def mellum(rng: random.Random, model_type: str) -> dict[str, Any]:
     layers = fields["num_hidden_layers"]
     return fields | dict(
         rope_parameters={
-            kind: rope(rng, fields["head_dim"]) for kind in ("full_attention", "sliding_attention")
+            kind: rope(rng, fields["head_dim"], by_kind=True)
+            for kind in ("full_attention", "sliding_attention")
         },
         attention_bias=chance(rng),
         moe_intermediate_size=rng.choice([16, 21]),

@@ -19,7 +19,7 @@ def olmo(rng: random.Random, model_type: str) -> dict[str, Any]:
     elif model_type == "olmo3":
         kinds = ("full_attention", "sliding_attention")
         del fields["rope_parameters"]
-        fields |= maybe(rng, 0.8, rope_parameters={kind: rope(rng, head_dim) for kind in kinds})
+        fields |= maybe(rng, 0.8, rope_parameters={kind: rope(rng, head_dim, by_kind=True) for kind in kinds})
         fields |= {"sliding_window": rng.choice([2, 3, 9])}
         fields |= maybe(rng, layer_types=layer_types(rng, fields["num_hidden_layers"]))
     return fields

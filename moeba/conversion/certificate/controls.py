@@ -264,6 +264,12 @@ def _closes_groups(config: MoebaConfig) -> bool:
     return _moe(config) and config.topk_group < config.n_group and not harmless
 
 
+def _other_groups(config: MoebaConfig) -> dict[str, Any]:
+    """One group where one holds enough experts (a few closed groups seldom hold the best), or all of them."""
+    one_is_enough = config.num_experts_per_tok <= config.num_experts // config.n_group
+    return {"topk_group": 1} if config.topk_group > 1 and one_is_enough else {"n_group": 1, "topk_group": 1}
+
+
 def _weighs_scores(config: MoebaConfig) -> bool:
     """Whether more than the order of the router's scores matters: the only expert of a token weighs 1 if normalised."""
     if not _chooses(config) or config.router_type != "topk":
@@ -396,8 +402,7 @@ FAULTS: tuple[Fault, ...] = (
           config=lambda c: {"router_logit_softcapping": None}),
     Fault("routed scaling factor dropped", lambda c: _moe(c) and c.routed_scaling_factor != 1.0,
           config=lambda c: {"routed_scaling_factor": 1.0}),
-    Fault("expert groups ignored", _closes_groups,
-          config=lambda c: {"n_group": 1, "topk_group": 1}, distinct_experts=True),
+    Fault("more or fewer expert groups open", _closes_groups, config=_other_groups, distinct_experts=True),
     Fault("softmax and sigmoid scores exchanged", _weighs_scores,
           config=lambda c: {"scoring_func": "sigmoid" if c.scoring_func == "softmax" else "softmax"},
           distinct_experts=True),

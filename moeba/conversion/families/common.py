@@ -9,10 +9,21 @@ from ..config_rows import Computed, ConfigRow, Fixed, Pair, pairs
 from ..rows import FuseGateUp, Operation, PairsToHalves, Row, Split, StackExperts, linear, same
 
 
+def _each_kind(rope: Any) -> list[dict[str, Any]]:
+    """The rope settings of each kind of layers, where they are given by kind."""
+    found = [settings for settings in (rope or {}).values() if isinstance(settings, dict)]
+    for settings in [rope, *found] if found else ():
+        if settings.get("truncate", True) is not True:
+            raise ValueError(
+                f"truncate={settings['truncate']} in the rope settings of a kind of layers is not supported: the stock "
+                "code looks for it beside the kinds"
+            )
+    return found
+
+
 def whole_heads(rope: Any) -> Any:
     """Rope settings of a family that rotates whole heads: the stock code ignores a factor, or fails on it."""
-    per_kind = [settings for settings in (rope or {}).values() if isinstance(settings, dict)]
-    for settings in per_kind or [rope or {}]:
+    for settings in _each_kind(rope) or [rope or {}]:
         factor = settings.get("partial_rotary_factor", 1.0)
         if factor != 1.0:
             raise ValueError(
@@ -292,6 +303,7 @@ def rope_by_kind(partial_factor: float = 1.0) -> Computed:
 
     def to_ours(native: Any) -> dict[str, Any]:
         found = {}
+        _each_kind(native["rope_parameters"])
         for kind in sorted(set(native["layer_types"])):
             rope = (native["rope_parameters"] or {}).get(kind)
             if not isinstance(rope, dict):
