@@ -22,7 +22,11 @@ from .provenance import CERTIFICATE_FILE, OWN_FILES, describe_source, read_histo
 from .writing import Progress, WriteReport, check_destination, write_checkpoint
 
 # Which native model `--to auto` prefers when several can hold a model: the one that most engines serve.
-EXPORT_ORDER = ("llama", "qwen2", "qwen3", "gpt2", "mixtral", "qwen3_moe")
+EXPORT_ORDER = (
+    "llama", "qwen2", "qwen3", "gpt2", "mixtral", "qwen3_moe", "mistral", "phi3", "gemma", "gemma2", "gemma3_text",
+    "olmo2", "granite", "qwen2_moe", "olmoe", "granitemoe", "gpt_oss", "deepseek_v3", "glm4_moe",
+)  # fmt: skip
+NEAREST = 5  # families whose obstacles are told in full
 
 
 @dataclass(frozen=True)
@@ -107,15 +111,21 @@ def choose(planned: Callable[[str], Plan]) -> Plan:
     """The first family in `EXPORT_ORDER` that can hold the model exactly.
 
     Raises:
-        ValueError: none can; what blocks each one is named.
+        ValueError: none can; what blocks the ones with the fewest obstacles is named.
     """
-    reasons = []
+    reasons: list[tuple[int, str]] = []
     for model_type in [*EXPORT_ORDER, *(name for name in FAMILIES if name not in EXPORT_ORDER)]:
         try:
             return planned(model_type)
         except ValueError as error:
-            reasons.append(str(error))
-    raise ValueError(f"no native family can hold this model exactly. {'. '.join(reasons)}")
+            obstacles = str(error).count("(there: ")
+            reasons.append((obstacles or len(FAMILIES), str(error)))
+    nearest = [reason for _, reason in sorted(reasons, key=lambda item: item[0])[:NEAREST]]
+    more = len(reasons) - len(nearest)
+    raise ValueError(
+        f"no native family can hold this model exactly. {'. '.join(nearest)}. {more} others have more in the way: "
+        "export --to NAME says what"
+    )
 
 
 def read_native(

@@ -46,6 +46,17 @@ QK_NORMS = {
 }
 FEED_FORWARDS = {"gated": "gated", "clamped_gated": "gated with cut-off values", "mlp": "two-layer"}
 SCORES = {"softmax": "a softmax over all experts", "sigmoid": "a sigmoid for each expert"}
+ROUTERS = {
+    "topk_softmax": "the {best} experts with the highest logits are chosen, and a softmax over these weighs them",
+    "topk_sigmoid": "the {best} experts with the highest logits are chosen, and a sigmoid of each weighs it",
+    "sparsemixer": "{best} experts are chosen one after the other, each weighed among those close to the best left",
+}
+OUTPUT_GATES = {
+    "none": "",
+    "sigmoid": ", the mixed values gated by a sigmoid",
+    "softplus": ", the mixed values gated by a softplus",
+    "softplus_per_head": ", each head's mixed values gated by a softplus",
+}
 
 
 def describe(config: MoebaConfig) -> dict[str, str]:
@@ -67,10 +78,13 @@ def router_rule(config: MoebaConfig) -> str:
     """How a token's experts are chosen and weighted; empty for a dense model."""
     if not config.sparse_layers:
         return ""
+    best = _over(config, "num_experts_per_tok", config.sparse_layers)
+    if config.router_type != "topk":
+        return ROUTERS[config.router_type].format(best=best)
     words = f"scores are {SCORES[config.scoring_func]}"
     if config.n_group > 1:
         words += f"; only the best {config.topk_group} of {config.n_group} groups of experts take part"
-    words += f"; the best {_over(config, 'num_experts_per_tok', config.sparse_layers)} are chosen"
+    words += f"; the best {best} are chosen"
     if config.router_selection_bias:
         words += " after a balancing bias is added, which does not count in the weights"
     words += ", and their scores are " + ("made to sum to 1" if config.norm_topk_prob else "used as they are")
@@ -147,6 +161,11 @@ def _attention(config: MoebaConfig) -> str:
     queries, keys = _over(config, "num_attention_heads"), _over(config, "num_key_value_heads")
     heads = f"{queries} heads" if queries == keys else f"{queries} query heads share {keys} key/value heads"
     words = f"{heads}, each {_over(config, 'head_dim')} wide{QK_NORMS[config.qk_norm]}"
+    if config.attention_type == "latent":
+        words += f", keys and values unfolded from a latent of {config.kv_lora_rank:,} a token"
+    words += OUTPUT_GATES[config.attention_output_gate]
+    if config.attention_sink_layer_types:
+        words += ", heads may attend to nothing (sinks)"
     if config.attn_logit_softcapping is not None:
         words += f", scores capped at {config.attn_logit_softcapping:g}"
     sliding = [i for i, kind in enumerate(config.layer_types or []) if kind == "sliding_attention"]
@@ -165,6 +184,8 @@ def _positions(config: MoebaConfig) -> str:
             f"{kind.replace('_', ' ')}: {_rotation(value)}" for kind, value in sorted(nested.items())
         ]
         words += f" ({'; '.join(rotations) or _rotation(rope)})"
+        if not all(config.rotary_layers):
+            words += f" in {sum(config.rotary_layers)} of {config.num_hidden_layers} layers"
     reach = "at most" if config.position_embedding_type == "learned" else "set up for"
     return f"{words}; {reach} {config.max_position_embeddings:,} tokens"
 

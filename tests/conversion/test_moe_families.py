@@ -92,7 +92,7 @@ def thetas(*listed: float) -> dict:
     ("hunyuan_v1_moe", dict(head_dim=8, use_mla=True), "does not know.*use_mla=True"),
     ("mellum", dict(rope_parameters={kind: {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "truncate": False,
                                             "original_max_position_embeddings": 16} for kind in (FULL, SLIDING)}),
-     "truncate=False in the rope settings of a kind of layers"),
+     "truncate=False is not supported in rope settings by kind of layers"),
     ("minimax_m2", dict(scoring_func="softmax"), "does not know.*scoring_func='softmax'"),
 ])  # fmt: skip
 def test_refused_by_name(model_type, fields, told):

@@ -20,6 +20,8 @@ from moeba.hub_card.words import byte_size, cell, code, describe, figure, router
         ("qk_norm", words.QK_NORMS),
         ("feed_forward_type", words.FEED_FORWARDS),
         ("scoring_func", words.SCORES),
+        ("attention_output_gate", words.OUTPUT_GATES),
+        ("router_type", {**words.ROUTERS, "topk": ""}),
     ],
 )
 def test_every_choice_has_words(field, table):

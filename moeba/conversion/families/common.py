@@ -15,8 +15,8 @@ def _each_kind(rope: Any) -> list[dict[str, Any]]:
     for settings in [rope, *found] if found else ():
         if settings.get("truncate", True) is not True:
             raise ValueError(
-                f"truncate={settings['truncate']} in the rope settings of a kind of layers is not supported: the stock "
-                "code looks for it beside the kinds"
+                f"truncate={settings['truncate']} is not supported in rope settings by kind of layers: the stock code "
+                "reads it beside the kinds only, for all of them"
             )
     return found
 
