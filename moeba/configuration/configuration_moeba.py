@@ -423,8 +423,12 @@ class MoebaConfig(PreTrainedConfig):
             raise ValueError(f"MoebaConfig: {problem}.")
 
     def validate_rope(self) -> None:
-        """As in transformers, which wants to read numbers of heads: where layers differ in them, any one will do."""
-        super(MoebaConfig, layer_view(self, 0)).validate_rope()
+        """As in transformers, of the part of a head that rotates; where layers differ in heads, any one will do."""
+        view = layer_view(self, 0)
+        if self.qk_rope_head_dim is not None:
+            view = copy.copy(view)
+            view.head_dim = self.qk_rope_head_dim
+        super(MoebaConfig, view).validate_rope()
 
     @property
     def rope_is_per_layer_type(self) -> bool:
