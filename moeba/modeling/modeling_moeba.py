@@ -116,7 +116,7 @@ class MoebaPreTrainedModel(MoebaFolders, PreTrainedModel):
         super()._init_weights(module)
         std = self.config.initializer_range
         if isinstance(module, tuple(EXPERTS.values())):
-            _init_experts(module, std)
+            module.init_weights(std)
         elif isinstance(module, MoebaRouter):
             init.normal_(module.weight, mean=0.0, std=std)
             for vector in (module.bias, module.e_score_correction_bias):
@@ -128,14 +128,6 @@ class MoebaPreTrainedModel(MoebaFolders, PreTrainedModel):
             module.init_buffers()
         elif isinstance(module, MoebaAttention) and module.sinks is not None:
             init.normal_(module.sinks, mean=0.0, std=std)
-
-
-def _init_experts(experts: nn.Module, std: float) -> None:
-    for name, parameter in experts.named_parameters(recurse=False):
-        if name.endswith("bias"):
-            init.zeros_(parameter)
-        else:
-            init.normal_(parameter, mean=0.0, std=std)
 
 
 class MoebaModel(MoebaPreTrainedModel):
@@ -319,14 +311,27 @@ class MoebaForCausalLM(_RouterLoss, MoebaPreTrainedModel, GenerationMixin):
         self.post_init()
 
     def prepare_inputs_for_generation(
-        self, input_ids: torch.LongTensor, past_key_values: Cache | None = None, **kwargs: Any
+        self,
+        input_ids: torch.LongTensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Cache | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,  # named, as the library looks for it in this signature
+        **kwargs: Any,
     ) -> dict[str, Any]:
         """As in transformers, except that keys turned by other frequencies than the next ones are dropped."""
         switch = longrope_switch(self.config) if self.config.longrope_restarts_cache else None
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         if switch is not None and past <= switch < input_ids.shape[1]:
-            past_key_values, kwargs["next_sequence_length"] = None, None
-        return super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
+            past_key_values, next_sequence_length = None, None
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
 
     def create_masks_for_generate(self, **tensors: Any) -> Any:
         """Masks over a static cache, which the library asks for."""

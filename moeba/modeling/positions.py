@@ -129,13 +129,9 @@ class _RopeView:
     """A config as rope sees it: one layer type's `rope_parameters`, and as `head_dim` the part that rotates."""
 
     def __init__(self, config: MoebaConfig, layer_type: str | None) -> None:
-        self._config = layer_view(
-            config, 0
-        )  # the library reads numbers of heads, which may differ between layers
-        rope = config.rope_parameters[layer_type] if layer_type else config.rope_parameters
-        if config.longrope_factors == "short" and "short_factor" in rope:
-            rope = {**rope, "long_factor": rope["short_factor"]}
-        self.rope_parameters = rope
+        self._config = layer_view(config, 0)  # the library reads numbers of heads, which may differ by layer
+        self._layer_type = layer_type
+        self.rope_parameters = self._settings()
         self.head_dim = config.rotary_head_dim
         self.is_heterogeneous = False
 
@@ -144,8 +140,17 @@ class _RopeView:
             raise AttributeError(name)
         return getattr(self._config, name)
 
+    def _settings(self) -> dict[str, Any]:
+        rope = self._config.rope_parameters
+        rope = rope[self._layer_type] if self._layer_type else rope
+        if self._config.longrope_factors == "short" and "short_factor" in rope:
+            rope = {**rope, "long_factor": rope["short_factor"]}
+        return rope
+
     def standardize_rope_params(self) -> None:
-        """Nothing to do: the config standardised them when it was made."""
+        """As in transformers, for settings that were changed after the config was made."""
+        self._config.standardize_rope_params()
+        self.rope_parameters = self._settings()
 
 
 class MoebaPerTypeRotaryEmbedding(nn.ModuleDict):

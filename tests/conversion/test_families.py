@@ -62,7 +62,7 @@ def test_out_from_our_own_config(tmp_path, model_type):
     export(tmp_path / "moeba", tmp_path / "native", to=model_type, certificate=False)
     ours, theirs = load(MoebaForCausalLM, tmp_path / "moeba"), load(AutoModelForCausalLM, tmp_path / "native")
     assert theirs.config.model_type == model_type
-    assert_same_logits(Case(theirs.config, tmp_path), ours, theirs)
+    assert_same_logits(Case(theirs.config, tmp_path / "case"), ours, theirs)
 
 
 def test_all_unsupported_fields_are_named_at_once():
