@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import initialization as init
 from transformers.integrations import use_experts_implementation
 
 from ..configuration.configuration_moeba import MoebaConfig
@@ -58,7 +59,7 @@ class ClampedGate:
         return (up + 1) * (gate * torch.sigmoid(gate * self.alpha))
 
 
-class _Experts(nn.Module):
+class Experts(nn.Module):
     """Tensors and reference computation of all kinds; which kind it is, the subclasses fix."""
 
     gated: ClassVar[bool] = True
@@ -76,6 +77,14 @@ class _Experts(nn.Module):
             setattr(self, name, nn.Parameter(torch.empty(num_experts, outputs, inputs)))
             if self.biased:
                 setattr(self, f"{name}_bias", nn.Parameter(torch.empty(num_experts, outputs)))
+
+    def init_weights(self, std: float) -> None:
+        """Fill new tensors, and leave those that were loaded."""
+        for name, parameter in self.named_parameters(recurse=False):
+            if name.endswith("bias"):
+                init.zeros_(parameter)
+            else:
+                init.normal_(parameter, mean=0.0, std=std)
 
     def _project(self, name: str, index: int, tokens: torch.Tensor) -> torch.Tensor:
         bias = getattr(self, f"{name}_bias")[index] if self.biased else None
@@ -95,32 +104,32 @@ class _Experts(nn.Module):
 
 
 @use_experts_implementation
-class MoebaExperts(_Experts):
+class MoebaExperts(Experts):
     """Gated experts: `gate_up_proj` `[experts, 2 * width, hidden]`, `down_proj` `[experts, hidden, width]`."""
 
 
 @use_experts_implementation(has_bias=True)
-class MoebaBiasedExperts(_Experts):
+class MoebaBiasedExperts(Experts):
     """Gated experts with biases `gate_up_proj_bias` `[experts, 2 * width]`, `down_proj_bias` `[experts, hidden]`."""
 
     biased = True
 
 
 @use_experts_implementation(has_gate=False)
-class MoebaUngatedExperts(_Experts):
+class MoebaUngatedExperts(Experts):
     """Plain experts: `up_proj` `[experts, width, hidden]`, `down_proj` `[experts, hidden, width]`."""
 
     gated = False
 
 
 @use_experts_implementation(has_gate=False, has_bias=True)
-class MoebaUngatedBiasedExperts(_Experts):
+class MoebaUngatedBiasedExperts(Experts):
     """Plain experts with biases `up_proj_bias` `[experts, width]`, `down_proj_bias` `[experts, hidden]`."""
 
     gated, biased = False, True
 
 
-class _ClampedExperts(_Experts):
+class _ClampedExperts(Experts):
     """Gated experts whose gate is GPT-OSS's `ClampedGate`."""
 
     def __init__(self, config: MoebaConfig, num_experts: int, intermediate_size: int) -> None:

@@ -30,7 +30,7 @@ from ..configuration.model_facts import longrope_switch
 from .attention import MoebaAttention, build_masks
 from .balancing import share_of_tokens, token_mask_from
 from .blocks import BLOCKS, MoebaDecoderLayer
-from .experts import EXPERTS
+from .experts import Experts
 from .folders import MoebaFolders
 from .norms import MoebaUnitOffsetLayerNorm, MoebaUnitOffsetRMSNorm, build_norm
 from .position_biases import POSITION_BIASES, MoebaAlibi, add_position_bias, static_cache_masks
@@ -115,7 +115,7 @@ class MoebaPreTrainedModel(MoebaFolders, PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         std = self.config.initializer_range
-        if isinstance(module, tuple(EXPERTS.values())):
+        if isinstance(module, Experts):
             module.init_weights(std)
         elif isinstance(module, MoebaRouter):
             init.normal_(module.weight, mean=0.0, std=std)
