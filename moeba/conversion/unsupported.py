@@ -65,7 +65,7 @@ _REASONS: dict[str, str] = {
     "it is an encoder of both directions, with embeddings of languages": "xlm",
     # Nothing stands in the way.
     "not written yet: it needs no new part": (
-        "aria_text bert-generation cohere_compass_text dbrx gpt-sw3 hyperclovax internlm3 iquestcoder minicpm3 youtu"
+        "aria_text bert-generation cohere_compass_text dbrx gpt-sw3 minicpm3"
     ),
 }  # fmt: skip
 

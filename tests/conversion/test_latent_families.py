@@ -166,6 +166,7 @@ def test_authors_config_is_read(tmp_path, model_type, raw):
             "turns . entries of a head, and qk_rope_head_dim=.: the stock model fails",
         ),
         ("solar_open", {"n_shared_experts": 0}, "n_shared_experts=0"),
+        ("youtu", {"pad_token_id": 3}, "pad_token_id=3 is supported at None only"),
     ],
 )
 def test_refused(model_type, change, told):

@@ -28,6 +28,7 @@ def translated(model_type: str, **fields):
         ("smollm3", dict(**LAYERS, no_rope_layers=None, use_sliding_window=False), "use_sliding_window=False while"),
         ("helium", dict(head_dim=6), "head_dim=6 gives heads of .* the stock model is square"),
         ("ministral3", dict(rope_parameters={"rope_type": "default"}), "lacks llama_4_scaling_beta or original"),
+        ("hyperclovax", dict(use_post_norm=True, residual_multiplier=0.5), "residual_multiplier=0.5 .*use_post_norm"),
         ("mistral", dict(rope_parameters={"partial_rotary_factor": 0.5}), "partial_rotary_factor=0.5 is supported"),
     ],
 )  # fmt: skip

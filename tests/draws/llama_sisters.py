@@ -67,7 +67,7 @@ def smollm3(rng: random.Random, model_type: str) -> dict[str, Any]:
     return fields
 
 
-def _scales(rng: random.Random) -> dict[str, Any]:
+def granite_scales(rng: random.Random) -> dict[str, Any]:
     """Granite's multipliers, near those of its checkpoints for such small widths."""
     return dict(
         attention_bias=chance(rng),
@@ -81,13 +81,15 @@ def _scales(rng: random.Random) -> dict[str, Any]:
 
 @draws("granite")
 def granite(rng: random.Random, model_type: str) -> dict[str, Any]:
-    return llama_like(rng, free_width=chance(rng)) | _scales(rng)
+    return llama_like(rng, free_width=chance(rng)) | granite_scales(rng)
 
 
 @draws("granite_swa")
 def granite_swa(rng: random.Random, model_type: str) -> dict[str, Any]:
     fields = (
-        llama_like(rng, free_width=chance(rng)) | _scales(rng) | {"sliding_window": rng.choice([2, 5, 9])}
+        llama_like(rng, free_width=chance(rng))
+        | granite_scales(rng)
+        | {"sliding_window": rng.choice([2, 5, 9])}
     )
     layers = fields["num_hidden_layers"]
     kinds = layer_types(rng, layers)

@@ -1,0 +1,11 @@
+"""InternLM3: the Llama model itself, with biases in all projections or in none (Shanghai AI Laboratory 2025).
+
+The stock config refuses biases in some of them.
+"""
+
+from dataclasses import replace
+
+from .common import without
+from .llama import FAMILY as LLAMA
+
+FAMILY = replace(LLAMA, model_type="internlm3", config_rows=without(LLAMA.config_rows, "pretraining_tp"))
