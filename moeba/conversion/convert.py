@@ -95,7 +95,8 @@ def export(
         bare = native_again and bool(made_from["recipe"].get("bare_names"))
         return plan_export(checkpoint, config, family_of(model_type), bare_names=bare)
 
-    plan = choose(planned) if to == "auto" else planned(to)
+    kind = "moe" if config.sparse_layers else "dense"
+    plan = choose(planned, kind) if to == "auto" else planned(to)
     recipe = {"to": to, "chosen": plan.target_config["model_type"]}
     job = Job(plan, checkpoint, str(source), revision, Path(destination), recipe)
     native = family_of(plan.target_config["model_type"]).to_native(config)
@@ -107,20 +108,20 @@ def export(
     return job.run(certificate, overwrite, dry_run, max_shard_size, progress, save_native)
 
 
-def choose(planned: Callable[[str], Plan]) -> Plan:
+def choose(planned: Callable[[str], Plan], kind: str) -> Plan:
     """The first family in `EXPORT_ORDER` that can hold the model exactly.
 
     Raises:
-        ValueError: none can; what blocks the ones with the fewest obstacles is named.
+        ValueError: none can; what blocks the families of its kind with the fewest obstacles is named.
     """
-    reasons: list[tuple[int, str]] = []
+    reasons: list[tuple[bool, int, str]] = []
     for model_type in [*EXPORT_ORDER, *(name for name in FAMILIES if name not in EXPORT_ORDER)]:
         try:
             return planned(model_type)
         except ValueError as error:
             obstacles = str(error).count("(there: ")
-            reasons.append((obstacles or len(FAMILIES), str(error)))
-    nearest = [reason for _, reason in sorted(reasons, key=lambda item: item[0])[:NEAREST]]
+            reasons.append((FAMILIES[model_type].kind != kind, obstacles or len(FAMILIES), str(error)))
+    nearest = [reason for *_, reason in sorted(reasons, key=lambda item: item[:2])[:NEAREST]]
     more = len(reasons) - len(nearest)
     raise ValueError(
         f"no native family can hold this model exactly. {'. '.join(nearest)}. {more} others have more in the way: "
