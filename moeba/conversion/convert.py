@@ -17,7 +17,7 @@ from ..tokenization.adopt import copy_tokenizer, use_stock_names
 from .certificate import Certificate, CertificateError, certify_folders
 from .checkpoint import Checkpoint, resolve
 from .families import FAMILIES, family_of
-from .plan import Plan, PlannedTensors, plan_export, plan_import
+from .plan import Plan, PlannedTensors, check_fit, moeba_shapes, plan_export, plan_import
 from .provenance import CERTIFICATE_FILE, OWN_FILES, describe_source, read_history, write_provenance
 from .writing import Progress, WriteReport, check_destination, write_checkpoint
 
@@ -86,6 +86,8 @@ def export(
     """
     checkpoint = Checkpoint(resolve(source, revision))
     config = moeba_config(checkpoint)
+    # A damaged source is no family's fault: said before one is looked for.
+    check_fit(checkpoint, moeba_shapes(config))
     made_from = next(
         (step for step in reversed(read_history(checkpoint.folder)) if step["operation"] == "convert"), None
     )

@@ -205,14 +205,15 @@ def plan_import(checkpoint: Checkpoint) -> tuple[Plan, MoebaConfig]:
     return plan, config
 
 
-def plan_export(source: TensorSource, config: MoebaConfig, family: Family, bare_names: bool = False) -> Plan:
-    """Plan the way from Moeba to a native checkpoint with its classic names.
+def check_fit(source: TensorSource, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """A Moeba checkpoint holds exactly the tensors its config says.
+
+    Args:
+        shapes: `moeba_shapes` of the checkpoint's config.
 
     Raises:
-        ValueError: the fields, with their values, that the family cannot hold; or tensors that do not fit the config.
+        ValueError: every missing, unexpected or misshapen tensor, by name.
     """
-    native = family.to_native(config)
-    shapes = moeba_shapes(config)
     problems = [f"missing {name}" for name in shapes if name not in source.tensors]
     problems += [f"unexpected {name}" for name in source.tensors if name not in shapes]
     problems += [
@@ -222,6 +223,17 @@ def plan_export(source: TensorSource, config: MoebaConfig, family: Family, bare_
     ]
     if problems:
         raise ValueError(f"the checkpoint does not fit its config: {listing(problems)}")
+
+
+def plan_export(source: TensorSource, config: MoebaConfig, family: Family, bare_names: bool = False) -> Plan:
+    """Plan the way from Moeba to a native checkpoint with its classic names.
+
+    Raises:
+        ValueError: the fields, with their values, that the family cannot hold; or tensors that do not fit the config.
+    """
+    native = family.to_native(config)
+    shapes = moeba_shapes(config)
+    check_fit(source, shapes)
     recipes: list[Recipe] = []
     covered: set[str] = set()
     for row, layer in active_rows(family, config, shapes):
