@@ -9,20 +9,41 @@ from . import draws
 from .common import ACTIVATIONS, chance
 
 
-def heads(rng: random.Random, widths: tuple[int, ...] = (4, 5, 16)) -> tuple[int, int]:
-    """Hidden size, and number of heads."""
+def sizes(
+    rng: random.Random,
+    width: str = "hidden_size",
+    heads: str = "num_attention_heads",
+    layers: str = "num_hidden_layers",
+) -> dict[str, int]:
+    """Numbers of tokens, channels, heads and layers, by the names that the family has for them."""
     count = rng.choice([1, 2, 3])
-    return count * rng.choice(list(widths)), count
+    channels = count * rng.choice([4, 5, 16])
+    return {
+        "vocab_size": rng.choice([67, 90]),
+        width: channels,
+        heads: count,
+        layers: rng.choice([1, 2, 3]),
+    }
+
+
+def dropouts(rng: random.Random) -> dict[str, float]:
+    """Fields of training alone."""
+    return {
+        "dropout": rng.choice([0.0, 0.1]),
+        "attention_dropout": rng.choice([0.0, 0.1]),
+        "init_std": rng.choice([0.02, 0.05]),
+    }
+
+
+def ends(rng: random.Random) -> dict[str, Any]:
+    """A head that is mostly tied, and a padding token or none."""
+    return {"tie_word_embeddings": chance(rng, 0.7), "pad_token_id": rng.choice([None, 0, 1])}
 
 
 @draws("opt")
 def opt(rng: random.Random, model_type: str) -> dict[str, Any]:
-    hidden, count = heads(rng)
     return dict(
-        vocab_size=rng.choice([67, 90]),
-        hidden_size=hidden,
-        num_attention_heads=count,
-        num_hidden_layers=rng.choice([1, 2, 3]),
+        **sizes(rng),
         ffn_dim=rng.choice([24, 37]),
         max_position_embeddings=rng.choice([64, 70]),
         do_layer_norm_before=chance(rng, 0.6),
@@ -31,22 +52,15 @@ def opt(rng: random.Random, model_type: str) -> dict[str, Any]:
         activation_function=rng.choice(ACTIVATIONS),
         enable_bias=chance(rng, 0.7),
         layer_norm_elementwise_affine=chance(rng, 0.7),
-        dropout=rng.choice([0.0, 0.1]),
-        attention_dropout=rng.choice([0.0, 0.1]),
-        init_std=rng.choice([0.02, 0.05]),
-        tie_word_embeddings=chance(rng, 0.7),
-        pad_token_id=rng.choice([None, 0, 1]),
+        **dropouts(rng),
+        **ends(rng),
     )
 
 
 @draws("biogpt")
 def biogpt(rng: random.Random, model_type: str) -> dict[str, Any]:
-    hidden, count = heads(rng)
     return dict(
-        vocab_size=rng.choice([67, 90]),
-        hidden_size=hidden,
-        num_attention_heads=count,
-        num_hidden_layers=rng.choice([1, 2, 3]),
+        **sizes(rng),
         intermediate_size=rng.choice([24, 37]),
         hidden_act=rng.choice(ACTIVATIONS),
         hidden_dropout_prob=rng.choice([0.0, 0.1]),
@@ -54,27 +68,19 @@ def biogpt(rng: random.Random, model_type: str) -> dict[str, Any]:
         max_position_embeddings=rng.choice([64, 70]),
         layer_norm_eps=rng.choice([1e-12, 1e-3]),
         scale_embedding=chance(rng),
-        tie_word_embeddings=chance(rng, 0.7),
-        pad_token_id=rng.choice([None, 0, 1]),
+        **ends(rng),
     )
 
 
 @draws("xglm")
 def xglm(rng: random.Random, model_type: str) -> dict[str, Any]:
-    hidden, count = heads(rng)
     return dict(
-        vocab_size=rng.choice([67, 90]),
-        d_model=hidden,
-        attention_heads=count,
-        num_layers=rng.choice([1, 2, 3]),
+        **sizes(rng, "d_model", "attention_heads", "num_layers"),
         ffn_dim=rng.choice([24, 37]),
         activation_function=rng.choice(ACTIVATIONS),
         max_position_embeddings=rng.choice([32, 64]),
-        dropout=rng.choice([0.0, 0.1]),
-        attention_dropout=rng.choice([0.0, 0.1]),
-        init_std=rng.choice([0.02, 0.05]),
+        **dropouts(rng),
         scale_embedding=chance(rng),
         decoder_start_token_id=rng.choice([2, 5]),
-        tie_word_embeddings=chance(rng, 0.7),
-        pad_token_id=rng.choice([None, 0, 1]),
+        **ends(rng),
     )
