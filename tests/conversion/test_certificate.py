@@ -26,7 +26,7 @@ from moeba.conversion.certificate.report import Control
 from moeba.conversion.certificate.twin import shrink
 from moeba.conversion.checkpoint import Checkpoint
 from moeba.conversion.config_rows import Fixed, Pair
-from moeba.conversion.families.common import LAYER
+from moeba.conversion.families.shared_tensors import LAYER
 from moeba.conversion.rows import Row, Transpose
 
 

@@ -16,7 +16,7 @@ from ...modeling import MoebaForCausalLM
 from ..checkpoint import Checkpoint, resolve
 from ..config_differences import TRAINING_FIELDS, differences
 from ..families import family_of
-from ..families.common import LAYER
+from ..families.shared_tensors import LAYER
 from ..family import Family
 from ..json_files import listing
 from ..plan import PlannedTensors, moeba_shapes, plan_export, plan_import
@@ -44,16 +44,25 @@ def certify(source: str | Path, target: str | Path, *, output: str | Path | None
 
 
 def certify_folders(
-    source: Path, target: Path, *, twins: Twins | None = None, operation: str | None = None
+    source: Path,
+    target: Path,
+    *,
+    twins: Twins | None = None,
+    operation: str | None = None,
+    reshaped: bool | None = None,
 ) -> Certificate:
     """
     Args:
         twins: builds a randomised small source and target by the operation that is being proven; by default it is built
             from the family's rows when one side is native.
         operation: what made the target; inferred from the model types by default.
+        reshaped: the feed-forwards were rebuilt, so their sizes and names rightly differ; by default inferred from
+            whether just one side has experts.
     """
     first, second = Side(source), Side(target)
-    expanded = bool(first.config.sparse_layers) != bool(second.config.sparse_layers)
+    expanded = reshaped
+    if expanded is None:
+        expanded = bool(first.config.sparse_layers) != bool(second.config.sparse_layers)
     certificate = Certificate(
         operation=operation or _operation(first, second, expanded),
         source=first.identity(),
@@ -77,7 +86,7 @@ def certify_folders(
     )  # fmt: skip
     certificate.checks.append(_round_trip(certificate))
     certificate.checks.append(_tokenizers(source, target))
-    if misfits := _misfits(first, second):
+    if misfits := _misfits(first, second, expanded):
         detail = f"not comparable: {listing(misfits)}"
         certificate.checks.append(Check("logits", "failed", detail=detail))
         return certificate
@@ -165,12 +174,16 @@ def _operation(first: Side, second: Side, expanded: bool) -> str:
     return "convert" if first.family is not None and second.family is None else "compare"
 
 
+FEED_FORWARD = ".mlp."  # in Moeba's names
 # Fields that rightly differ between a dense model and the mixture of experts made from it.
 _EXPERT_FIELDS = {
-    "mlp_layer_types", "num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob",
-    "intermediate_size", "mlp_bias", "expert_bias", "router_aux_loss_coef", "router_z_loss_coef", "router_weight_dtype",
-    "output_router_logits",
-    "router_matmul_dtype", "scoring_func", "routed_scaling_factor", "router_jitter_noise",
+    "mlp_layer_types", "num_experts", "num_experts_per_tok", "moe_intermediate_size", "intermediate_size", "mlp_bias",
+    "expert_bias", "shared_expert_intermediate_size", "shared_expert_gate", "shared_expert_combination",
+    "router_type", "scoring_func", "norm_topk_prob", "norm_topk_eps", "norm_topk_min", "topk_sorted", "n_group",
+    "topk_group", "group_mask", "group_scoring", "router_selection_bias", "routed_scaling_factor", "router_bias",
+    "router_logit_softcapping", "router_param_dtype", "router_matmul_dtype", "router_score_dtype",
+    "router_weight_dtype", "router_jitter_noise", "router_jitter_draws", "router_aux_loss_coef", "router_z_loss_coef",
+    "output_router_logits", "per_layer_config",
 }  # fmt: skip
 
 
@@ -203,22 +216,28 @@ def _keys(first: Side, second: Side, expanded: bool) -> dict[str, Any]:
 
 
 def _same_tensors(first: Side, second: Side) -> tuple[int, list[str]]:
-    """How many tensors are the same bytes under the same Moeba name, and the names of those that are not."""
-    shared = [name for name in second.tensors.tensors if name in first.tensors.tensors]
+    """How many tensors are the same bytes under the same Moeba name, and the names of those that are not.
+
+    Those of another shape are `_misfits`'s to judge.
+    """
+    before, after = first.tensors.tensors, second.tensors.tensors
+    shared = [name for name in after if name in before and before[name].shape == after[name].shape]
     changed = [
         name for name in shared if not _same_bytes(first.tensors.read(name), second.tensors.read(name))
     ]
     return len(shared) - len(changed), changed
 
 
-def _misfits(first: Side, second: Side) -> list[str]:
+def _misfits(first: Side, second: Side, expanded: bool) -> list[str]:
     """What keeps two models from being compared number by number."""
     layers = [side.config.num_hidden_layers for side in (first, second)]
     if layers[0] != layers[1]:
         return [f"{layers[0]} layers against {layers[1]}"]
     a, b = moeba_shapes(first.config), moeba_shapes(second.config)
     return [
-        f"{name} {list(a[name])} against {list(b[name])}" for name in a if name in b and a[name] != b[name]
+        f"{name} {list(a[name])} against {list(b[name])}"
+        for name in a
+        if name in b and a[name] != b[name] and not (expanded and FEED_FORWARD in name)
     ]
 
 
@@ -352,9 +371,16 @@ def _plant(
         model.set_attn_implementation(implementations(one, other)[0])
     for fault in faults_for(ours.config, equal_experts):
         damaged = fault.plant(ours)
+        if fault.config is None and _same_weights(ours, damaged):
+            continue  # what it damages is empty, as the shared expert that a family always has
         first, second = (one, damaged) if target_is_ours else (damaged, other)
         worst, relative = Comparison(first, second, battery, tolerance, "").largest_difference()
         certificate.negative_controls.append(Control(fault.name, relative > tolerance, worst))
+
+
+def _same_weights(one: PreTrainedModel, other: PreTrainedModel) -> bool:
+    state = other.state_dict()
+    return all(torch.equal(tensor, state[name]) for name, tensor in one.state_dict().items())
 
 
 def _fresh(model: PreTrainedModel) -> bool:

@@ -3,19 +3,17 @@
 from ..config_rows import Computed, Fixed, Inert, Pair, pairs
 from ..family import Family
 from ..rows import renamed, same
-from .common import (
+from .deepseek import sparse_layers
+from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, ROTATED_WHERE_SLIDING, SIZES
+from .shared_tensors import (
     ATTENTION,
-    ATTENTION_BIAS,
     EMBEDDINGS_AND_HEAD,
     GATED_MLP,
     LAYER,
-    LISTED_WINDOW,
     QK_NORM,
-    ROTATED_WHERE_SLIDING,
-    SIZES,
-    per_expert,
+    ROUTED_EXPERTS,
+    shared_expert,
 )
-from .deepseek import SHARED_EXPERTS, sparse_layers
 
 FAMILY = Family(
     model_type="afmoe",
@@ -59,8 +57,8 @@ FAMILY = Family(
         *GATED_MLP,
         renamed(f"{LAYER}.mlp.router.gate.weight", f"{LAYER}.mlp.gate.weight"),
         renamed(f"{LAYER}.mlp.expert_bias", f"{LAYER}.mlp.gate.e_score_correction_bias"),
-        *per_expert("mlp", gate="gate_proj", up="up_proj", down="down_proj"),
-        *SHARED_EXPERTS,
+        *ROUTED_EXPERTS,
+        *shared_expert("shared_experts"),
     ),
     leftovers=("load_balance_coeff", "use_grouped_mm"),
     restated=(

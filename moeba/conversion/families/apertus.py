@@ -3,17 +3,8 @@
 from ..config_rows import Fixed, Pair
 from ..family import Family
 from ..rows import renamed, same
-from .common import (
-    ATTENTION,
-    ATTENTION_BIAS,
-    EMBEDDINGS_AND_HEAD,
-    LAYER,
-    PLAIN_MLP,
-    QK_NORM,
-    SIZES,
-    UNLISTED_HEAD_DIM,
-    without,
-)
+from .shared_fields import ATTENTION_BIAS, SIZES, UNLISTED_HEAD_DIM, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PLAIN_MLP, QK_NORM
 
 FAMILY = Family(
     model_type="apertus",

@@ -2,7 +2,8 @@
 
 from ..config_rows import Fixed, Pair, pairs
 from ..family import Family
-from .common import ATTENTION, ATTENTION_BIAS, EMBEDDINGS_AND_HEAD, PLAIN_MLP, PRE_NORMS, SIZES
+from .shared_fields import ATTENTION_BIAS, SIZES
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, PLAIN_MLP, PRE_NORMS
 
 FAMILY = Family(
     model_type="arcee",

@@ -5,17 +5,10 @@ from dataclasses import replace
 from ..config_rows import Fixed, Inert
 from ..family import Family
 from ..rows import Dropped, renamed
-from .common import EMBEDDINGS_AND_HEAD, LAYER, without
-from .deepseek import (
-    BLOCK,
-    INV_FREQ,
-    LEFTOVERS,
-    ROUTED_EXPERTS,
-    SELECTION_BIAS,
-    latent_attention,
-    sparse_layers,
-)
+from .deepseek import BLOCK, INV_FREQ, LEFTOVERS, SELECTION_BIAS, latent_attention, sparse_layers
 from .deepseek_v3 import FAMILY as DEEPSEEK_V3
+from .shared_fields import without
+from .shared_tensors import EMBEDDINGS_AND_HEAD, LAYER, ROUTED_EXPERTS
 
 OUTPUT_NORM = f"{LAYER}.post_mlp_layernorm.weight"
 

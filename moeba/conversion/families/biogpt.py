@@ -5,7 +5,8 @@ from typing import Any
 from ..config_rows import Computed, ConfigRow, Fixed, Inert, Only, Pair, pairs
 from ..family import Family
 from ..rows import Row, linear, renamed
-from .common import CLASSIC, LAYER, QKV, linears
+from .shared_fields import CLASSIC
+from .shared_tensors import LAYER, QKV, linears
 
 
 def dropout_everywhere(name: str) -> ConfigRow:
@@ -41,7 +42,7 @@ def block(theirs: str) -> tuple[Row, ...]:
     """A layer's tensors."""
     return (
         *linears(theirs, LAYER, input_layernorm="self_attn_layer_norm", post_attention_layernorm="final_layer_norm"),
-        *linears(f"{theirs}.self_attn", f"{LAYER}.self_attn", **QKV, o_proj="out_proj"),
+        *linears(f"{theirs}.self_attn", f"{LAYER}.self_attn", *QKV, o_proj="out_proj"),
         *linears(theirs, f"{LAYER}.mlp", up_proj="fc1", down_proj="fc2"),
     )  # fmt: skip
 

@@ -6,10 +6,11 @@ from typing import Any
 from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Inert
 from ..rows import Dropped, Each, PairsToHalves, Row, SplitShards
-from .common import LAYER, without
 from .gpt2 import BLOCK
 from .gptj import CONFIG_ROWS, ROWS
 from .gptj import FAMILY as GPTJ
+from .shared_fields import without
+from .shared_tensors import LAYER
 
 SHARDS = 4
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ..config_rows import Computed, ConfigRow, Fixed, Pair, pairs
 from ..family import Family
-from ..rows import PairsToHalves, Row, linear, renamed, same
-from .common import ATTENTION_BIAS, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER, SIZES, UNLISTED_HEAD_DIM, without
+from ..rows import PairsToHalves, Row, renamed, same
+from .shared_fields import ATTENTION_BIAS, SIZES, UNLISTED_HEAD_DIM, without
+from .shared_tensors import EMBEDDINGS_AND_HEAD, GATED_MLP, INTERLEAVED_ATTENTION, LAYER
 
 CONFIG_ROWS: tuple[ConfigRow, ...] = (
     *without(SIZES, "head_dim"),
@@ -20,13 +21,10 @@ CONFIG_ROWS: tuple[ConfigRow, ...] = (
 
 ROWS: tuple[Row, ...] = (
     *EMBEDDINGS_AND_HEAD,
-    *(row for part in ("q_proj", "k_proj")
-      for row in linear(f"{LAYER}.self_attn.{part}", f"{LAYER}.self_attn.{part}", PairsToHalves())),
-    *(row for part in ("v_proj", "o_proj")
-      for row in linear(f"{LAYER}.self_attn.{part}", f"{LAYER}.self_attn.{part}")),
+    *INTERLEAVED_ATTENTION,
     *GATED_MLP,
     *same(f"{LAYER}.input_layernorm.weight"),
-)  # fmt: skip
+)
 
 REORDERED = "the channels of a head that rope turns together lie side by side in the stock model's scores"
 

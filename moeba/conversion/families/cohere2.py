@@ -7,7 +7,7 @@ from typing import Any
 from ..config_rows import Computed, Inert
 from ..family import Family
 from .cohere import CONFIG_ROWS, REORDERED, ROWS
-from .common import LISTED_WINDOW
+from .shared_fields import LISTED_WINDOW
 
 
 def _rotation_of_sliding_layers(native: Any) -> dict[str, Any]:

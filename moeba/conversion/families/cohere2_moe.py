@@ -8,18 +8,16 @@ from ..family import Family
 from ..rows import same
 from .cohere import REORDERED, ROWS
 from .cohere2 import FAMILY as COHERE2
-from .common import (
+from .shared_fields import (
     ATTENTION_BIAS,
-    LAYER,
     LISTED_WINDOW,
     SIZES,
     listed_kinds,
-    per_expert,
     shared_experts_by_count,
     whole_heads,
     without,
 )
-from .deepseek import SHARED_EXPERTS
+from .shared_tensors import LAYER, ROUTED_EXPERTS, shared_expert
 
 DENSE_START, NORM_EPS = "prefix_dense_sliding_window_pattern", ("layer_norm_eps", "rms_norm_eps")
 ROUTERS = {"softmax": "topk_softmax", "sigmoid": "topk_sigmoid"}
@@ -102,8 +100,8 @@ FAMILY = Family(
     rows=(
         *ROWS,
         *same(f"{LAYER}.mlp.gate.weight"),
-        *SHARED_EXPERTS,
-        *per_expert("mlp", gate="gate_proj", up="up_proj", down="down_proj"),
+        *shared_expert("shared_experts"),
+        *ROUTED_EXPERTS,
     ),
     leftovers=COHERE2.leftovers,
     reordered=REORDERED,

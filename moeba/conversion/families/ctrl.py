@@ -3,8 +3,9 @@
 from ..config_rows import Computed, Fixed, Only, Pair
 from ..family import Family
 from ..rows import linear, renamed
-from .common import CLASSIC, LAYER, TRAINED_PADDING, linears
 from .gpt2 import BLOCK, SIZES
+from .shared_fields import CLASSIC, TRAINED_PADDING
+from .shared_tensors import LAYER, linears
 
 FAMILY = Family(
     model_type="ctrl",

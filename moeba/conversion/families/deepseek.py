@@ -7,7 +7,8 @@ from typing import Any
 from ...configuration import MoebaConfig
 from ..config_rows import Computed, ConfigRow, Fixed, Inert, Pair, pairs
 from ..rows import Dropped, Row, renamed, same
-from .common import ATTENTION_BIAS, GATED_MLP, LAYER, PRE_NORMS, SIZES, linears, per_expert, without
+from .shared_fields import ATTENTION_BIAS, SIZES, without
+from .shared_tensors import GATED_MLP, LAYER, PRE_NORMS, ROUTED_EXPERTS, linears, shared_expert
 
 
 def head_parts(rope_width: str = "qk_rope_head_dim") -> Computed:
@@ -111,11 +112,16 @@ GROUPED_EXPERTS: tuple[ConfigRow, ...] = (
 )
 SLICED = Inert("pretraining_tp", "a way to slice the products of one training setup")
 
-_PROJECTIONS = {"gate_proj": "gate_proj", "up_proj": "up_proj", "down_proj": "down_proj"}
-SHARED_EXPERTS = linears(f"{LAYER}.mlp.shared_experts", f"{LAYER}.mlp.shared_expert", **_PROJECTIONS)
 SELECTION_BIAS = same(f"{LAYER}.mlp.gate.e_score_correction_bias")
-BLOCK: tuple[Row, ...] = (*PRE_NORMS, *GATED_MLP, *same(f"{LAYER}.mlp.gate.weight"), *SHARED_EXPERTS)
-ROUTED_EXPERTS = per_expert("mlp", gate="gate_proj", up="up_proj", down="down_proj")
+# All but attention and the routed experts, which may be stored fused.
+BLOCK: tuple[Row, ...] = (
+    *PRE_NORMS,
+    *GATED_MLP,
+    *same(f"{LAYER}.mlp.gate.weight"),
+    *shared_expert("shared_experts"),
+)
+# All but attention.
+BALANCED_BLOCK: tuple[Row, ...] = (*BLOCK, *ROUTED_EXPERTS, *SELECTION_BIAS)
 
 
 def latent_attention(*turned: Any) -> tuple[Row, ...]:
@@ -126,7 +132,7 @@ def latent_attention(*turned: Any) -> tuple[Row, ...]:
     """
     query, key = turned or (None, None)
     attention = f"{LAYER}.self_attn"
-    plain = linears(attention, attention, q_a_proj="q_a_proj", kv_b_proj="kv_b_proj", o_proj="o_proj")
+    plain = linears(attention, attention, "q_a_proj", "kv_b_proj", "o_proj")
     parts = (("q_proj.weight", query), ("q_b_proj.weight", query),
              ("kv_a_proj_with_mqa.weight", key), ("kv_a_proj_with_mqa.bias", key))  # fmt: skip
     rows = [

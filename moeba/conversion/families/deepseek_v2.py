@@ -6,19 +6,18 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Only, pairs
 from ..family import Family
 from ..rows import PairsToHalves
-from .common import EMBEDDINGS_AND_HEAD
 from .deepseek import (
     BLOCK,
     EXPERTS,
     INV_FREQ,
     LATENT_SIZES,
     LEFTOVERS,
-    ROUTED_EXPERTS,
     SLICED,
     head_parts,
     latent_attention,
     sparse_layers,
 )
+from .shared_tensors import EMBEDDINGS_AND_HEAD, ROUTED_EXPERTS
 
 TURNED = (
     PairsToHalves(start=lambda config: config.head_dim - config.rotary_head_dim),

@@ -1,9 +1,8 @@
 """DeepSeek-V3: latent attention, experts in groups, balanced by a bias that only chooses (DeepSeek-AI 2024)."""
 
 from ..family import Family
-from .common import EMBEDDINGS_AND_HEAD
 from .deepseek import (
-    BLOCK,
+    BALANCED_BLOCK,
     GROUPED_EXPERTS,
     INV_FREQ,
     LATENT_SIZES,
@@ -12,13 +11,12 @@ from .deepseek import (
     PREDICTION_LAYERS,
     RESTATED,
     ROPE_INTERLEAVE,
-    ROUTED_EXPERTS,
-    SELECTION_BIAS,
     SLICED,
     head_parts,
     latent_attention,
     sparse_layers,
 )
+from .shared_tensors import EMBEDDINGS_AND_HEAD
 
 FAMILY = Family(
     model_type="deepseek_v3",
@@ -33,7 +31,7 @@ FAMILY = Family(
         PREDICTION_COUNT,
         SLICED,
     ),
-    rows=(*EMBEDDINGS_AND_HEAD, *latent_attention(), *BLOCK, *ROUTED_EXPERTS, *SELECTION_BIAS),
+    rows=(*EMBEDDINGS_AND_HEAD, *latent_attention(), *BALANCED_BLOCK),
     dropped=(PREDICTION_LAYERS, INV_FREQ),
     leftovers=LEFTOVERS,
     restated=RESTATED,

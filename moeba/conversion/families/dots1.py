@@ -2,25 +2,9 @@
 
 from ..config_rows import Fixed, Inert, Pair
 from ..family import Family
-from .common import (
-    ATTENTION,
-    ATTENTION_BIAS,
-    EMBEDDINGS_AND_HEAD,
-    LISTED_WINDOW,
-    QK_NORM,
-    SIZES,
-    UNLISTED_HEAD_DIM,
-    without,
-)
-from .deepseek import (
-    BLOCK,
-    GROUPED_EXPERTS,
-    LEFTOVERS,
-    RESTATED,
-    ROUTED_EXPERTS,
-    SELECTION_BIAS,
-    sparse_layers,
-)
+from .deepseek import BALANCED_BLOCK, GROUPED_EXPERTS, LEFTOVERS, RESTATED, sparse_layers
+from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, SIZES, UNLISTED_HEAD_DIM, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, QK_NORM
 
 FAMILY = Family(
     model_type="dots1",
@@ -37,7 +21,7 @@ FAMILY = Family(
         sparse_layers("first_k_dense_replace"),
         Fixed("qk_norm", "head"),
     ),
-    rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *QK_NORM, *BLOCK, *ROUTED_EXPERTS, *SELECTION_BIAS),
+    rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *QK_NORM, *BALANCED_BLOCK),
     leftovers=LEFTOVERS,
     restated=RESTATED,
 )

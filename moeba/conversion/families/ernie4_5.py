@@ -2,7 +2,8 @@
 
 from ..config_rows import Computed, Fixed, Pair
 from ..family import Family
-from .common import EMBEDDINGS_AND_HEAD, GATED_MLP, INTERLEAVED_ATTENTION, PRE_NORMS, SIZES, without
+from .shared_fields import SIZES, without
+from .shared_tensors import EMBEDDINGS_AND_HEAD, GATED_MLP, INTERLEAVED_ATTENTION, PRE_NORMS
 
 FAMILY = Family(
     model_type="ernie4_5",

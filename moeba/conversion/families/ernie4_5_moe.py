@@ -6,9 +6,10 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Pair, pairs
 from ..family import Family
 from ..rows import Dropped, Reshape, renamed, same
-from .common import LAYER, UNLISTED_HEAD_DIM, per_expert, shared_experts_by_count, without
-from .deepseek import MORE_TOKENS, SHARED_EXPERTS
+from .deepseek import MORE_TOKENS
 from .ernie4_5 import FAMILY as DENSE
+from .shared_fields import UNLISTED_HEAD_DIM, shared_experts_by_count, without
+from .shared_tensors import LAYER, ROUTED_EXPERTS, shared_expert
 
 SPAN = ("moe_layer_start_index", "moe_layer_end_index", "moe_layer_interval")
 BIASES = ("attention_bias", "attention_output_bias", "mlp_bias", "lm_head_bias")
@@ -60,8 +61,8 @@ FAMILY = Family(
             f"{LAYER}.mlp.gate.e_score_correction_bias",
             Reshape(ours=lambda config: (config.num_experts,), theirs=lambda config: (1, config.num_experts)),
         ),
-        *SHARED_EXPERTS,
-        *per_expert("mlp", gate="gate_proj", up="up_proj", down="down_proj"),
+        *shared_expert("shared_experts"),
+        *ROUTED_EXPERTS,
     ),
     dropped=(Dropped("model.mtp{rest}", f"of a block beside the model: it {MORE_TOKENS}"),),
     leftovers=("moe_capacity", "num_nextn_predict_layers"),

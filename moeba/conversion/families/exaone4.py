@@ -5,16 +5,8 @@ from typing import Any
 from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Inert, Pair
 from ..family import Family
-from .common import (
-    ATTENTION,
-    EMBEDDINGS_AND_HEAD,
-    GATED_MLP,
-    OUTPUT_NORMS,
-    QK_NORM,
-    SIZES,
-    UNLISTED_HEAD_DIM,
-    without,
-)
+from .shared_fields import SIZES, UNLISTED_HEAD_DIM, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, OUTPUT_NORMS, QK_NORM
 
 
 def _window(native: Any) -> dict[str, Any]:

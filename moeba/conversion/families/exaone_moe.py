@@ -3,26 +3,9 @@
 from ..config_rows import Fixed, Inert, Pair
 from ..family import Family
 from ..rows import Dropped, renamed
-from .common import (
-    ATTENTION,
-    EMBEDDINGS_AND_HEAD,
-    LAYER,
-    LISTED_WINDOW,
-    QK_NORM,
-    ROTATED_WHERE_SLIDING,
-    SIZES,
-    UNLISTED_HEAD_DIM,
-    without,
-)
-from .deepseek import (
-    BLOCK,
-    GROUPED_EXPERTS,
-    LEFTOVERS,
-    MORE_TOKENS,
-    RESTATED,
-    ROUTED_EXPERTS,
-    sparse_layers,
-)
+from .deepseek import BLOCK, GROUPED_EXPERTS, LEFTOVERS, MORE_TOKENS, RESTATED, sparse_layers
+from .shared_fields import LISTED_WINDOW, ROTATED_WHERE_SLIDING, SIZES, UNLISTED_HEAD_DIM, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, QK_NORM, ROUTED_EXPERTS
 
 FAMILY = Family(
     model_type="exaone_moe",

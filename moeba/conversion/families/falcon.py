@@ -10,7 +10,8 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Inert, Pair, pairs
 from ..family import Family
 from .bloom import BLOCK, NORMS, TENSORS
-from .common import LAYER, TRAINED_PADDING, linears, whole_heads
+from .shared_fields import TRAINED_PADDING, whole_heads
+from .shared_tensors import LAYER, linears
 
 SHAPE = (
     "new_decoder_architecture",

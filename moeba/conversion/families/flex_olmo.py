@@ -1,9 +1,10 @@
 """FlexOlmo: OLMoE's experts in OLMo 2's block, which normalises what its branches return (Shi et al. 2025)."""
 
 from ..family import Family
-from .common import OUTPUT_NORMS, without
 from .olmo2 import CONFIG_ROWS
 from .olmoe import EXPERTS_AND_ATTENTION, EXPERTS_CONFIG
+from .shared_fields import without
+from .shared_tensors import OUTPUT_NORMS
 
 FAMILY = Family(
     model_type="flex_olmo",

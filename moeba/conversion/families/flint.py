@@ -3,21 +3,18 @@
 from ..config_rows import Fixed, Pair, pairs
 from ..family import Family
 from ..rows import renamed, same
-from .common import (
+from .qwen3_moe import LAYER_KINDS
+from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, ROTATED_WHERE_SLIDING, SHARED_WIDTH, SIZES
+from .shared_tensors import (
     ATTENTION,
-    ATTENTION_BIAS,
     EMBEDDINGS_AND_HEAD,
     GATED_MLP,
     LAYER,
-    LISTED_WINDOW,
     PRE_NORMS,
     QK_NORM,
-    ROTATED_WHERE_SLIDING,
-    SHARED_WIDTH,
-    SIZES,
-    per_expert,
+    ROUTED_EXPERTS,
+    shared_expert,
 )
-from .qwen3_moe import LAYER_KINDS
 
 FAMILY = Family(
     model_type="flint",
@@ -50,7 +47,7 @@ FAMILY = Family(
         *GATED_MLP,
         renamed(f"{LAYER}.self_attn.softmax_offset", f"{LAYER}.self_attn.sinks"),
         *same(f"{LAYER}.mlp.gate.weight"),
-        *per_expert("mlp", gate="gate_proj", up="up_proj", down="down_proj"),
-        *same(*(f"{LAYER}.mlp.shared_expert.{part}_proj.weight" for part in ("gate", "up", "down"))),
+        *ROUTED_EXPERTS,
+        *shared_expert(),
     ),
 )

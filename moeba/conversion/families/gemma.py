@@ -6,7 +6,8 @@ from typing import Any
 
 from ..config_rows import Computed, ConfigRow, Fixed, Pair
 from ..family import Family
-from .common import ATTENTION, ATTENTION_BIAS, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS, SIZES
+from .shared_fields import ATTENTION_BIAS, SIZES
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
 
 
 def _causal(native: Any) -> dict[str, Any]:

@@ -6,18 +6,9 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, ConfigRow, Fixed, Pair, pairs
 from ..family import Family
 from ..rows import same
-from .common import (
-    ATTENTION,
-    ATTENTION_BIAS,
-    EMBEDDINGS_AND_HEAD,
-    GATED_MLP,
-    LAYER,
-    LISTED_WINDOW,
-    PRE_NORMS,
-    SIZES,
-    without,
-)
 from .gemma import CAUSAL, NORMS_AND_EMBEDDINGS
+from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, SIZES, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER, PRE_NORMS
 
 
 def _query_scalar(config: MoebaConfig) -> dict[str, int]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..config_rows import Fixed, Inert
 from ..family import Family
-from .common import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, QK_NORM
 from .gemma import CAUSAL
 from .gemma2 import SANDWICH_NORMS, SINCE_GEMMA2
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, QK_NORM
 
 FAMILY = Family(
     model_type="gemma3_text",

@@ -2,15 +2,8 @@
 
 from ..config_rows import Fixed, Pair, pairs
 from ..family import Family
-from .common import (
-    EMBEDDINGS_AND_HEAD,
-    FUSED_GATED_MLP,
-    INTERLEAVED_ATTENTION,
-    PARTIAL_ROPE,
-    PRE_NORMS,
-    SIZES,
-    without,
-)
+from .shared_fields import PARTIAL_ROPE, SIZES, without
+from .shared_tensors import EMBEDDINGS_AND_HEAD, FUSED_GATED_MLP, INTERLEAVED_ATTENTION, PRE_NORMS
 
 FAMILY = Family(
     model_type="glm",

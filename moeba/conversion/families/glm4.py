@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from ..config_rows import Fixed
 from ..rows import renamed, same
-from .common import EMBEDDINGS_AND_HEAD, FUSED_GATED_MLP, INTERLEAVED_ATTENTION, LAYER
 from .glm import FAMILY as GLM
+from .shared_tensors import EMBEDDINGS_AND_HEAD, FUSED_GATED_MLP, INTERLEAVED_ATTENTION, LAYER
 
 FAMILY = replace(
     GLM,

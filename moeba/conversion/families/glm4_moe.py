@@ -2,26 +2,17 @@
 
 from ..config_rows import Computed, Fixed, Pair, pairs
 from ..family import Family
-from .common import (
-    ATTENTION,
-    EMBEDDINGS_AND_HEAD,
-    PARTIAL_ROPE,
-    QK_NORM,
-    SIZES,
-    UNLISTED_HEAD_DIM,
-    without,
-)
 from .deepseek import (
-    BLOCK,
+    BALANCED_BLOCK,
     GROUPED_EXPERTS,
     LEFTOVERS,
     PREDICTION_COUNT,
     PREDICTION_LAYERS,
     RESTATED,
-    ROUTED_EXPERTS,
-    SELECTION_BIAS,
     sparse_layers,
 )
+from .shared_fields import PARTIAL_ROPE, SIZES, UNLISTED_HEAD_DIM, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, QK_NORM
 
 FAMILY = Family(
     model_type="glm4_moe",
@@ -43,7 +34,7 @@ FAMILY = Family(
         sparse_layers("first_k_dense_replace"),
         PREDICTION_COUNT,
     ),
-    rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *QK_NORM, *BLOCK, *ROUTED_EXPERTS, *SELECTION_BIAS),
+    rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *QK_NORM, *BALANCED_BLOCK),
     dropped=(PREDICTION_LAYERS,),
     leftovers=LEFTOVERS,
     restated=RESTATED,

@@ -1,9 +1,9 @@
 """GLM-4.7-Flash: DeepSeek-V3 with dense and sparse layers in any order (GLM team 2026)."""
 
 from ..family import Family
-from .common import without
 from .deepseek import LEFTOVERS, PREDICTION_LAYERS, sparse_layers
 from .deepseek_v3 import FAMILY as DEEPSEEK_V3
+from .shared_fields import without
 
 FAMILY = Family(
     model_type="glm4_moe_lite",

@@ -5,7 +5,8 @@ from typing import Any
 from ..config_rows import Computed, ConfigRow, Fixed, Inert, Only, Pair, pairs
 from ..family import Family
 from ..rows import Dropped, Operation, Row, Split, Transpose, linear, renamed
-from .common import CLASSIC, LAYER, TRAINED_PADDING, fused_qkv, linears
+from .shared_fields import CLASSIC, TRAINED_PADDING
+from .shared_tensors import LAYER, fused_qkv, linears
 
 BLOCK = "transformer.h.{layer}"
 

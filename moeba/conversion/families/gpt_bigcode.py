@@ -5,8 +5,8 @@ from typing import Any
 from ..config_rows import Computed, Fixed, Inert
 from ..family import Family
 from ..rows import SplitGroups
-from .common import ONE_PRODUCT
 from .gpt2 import FIELDS, MASKS, tensors
+from .shared_tensors import ONE_PRODUCT
 
 
 def _kv_heads(native: Any) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Pair, pairs
 from ..family import Family
 from ..rows import Dropped, linear, renamed
-from .common import CLASSIC, LAYER, TRAINED_PADDING, linears
 from .gpt2 import BLOCK
 from .gptj import SUMMARY_KEYS
+from .shared_fields import CLASSIC, TRAINED_PADDING
+from .shared_tensors import LAYER, QKV, linears
 
 KINDS = {"global": "full_attention", "local": "sliding_attention"}
 
@@ -70,7 +71,7 @@ FAMILY = Family(
         *linears(BLOCK, LAYER, input_layernorm="ln_1", post_attention_layernorm="ln_2"),
         *(
             renamed(f"{BLOCK}.attn.attention.{part}.weight", f"{LAYER}.self_attn.{part}.weight")
-            for part in ("q_proj", "k_proj", "v_proj")
+            for part in QKV
         ),
         *linear(f"{BLOCK}.attn.attention.out_proj", f"{LAYER}.self_attn.o_proj"),
         *linears(f"{BLOCK}.mlp", f"{LAYER}.mlp", up_proj="c_fc", down_proj="c_proj"),

@@ -3,16 +3,8 @@
 from ..config_rows import Computed, Fixed, Inert, Pair, pairs
 from ..family import Family
 from ..rows import Dropped, SplitGroups, linear, renamed
-from .common import (
-    ATTENTION_BIAS,
-    LAYER,
-    PARTIAL_ROPE,
-    SIZES,
-    TRAINED_PADDING,
-    fused_qkv,
-    linears,
-    without,
-)
+from .shared_fields import ATTENTION_BIAS, PARTIAL_ROPE, SIZES, TRAINED_PADDING, without
+from .shared_tensors import LAYER, fused_qkv, linears
 
 BLOCK = "gpt_neox.layers.{layer}"
 

@@ -3,16 +3,8 @@
 from ..config_rows import Fixed, Inert, Pair, pairs
 from ..family import Family
 from ..rows import SwapLast, UnpairGateUp, linear, renamed, same
-from .common import (
-    ATTENTION,
-    ATTENTION_BIAS,
-    EMBEDDINGS_AND_HEAD,
-    LAYER,
-    LISTED_WINDOW,
-    PRE_NORMS,
-    SIZES,
-    without,
-)
+from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, SIZES, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS
 
 EXPERTS = f"{LAYER}.mlp.experts"
 

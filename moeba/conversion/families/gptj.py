@@ -7,8 +7,9 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, ConfigRow, Fixed
 from ..family import Family
 from ..rows import PairsToHalves, Row, linear, renamed, rotated_width
-from .common import LAYER, linears, without
 from .gpt2 import BLOCK, FIELDS, MASKS, SUMMARY
+from .shared_fields import without
+from .shared_tensors import LAYER, linears
 
 
 def _rope(native: Any) -> dict[str, Any]:

@@ -2,16 +2,8 @@
 
 from ..config_rows import Computed, ConfigRow, Pair, pairs
 from ..family import Family
-from .common import (
-    ATTENTION,
-    ATTENTION_BIAS,
-    EMBEDDINGS_AND_HEAD,
-    GATED_MLP,
-    PRE_NORMS,
-    SIZES,
-    UNLISTED_HEAD_DIM,
-    without,
-)
+from .shared_fields import ATTENTION_BIAS, SIZES, UNLISTED_HEAD_DIM, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
 
 BIASES_AND_SCALES: tuple[ConfigRow, ...] = (
     ATTENTION_BIAS,

@@ -6,19 +6,9 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Pair
 from ..family import Family
 from ..rows import same
-from .common import (
-    ATTENTION,
-    EMBEDDINGS_AND_HEAD,
-    GATED_MLP,
-    LAYER,
-    LISTED_WINDOW,
-    PRE_NORMS,
-    SIZES,
-    UNLISTED_HEAD_DIM,
-    whole_heads,
-    without,
-)
 from .granite import BIASES_AND_SCALES
+from .shared_fields import LISTED_WINDOW, SIZES, UNLISTED_HEAD_DIM, whole_heads, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER, PRE_NORMS
 
 
 def _thetas(native: Any) -> dict[str, Any]:

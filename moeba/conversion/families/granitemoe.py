@@ -3,8 +3,9 @@
 from ..config_rows import ConfigRow, Fixed, Pair, pairs
 from ..family import Family
 from ..rows import renamed
-from .common import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, SIZES, UNLISTED_HEAD_DIM, without
 from .granite import BIASES_AND_SCALES
+from .shared_fields import SIZES, UNLISTED_HEAD_DIM, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS
 
 EXPERTS_CONFIG: tuple[ConfigRow, ...] = (
     *pairs("num_experts_per_tok", "output_router_logits", "router_aux_loss_coef"),

@@ -2,10 +2,11 @@
 
 from ..family import Family
 from ..rows import renamed, same
-from .common import ATTENTION, EMBEDDINGS_AND_HEAD, FUSED_ACTIVATION, LAYER, PRE_NORMS, without
 from .granite_swa import FAMILY as GRANITE_SWA
 from .granitemoe import EXPERTS_CONFIG, MOE
 from .granitemoeshared import SHARED_CONFIG, SHARED_ROWS
+from .shared_fields import without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, FUSED_ACTIVATION, LAYER, PRE_NORMS
 
 FAMILY = Family(
     model_type="granitemoe_swa",

@@ -3,8 +3,8 @@
 from ..config_rows import Pair
 from ..family import Family
 from ..rows import Row, Split, renamed
-from .common import FUSED_ACTIVATION, LAYER
 from .granitemoe import CONFIG_ROWS, ROWS
+from .shared_tensors import FUSED_ACTIVATION, LAYER
 
 SHARED_CONFIG = Pair("shared_intermediate_size", "shared_expert_intermediate_size")
 SHARED_ROWS = (

@@ -4,7 +4,8 @@ from typing import Any
 
 from ..config_rows import Computed, Fixed, Pair, pairs
 from ..family import Family
-from .common import EMBEDDINGS_AND_HEAD, GATED_MLP, INTERLEAVED_ATTENTION, PRE_NORMS, SIZES, without
+from .shared_fields import SIZES, without
+from .shared_tensors import EMBEDDINGS_AND_HEAD, GATED_MLP, INTERLEAVED_ATTENTION, PRE_NORMS
 
 
 def _head_dim(native: Any) -> dict[str, Any]:

@@ -5,17 +5,8 @@ from typing import Any
 from ..config_rows import Computed, Fixed, Inert, Pair
 from ..family import Family
 from ..rows import renamed
-from .common import (
-    ATTENTION,
-    ATTENTION_BIAS,
-    EMBEDDINGS_AND_HEAD,
-    GATED_MLP,
-    LAYER,
-    PRE_NORMS,
-    SIZES,
-    whole_heads,
-    without,
-)
+from .shared_fields import ATTENTION_BIAS, SIZES, whole_heads, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER, PRE_NORMS
 
 
 def _stretched_rope(native: Any) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from ...configuration import MoebaConfig
 from ...configuration.model_facts import layer_view
 from ..config_rows import Computed, Fixed, Inert, pairs
 from ..family import Family
-from ..rows import linear, renamed
-from .common import GATED_MLP, LAYER, per_expert, without
+from ..rows import renamed
 from .hunyuan_v1_dense import FAMILY as DENSE
+from .shared_fields import without
+from .shared_tensors import GATED_MLP, LAYER, ROUTED_EXPERTS, shared_expert
 
 
 def _experts_per_token(native: Any) -> dict[str, Any]:
@@ -53,11 +54,8 @@ FAMILY = Family(
     rows=(
         *(row for row in DENSE.rows if row not in GATED_MLP),
         renamed(f"{LAYER}.mlp.gate.wg.weight", f"{LAYER}.mlp.gate.weight"),
-        *(
-            linear(f"{LAYER}.mlp.shared_mlp.{part}", f"{LAYER}.mlp.shared_expert.{part}")[0]
-            for part in ("gate_proj", "up_proj", "down_proj")
-        ),
-        *per_expert("mlp", gate="gate_proj", up="up_proj", down="down_proj"),
+        *shared_expert("shared_mlp"),
+        *ROUTED_EXPERTS,
     ),
     leftovers=(
         "add_classification_head", "attention_head_dim", "cla_share_factor", "class_num", "dense_list", "kv_lora_rank",

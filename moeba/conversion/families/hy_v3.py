@@ -3,19 +3,18 @@
 from ..config_rows import Fixed, Inert, Pair, pairs
 from ..family import Family
 from ..rows import renamed
-from .common import (
+from .deepseek import PREDICTION_LAYERS, sparse_layers
+from .shared_fields import ATTENTION_BIAS, SIZES
+from .shared_tensors import (
     ATTENTION,
-    ATTENTION_BIAS,
     EMBEDDINGS_AND_HEAD,
     GATED_MLP,
     LAYER,
     PRE_NORMS,
     QK_NORM,
-    SIZES,
-    linears,
-    per_expert,
+    ROUTED_EXPERTS,
+    shared_expert,
 )
-from .deepseek import PREDICTION_LAYERS, sparse_layers
 
 FAMILY = Family(
     model_type="hy_v3",
@@ -46,14 +45,8 @@ FAMILY = Family(
         *GATED_MLP,
         renamed(f"{LAYER}.mlp.router.gate.weight", f"{LAYER}.mlp.gate.weight"),
         renamed(f"{LAYER}.mlp.expert_bias", f"{LAYER}.mlp.gate.e_score_correction_bias"),
-        *per_expert("mlp", gate="gate_proj", up="up_proj", down="down_proj"),
-        *linears(
-            f"{LAYER}.mlp.shared_mlp",
-            f"{LAYER}.mlp.shared_expert",
-            gate_proj="gate_proj",
-            up_proj="up_proj",
-            down_proj="down_proj",
-        ),
+        *ROUTED_EXPERTS,
+        *shared_expert("shared_mlp"),
     ),
     dropped=(PREDICTION_LAYERS,),
 )

@@ -9,8 +9,9 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Pair
 from ..family import Family
 from ..rows import Row, renamed, same
-from .common import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER, SIZES, without
 from .granite import BIASES_AND_SCALES
+from .shared_fields import SIZES, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER
 
 
 def _branches(native: Any) -> dict[str, Any]:

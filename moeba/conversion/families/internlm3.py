@@ -5,7 +5,7 @@ The stock config refuses biases in some of them.
 
 from dataclasses import replace
 
-from .common import without
 from .llama import FAMILY as LLAMA
+from .shared_fields import without
 
 FAMILY = replace(LLAMA, model_type="internlm3", config_rows=without(LLAMA.config_rows, "pretraining_tp"))

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from .common import without
 from .llama import FAMILY as LLAMA
+from .shared_fields import without
 
 FAMILY = replace(
     LLAMA,

@@ -3,7 +3,8 @@
 from ..config_rows import Fixed, Pair, pairs
 from ..family import Family
 from ..rows import linear, same
-from .common import ATTENTION, ATTENTION_BIAS, LAYER, PLAIN_MLP, SIZES, without
+from .shared_fields import ATTENTION_BIAS, SIZES, without
+from .shared_tensors import ATTENTION, PLAIN_MLP, PRE_LAYER_NORMS
 
 FAMILY = Family(
     model_type="jais2",
@@ -21,8 +22,7 @@ FAMILY = Family(
     rows=(
         *same("model.embed_tokens.weight", "lm_head.weight"),
         *linear("model.norm", "model.norm"),
-        *linear(f"{LAYER}.input_layernorm", f"{LAYER}.input_layernorm"),
-        *linear(f"{LAYER}.post_attention_layernorm", f"{LAYER}.post_attention_layernorm"),
+        *PRE_LAYER_NORMS,
         *ATTENTION,
         *PLAIN_MLP,
     ),

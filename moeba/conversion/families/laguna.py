@@ -7,21 +7,24 @@ from ...configuration.model_facts import layer_view
 from ..config_rows import Computed, Fixed, Only, Pair, pairs
 from ..family import Family
 from ..rows import renamed, same
-from .common import (
-    ATTENTION,
+from .shared_fields import (
     ATTENTION_BIAS,
-    EMBEDDINGS_AND_HEAD,
-    GATED_MLP,
-    LAYER,
     LISTED_WINDOW,
-    PRE_NORMS,
-    QK_NORM,
     SHARED_WIDTH,
     SIZES,
     listed_kinds,
-    per_expert,
     rope_by_kind,
     without,
+)
+from .shared_tensors import (
+    ATTENTION,
+    EMBEDDINGS_AND_HEAD,
+    GATED_MLP,
+    LAYER,
+    PRE_NORMS,
+    QK_NORM,
+    ROUTED_EXPERTS,
+    shared_expert,
 )
 
 
@@ -82,8 +85,8 @@ FAMILY = Family(
         *GATED_MLP,
         *same(f"{LAYER}.self_attn.g_proj.weight", f"{LAYER}.mlp.gate.weight"),
         renamed(f"{LAYER}.mlp.experts.e_score_correction_bias", f"{LAYER}.mlp.gate.e_score_correction_bias"),
-        *per_expert("mlp", gate="gate_proj", up="up_proj", down="down_proj"),
-        *same(*(f"{LAYER}.mlp.shared_expert.{part}_proj.weight" for part in ("gate", "up", "down"))),
+        *ROUTED_EXPERTS,
+        *shared_expert(),
     ),
     reordered="stock scales the sum of the experts' answers, not their weights",
 )

@@ -3,7 +3,8 @@
 from ..config_rows import Inert, Pair, pairs
 from ..family import Family
 from ..rows import Dropped
-from .common import ATTENTION, ATTENTION_BIAS, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS, SIZES
+from .shared_fields import ATTENTION_BIAS, SIZES
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
 
 FAMILY = Family(
     model_type="llama",

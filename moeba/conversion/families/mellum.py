@@ -3,9 +3,9 @@
 from ..config_rows import Inert
 from ..family import Family
 from ..rows import Dropped
-from .common import ATTENTION_BIAS, LISTED_WINDOW, listed_kinds, without
 from .deepseek import MORE_TOKENS, PREDICTION_COUNT
 from .qwen3_moe import FAMILY as QWEN3_MOE
+from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, listed_kinds, without
 
 OTHERWISE = (
     "attention_bias", "sliding_window", "use_sliding_window", "num_experts", "mlp_only_layers", "decoder_sparse_step",

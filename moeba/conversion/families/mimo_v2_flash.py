@@ -7,20 +7,9 @@ from ...configuration.model_facts import layer_view
 from ..config_rows import Computed, Fixed, Inert, Pair, pairs
 from ..family import Family
 from ..rows import Dropped, renamed, same
-from .common import (
-    ATTENTION,
-    EMBEDDINGS_AND_HEAD,
-    GATED_MLP,
-    LAYER,
-    LISTED_WINDOW,
-    PRE_NORMS,
-    SIZES,
-    listed_kinds,
-    per_expert,
-    rope_by_kind,
-    without,
-)
 from .deepseek import GROUPED_EXPERTS, MORE_TOKENS, SELECTION_BIAS
+from .shared_fields import LISTED_WINDOW, SIZES, listed_kinds, rope_by_kind, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER, PRE_NORMS, ROUTED_EXPERTS
 
 
 def _kv_heads(native: Any) -> dict[str, Any]:
@@ -74,7 +63,7 @@ FAMILY = Family(
         renamed(f"{LAYER}.self_attn.attention_sink_bias", f"{LAYER}.self_attn.sinks"),
         *same(f"{LAYER}.mlp.gate.weight"),
         *SELECTION_BIAS,
-        *per_expert("mlp", gate="gate_proj", up="up_proj", down="down_proj"),
+        *ROUTED_EXPERTS,
     ),
     dropped=(Dropped("model.mtp.{rest}", MORE_TOKENS),),
 )

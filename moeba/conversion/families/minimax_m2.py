@@ -3,17 +3,8 @@
 from ..config_rows import Computed, Fixed, Pair, pairs
 from ..family import Family
 from ..rows import renamed
-from .common import (
-    ATTENTION,
-    EMBEDDINGS_AND_HEAD,
-    LAYER,
-    PARTIAL_ROPE,
-    PRE_NORMS,
-    QK_NORM,
-    SIZES,
-    per_expert,
-    without,
-)
+from .shared_fields import PARTIAL_ROPE, SIZES, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, QK_NORM, per_expert
 
 MOE = f"{LAYER}.block_sparse_moe"
 

@@ -5,16 +5,8 @@ from typing import Any
 from ...configuration import MoebaConfig
 from ..config_rows import Computed, Pair
 from ..family import Family
-from .common import (
-    ATTENTION,
-    EMBEDDINGS_AND_HEAD,
-    GATED_MLP,
-    PRE_NORMS,
-    SIZES,
-    UNIFORM_WINDOW,
-    whole_heads,
-    without,
-)
+from .shared_fields import SIZES, UNIFORM_WINDOW, whole_heads, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
 
 BETA, ORIGINAL = "llama_4_scaling_beta", "original_max_position_embeddings"
 

@@ -2,7 +2,8 @@
 
 from ..config_rows import Pair
 from ..family import Family
-from .common import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS, SIZES, UNIFORM_WINDOW
+from .shared_fields import SIZES, UNIFORM_WINDOW
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
 
 FAMILY = Family(
     model_type="mistral",

@@ -8,7 +8,6 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Pair
 from ..family import Family
 from ..rows import same
-from .common import EMBEDDINGS_AND_HEAD, LAYER, without
 from .deepseek import (
     BLOCK,
     EXPERTS,
@@ -21,6 +20,8 @@ from .deepseek import (
     sparse_layers,
 )
 from .ministral3 import GROWING_ROPE
+from .shared_fields import without
+from .shared_tensors import EMBEDDINGS_AND_HEAD, LAYER
 
 PARTIAL = "partial_rotary_factor"
 

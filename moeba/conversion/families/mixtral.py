@@ -3,7 +3,8 @@
 from ..config_rows import Fixed, Pair, pairs
 from ..family import Family
 from ..rows import renamed
-from .common import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, SIZES, UNIFORM_WINDOW, per_expert
+from .shared_fields import SIZES, UNIFORM_WINDOW
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, per_expert
 
 FAMILY = Family(
     model_type="mixtral",

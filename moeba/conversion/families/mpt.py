@@ -8,7 +8,8 @@ from typing import Any
 from ..config_rows import Computed, Fixed, Inert, Only, Pair
 from ..family import Family
 from ..rows import Row, Split, renamed
-from .common import LAYER, ONE_PRODUCT, TRAINED_PADDING
+from .shared_fields import TRAINED_PADDING
+from .shared_tensors import LAYER, ONE_PRODUCT
 
 BLOCK = "transformer.blocks.{layer}"
 NORM_TYPES = ("low_precision_layernorm", "layernorm")

@@ -3,7 +3,8 @@
 from ..config_rows import Fixed, Pair, pairs
 from ..family import Family
 from ..rows import NegateSecondHalves, linear, same
-from .common import ATTENTION_BIAS, LAYER, SIZES, UNLISTED_HEAD_DIM, without
+from .shared_fields import ATTENTION_BIAS, SIZES, UNLISTED_HEAD_DIM, without
+from .shared_tensors import LAYER
 
 ATTENTION = f"{LAYER}.self_attn"
 

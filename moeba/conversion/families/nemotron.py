@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..config_rows import Fixed, pairs
 from ..family import Family
 from ..rows import linear
-from .common import ATTENTION, ATTENTION_BIAS, EMBEDDINGS_AND_HEAD, LAYER, PARTIAL_ROPE, SIZES, without
+from .shared_fields import ATTENTION_BIAS, PARTIAL_ROPE, SIZES, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, PLAIN_MLP, PRE_LAYER_NORMS
 
 FAMILY = Family(
     model_type="nemotron",
@@ -23,9 +24,7 @@ FAMILY = Family(
         *(row for row in EMBEDDINGS_AND_HEAD if "model.norm.weight" not in row.ours),
         *linear("model.norm", "model.norm"),
         *ATTENTION,
-        *(row for part in ("up_proj", "down_proj")
-          for row in linear(f"{LAYER}.mlp.{part}", f"{LAYER}.mlp.{part}")),
-        *(row for norm in ("input_layernorm", "post_attention_layernorm")
-          for row in linear(f"{LAYER}.{norm}", f"{LAYER}.{norm}")),
+        *PLAIN_MLP,
+        *PRE_LAYER_NORMS,
     ),
-)  # fmt: skip
+)

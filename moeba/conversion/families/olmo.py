@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from ..config_rows import Fixed, pairs
 from ..family import Family
-from .common import (
-    ATTENTION,
-    ATTENTION_BIAS,
-    EMBEDDINGS_AND_HEAD,
-    GATED_MLP,
-    SIZES,
-    UNLISTED_HEAD_DIM,
-    without,
-)
+from .shared_fields import ATTENTION_BIAS, SIZES, UNLISTED_HEAD_DIM, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP
 
 FAMILY = Family(
     model_type="olmo",

@@ -5,17 +5,8 @@ from __future__ import annotations
 from ..config_rows import ConfigRow, Fixed, Pair
 from ..family import Family
 from ..rows import same
-from .common import (
-    ATTENTION,
-    ATTENTION_BIAS,
-    EMBEDDINGS_AND_HEAD,
-    GATED_MLP,
-    LAYER,
-    QK_NORM,
-    SIZES,
-    UNLISTED_HEAD_DIM,
-    without,
-)
+from .shared_fields import ATTENTION_BIAS, SIZES, UNLISTED_HEAD_DIM, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER, QK_NORM
 
 CONFIG_ROWS: tuple[ConfigRow, ...] = (
     *without(SIZES, "head_dim"),

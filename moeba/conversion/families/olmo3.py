@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..family import Family
-from .common import LISTED_WINDOW
 from .olmo2 import CONFIG_ROWS, ROWS
+from .shared_fields import LISTED_WINDOW
 
 FAMILY = Family(
     model_type="olmo3",

@@ -3,17 +3,8 @@
 from ..config_rows import Fixed, Pair, pairs
 from ..family import Family
 from ..rows import same
-from .common import (
-    ATTENTION,
-    ATTENTION_BIAS,
-    EMBEDDINGS_AND_HEAD,
-    LAYER,
-    PRE_NORMS,
-    QK_NORM,
-    SIZES,
-    per_expert,
-    without,
-)
+from .shared_fields import ATTENTION_BIAS, SIZES, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, QK_NORM, ROUTED_EXPERTS
 
 EXPERTS_CONFIG = (
     *pairs("num_experts", "num_experts_per_tok", "norm_topk_prob", "output_router_logits"),
@@ -25,7 +16,7 @@ EXPERTS_AND_ATTENTION = (
     *ATTENTION,
     *QK_NORM,
     *same(f"{LAYER}.mlp.gate.weight"),
-    *per_expert("mlp", gate="gate_proj", up="up_proj", down="down_proj"),
+    *ROUTED_EXPERTS,
 )
 
 FAMILY = Family(

@@ -5,8 +5,9 @@ from typing import Any
 from ..config_rows import Computed, Fixed, Pair
 from ..family import Family
 from ..rows import Split, Transpose, linear, renamed
-from .common import CLASSIC, LAYER, TRAINED_PADDING, fused_qkv, linears
 from .gpt2 import BLOCK, MASKS, SIZES, SUMMARY
+from .shared_fields import CLASSIC, TRAINED_PADDING
+from .shared_tensors import LAYER, fused_qkv, linears
 
 ACTIVATIONS = {"gelu": "gelu_new", "relu": "relu", "silu": "silu", "swish": "silu"}
 

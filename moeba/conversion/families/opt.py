@@ -7,7 +7,7 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Only, Pair, pairs
 from ..family import Family
 from ..rows import Row, linear, renamed
-from .common import LAYER, QKV, linears
+from .shared_tensors import LAYER, QKV, linears
 
 BLOCK = "model.decoder.layers.{layer}"
 
@@ -87,7 +87,7 @@ FAMILY = Family(
         *linear("model.decoder.final_layer_norm", "model.norm"),
         *_block_norm("self_attn_layer_norm", "input_layernorm", "post_attention_layernorm"),
         *_block_norm("final_layer_norm", "post_attention_layernorm", "post_feedforward_layernorm"),
-        *linears(f"{BLOCK}.self_attn", f"{LAYER}.self_attn", **QKV, o_proj="out_proj"),
+        *linears(f"{BLOCK}.self_attn", f"{LAYER}.self_attn", *QKV, o_proj="out_proj"),
         *linears(BLOCK, f"{LAYER}.mlp", up_proj="fc1", down_proj="fc2"),
     ),
     leftovers=("activation_dropout",),

@@ -3,7 +3,8 @@
 from ..config_rows import Computed, Only, Pair
 from ..family import Family
 from ..rows import SplitGroups, linear, same
-from .common import CLASSIC, LAYER, PARTIAL_ROPE, SIZES, fused_qkv, linears, without
+from .shared_fields import CLASSIC, PARTIAL_ROPE, SIZES, without
+from .shared_tensors import LAYER, PRE_LAYER_NORMS, fused_qkv, linears
 
 FAMILY = Family(
     model_type="persimmon",
@@ -24,8 +25,7 @@ FAMILY = Family(
     rows=(
         *same("model.embed_tokens.weight", "lm_head.weight"),
         *linear("model.final_layernorm", "model.norm"),
-        *linear(f"{LAYER}.input_layernorm", f"{LAYER}.input_layernorm"),
-        *linear(f"{LAYER}.post_attention_layernorm", f"{LAYER}.post_attention_layernorm"),
+        *PRE_LAYER_NORMS,
         *fused_qkv(f"{LAYER}.self_attn.query_key_value", SplitGroups()),
         *linears(
             f"{LAYER}.self_attn",

@@ -3,7 +3,8 @@
 from ..config_rows import Computed, Fixed, Pair
 from ..family import Family
 from ..rows import linear, renamed
-from .common import CLASSIC, LAYER, PARTIAL_ROPE, QKV, SIZES, linears, without
+from .shared_fields import CLASSIC, PARTIAL_ROPE, SIZES, without
+from .shared_tensors import LAYER, QKV, linears
 
 FAMILY = Family(
     model_type="phi",
@@ -34,7 +35,7 @@ FAMILY = Family(
         *linear("model.final_layernorm", "model.norm"),
         *linear("lm_head", "lm_head"),
         *linear(f"{LAYER}.input_layernorm", f"{LAYER}.input_layernorm"),
-        *linears(f"{LAYER}.self_attn", f"{LAYER}.self_attn", **QKV, o_proj="dense"),
+        *linears(f"{LAYER}.self_attn", f"{LAYER}.self_attn", *QKV, o_proj="dense"),
         *linears(f"{LAYER}.self_attn", f"{LAYER}.self_attn", q_norm="q_layernorm", k_norm="k_layernorm"),
         *linears(f"{LAYER}.mlp", f"{LAYER}.mlp", up_proj="fc1", down_proj="fc2"),
     ),

@@ -6,18 +6,8 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Inert, Pair
 from ..family import Family
 from ..rows import Row, Split, same
-from .common import (
-    EMBEDDINGS_AND_HEAD,
-    FUSED_ACTIVATION,
-    FUSED_GATED_MLP,
-    LAYER,
-    PARTIAL_ROPE,
-    PRE_NORMS,
-    SIZES,
-    UNIFORM_WINDOW,
-    UNLISTED_HEAD_DIM,
-    without,
-)
+from .shared_fields import PARTIAL_ROPE, SIZES, UNIFORM_WINDOW, UNLISTED_HEAD_DIM, without
+from .shared_tensors import EMBEDDINGS_AND_HEAD, FUSED_ACTIVATION, FUSED_GATED_MLP, LAYER, PRE_NORMS, QKV
 
 
 def _rope_back(config: MoebaConfig) -> dict[str, Any]:
@@ -55,7 +45,7 @@ FAMILY = Family(
         *PRE_NORMS,
         Row(
             (f"{LAYER}.self_attn.qkv_proj.weight",),
-            tuple(f"{LAYER}.self_attn.{part}.weight" for part in ("q_proj", "k_proj", "v_proj")),
+            tuple(f"{LAYER}.self_attn.{part}.weight" for part in QKV),
             (Split(_qkv_sizes),),
         ),
         *same(f"{LAYER}.self_attn.o_proj.weight"),

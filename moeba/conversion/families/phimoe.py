@@ -6,19 +6,8 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Only, Pair, pairs
 from ..family import Family
 from ..rows import renamed, same
-from .common import (
-    ATTENTION,
-    ATTENTION_BIAS,
-    EMBEDDINGS_AND_HEAD,
-    LAYER,
-    PRE_NORMS,
-    SIZES,
-    UNIFORM_WINDOW,
-    UNLISTED_HEAD_DIM,
-    per_expert,
-    whole_heads,
-    without,
-)
+from .shared_fields import ATTENTION_BIAS, SIZES, UNIFORM_WINDOW, UNLISTED_HEAD_DIM, whole_heads, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, per_expert
 
 MSCALES = ("short_mscale", "long_mscale")
 

@@ -2,16 +2,8 @@
 
 from ..config_rows import Fixed, Pair
 from ..family import Family
-from .common import (
-    ATTENTION,
-    EMBEDDINGS_AND_HEAD,
-    GATED_MLP,
-    PRE_NORMS,
-    SIZES,
-    UNLISTED_HEAD_DIM,
-    WINDOW_BY_LAYER,
-    without,
-)
+from .shared_fields import SIZES, UNLISTED_HEAD_DIM, WINDOW_BY_LAYER, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
 
 FAMILY = Family(
     model_type="qwen2",

@@ -5,20 +5,17 @@ from typing import Any
 from ..config_rows import Computed, Fixed, Pair, pairs
 from ..family import Family
 from ..rows import same
-from .common import (
+from .qwen3_moe import LAYER_KINDS
+from .shared_fields import SHARED_WIDTH, SIZES, UNLISTED_HEAD_DIM, WINDOW_BY_LAYER, without
+from .shared_tensors import (
     ATTENTION,
     EMBEDDINGS_AND_HEAD,
     GATED_MLP,
     LAYER,
     PRE_NORMS,
-    SHARED_WIDTH,
-    SIZES,
-    UNLISTED_HEAD_DIM,
-    WINDOW_BY_LAYER,
-    per_expert,
-    without,
+    ROUTED_EXPERTS,
+    shared_expert,
 )
-from .qwen3_moe import LAYER_KINDS
 
 
 def _window(native: Any) -> dict[str, Any]:
@@ -49,7 +46,7 @@ FAMILY = Family(
         *PRE_NORMS,
         *GATED_MLP,
         *same(f"{LAYER}.mlp.gate.weight", f"{LAYER}.mlp.shared_expert_gate.weight"),
-        *same(*(f"{LAYER}.mlp.shared_expert.{part}_proj.weight" for part in ("gate", "up", "down"))),
-        *per_expert("mlp", gate="gate_proj", up="up_proj", down="down_proj"),
+        *shared_expert(),
+        *ROUTED_EXPERTS,
     ),
 )

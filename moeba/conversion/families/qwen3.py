@@ -2,7 +2,8 @@
 
 from ..config_rows import Fixed, Pair, pairs
 from ..family import Family
-from .common import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS, QK_NORM, SIZES, WINDOW_BY_LAYER
+from .shared_fields import SIZES, WINDOW_BY_LAYER
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS, QK_NORM
 
 FAMILY = Family(
     model_type="qwen3",

@@ -6,7 +6,16 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Pair, pairs
 from ..family import Family
 from ..rows import same
-from .common import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER, PRE_NORMS, QK_NORM, SIZES, per_expert
+from .shared_fields import SIZES
+from .shared_tensors import (
+    ATTENTION,
+    EMBEDDINGS_AND_HEAD,
+    GATED_MLP,
+    LAYER,
+    PRE_NORMS,
+    QK_NORM,
+    ROUTED_EXPERTS,
+)
 
 
 def _layer_kinds(native: Any) -> dict[str, Any]:
@@ -60,6 +69,6 @@ FAMILY = Family(
         *PRE_NORMS,
         *GATED_MLP,
         *same(f"{LAYER}.mlp.gate.weight"),
-        *per_expert("mlp", gate="gate_proj", up="up_proj", down="down_proj"),
+        *ROUTED_EXPERTS,
     ),
 )

@@ -2,7 +2,8 @@
 
 from ..config_rows import Inert, Pair, pairs
 from ..family import Family
-from .common import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS, SIZES
+from .shared_fields import SIZES
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
 
 FAMILY = Family(
     model_type="seed_oss",

@@ -5,16 +5,8 @@ from typing import Any
 from ...configuration import MoebaConfig
 from ..config_rows import Computed, Inert, Pair, pairs
 from ..family import Family
-from .common import (
-    ATTENTION,
-    ATTENTION_BIAS,
-    EMBEDDINGS_AND_HEAD,
-    GATED_MLP,
-    PRE_NORMS,
-    SIZES,
-    UNLISTED_HEAD_DIM,
-    without,
-)
+from .shared_fields import ATTENTION_BIAS, SIZES, UNLISTED_HEAD_DIM, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
 
 
 def _window(native: Any) -> dict[str, Any]:

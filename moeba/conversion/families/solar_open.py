@@ -2,16 +2,9 @@
 
 from ..config_rows import Fixed, Pair, pairs
 from ..family import Family
-from .common import ATTENTION, EMBEDDINGS_AND_HEAD, SIZES, without
-from .deepseek import (
-    BLOCK,
-    GROUPED_EXPERTS,
-    LEFTOVERS,
-    RESTATED,
-    ROUTED_EXPERTS,
-    SELECTION_BIAS,
-    sparse_layers,
-)
+from .deepseek import BALANCED_BLOCK, GROUPED_EXPERTS, LEFTOVERS, RESTATED, sparse_layers
+from .shared_fields import SIZES, without
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD
 
 FAMILY = Family(
     model_type="solar_open",
@@ -25,7 +18,7 @@ FAMILY = Family(
         *GROUPED_EXPERTS,
         sparse_layers(None),
     ),
-    rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *BLOCK, *ROUTED_EXPERTS, *SELECTION_BIAS),
+    rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *BALANCED_BLOCK),
     leftovers=LEFTOVERS,
     restated=RESTATED,
 )

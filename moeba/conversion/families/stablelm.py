@@ -3,7 +3,8 @@
 from ..config_rows import Computed, Fixed, Only, Pair
 from ..family import Family
 from ..rows import Row, StackExperts, linear, same
-from .common import ATTENTION, GATED_MLP, LAYER, PARTIAL_ROPE, SIZES, without
+from .shared_fields import PARTIAL_ROPE, SIZES, without
+from .shared_tensors import ATTENTION, GATED_MLP, LAYER, PRE_LAYER_NORMS
 
 FAMILY = Family(
     model_type="stablelm",
@@ -34,8 +35,7 @@ FAMILY = Family(
     rows=(
         *same("model.embed_tokens.weight", "lm_head.weight"),
         *linear("model.norm", "model.norm"),
-        *linear(f"{LAYER}.input_layernorm", f"{LAYER}.input_layernorm"),
-        *linear(f"{LAYER}.post_attention_layernorm", f"{LAYER}.post_attention_layernorm"),
+        *PRE_LAYER_NORMS,
         *ATTENTION,
         *(
             Row(

@@ -3,7 +3,8 @@
 from ..config_rows import Computed, Fixed, Pair, pairs
 from ..family import Family
 from ..rows import linear, same
-from .common import ATTENTION, LAYER, SIZES, UNIFORM_WINDOW, UNLISTED_HEAD_DIM, linears, without
+from .shared_fields import SIZES, UNIFORM_WINDOW, UNLISTED_HEAD_DIM, without
+from .shared_tensors import ATTENTION, LAYER, PRE_LAYER_NORMS, linears
 
 FAMILY = Family(
     model_type="starcoder2",
@@ -29,8 +30,7 @@ FAMILY = Family(
     rows=(
         *same("model.embed_tokens.weight", "lm_head.weight"),
         *linear("model.norm", "model.norm"),
-        *linear(f"{LAYER}.input_layernorm", f"{LAYER}.input_layernorm"),
-        *linear(f"{LAYER}.post_attention_layernorm", f"{LAYER}.post_attention_layernorm"),
+        *PRE_LAYER_NORMS,
         *ATTENTION,
         *linears(f"{LAYER}.mlp", f"{LAYER}.mlp", up_proj="c_fc", down_proj="c_proj"),
     ),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..config_rows import pairs
 from ..family import Family
 from ..rows import renamed, same
-from .common import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER
 from .gemma2 import SINCE_GEMMA2
+from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER
 
 FAMILY = Family(
     model_type="vaultgemma",

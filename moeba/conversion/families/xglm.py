@@ -7,7 +7,8 @@ from ..config_rows import Computed, Fixed, Inert, Only, Pair, pairs
 from ..family import Family
 from ..rows import Dropped, linear, renamed
 from .biogpt import NO_RANDOM_CUTS, block, dropout_everywhere, scaled_embeddings
-from .common import CLASSIC, LAYER
+from .shared_fields import CLASSIC
+from .shared_tensors import LAYER
 
 OFFSET = 2
 

@@ -1,0 +1,223 @@
+"""Config rows that many families share: sizes, biases, rope, windows, kinds of layers, widths of shared experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...configuration import MoebaConfig
+from ..config_rows import Computed, ConfigRow, Fixed, Pair, pairs
+
+
+def without(rows: tuple[ConfigRow, ...], *names: str) -> tuple[ConfigRow, ...]:
+    """The rows, but for those of these native fields."""
+    return tuple(row for row in rows if not set(row.theirs) & set(names))
+
+
+def _each_kind(rope: Any) -> list[dict[str, Any]]:
+    """The rope settings of each kind of layers, where they are given by kind."""
+    found = [settings for settings in (rope or {}).values() if isinstance(settings, dict)]
+    for settings in [rope, *found] if found else ():
+        if settings.get("truncate", True) is not True:
+            raise ValueError(
+                f"truncate={settings['truncate']} is not supported in rope settings by kind of layers: the stock code "
+                "reads it beside the kinds only, for all of them"
+            )
+    return found
+
+
+def whole_heads(rope: Any) -> Any:
+    """Rope settings of a family that rotates whole heads: the stock code ignores a factor, or fails on it."""
+    for settings in _each_kind(rope) or [rope or {}]:
+        factor = settings.get("partial_rotary_factor", 1.0)
+        if factor != 1.0:
+            raise ValueError(
+                f"partial_rotary_factor={factor} is supported at 1.0 only: the stock model rotates whole heads"
+            )
+    return rope
+
+
+SIZES: tuple[ConfigRow, ...] = pairs(
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "max_position_embeddings",
+    "attention_dropout",
+) + (Pair("rope_parameters", "rope_parameters", ours_from=whole_heads),)
+
+# One switch for the biases of all four projections.
+ATTENTION_BIAS = Computed(
+    ("attention_bias",),
+    lambda native: dict.fromkeys(("attention_bias", "attention_output_bias"), native["attention_bias"]),
+    lambda config: {"attention_bias": config.attention_bias},
+)
+
+# GPT's block: layer norms, a feed-forward without a gate, a bias in every projection.
+CLASSIC: tuple[ConfigRow, ...] = (
+    Fixed("norm_type", "layernorm"),
+    Fixed("feed_forward_type", "mlp"),
+    Fixed("attention_bias", True),
+    Fixed("mlp_bias", True),
+)
+
+# The embedding of the padding token is like any other.
+TRAINED_PADDING = Fixed("train_padding_embedding", True)
+
+
+def _head_dim(native: Any) -> dict[str, Any]:
+    return {"head_dim": native["head_dim"] or native["hidden_size"] // native["num_attention_heads"]}
+
+
+def _head_dim_back(config: MoebaConfig) -> dict[str, Any]:
+    usual = config.hidden_size // config.num_attention_heads
+    return {} if config.head_dim == usual else {"head_dim": config.head_dim}
+
+
+# No field of the stock config, but its code reads it where a config.json has it.
+UNLISTED_HEAD_DIM = Computed(("head_dim",), _head_dim, _head_dim_back)
+
+
+def _explicit_factor(rope: Any) -> Any:
+    """Stock configs that rotate part of a head have a default factor of their own: say ours."""
+    return rope and {"partial_rotary_factor": 1.0, **rope}
+
+
+PARTIAL_ROPE = Pair("rope_parameters", "rope_parameters", theirs_from=_explicit_factor)
+
+
+def rope_by_kind(partial_factor: float = 1.0) -> Computed:
+    """Rope settings for each kind of layer.
+
+    Args:
+        partial_factor: part of a head that plain rope turns where the settings do not say.
+    """
+
+    def to_ours(native: Any) -> dict[str, Any]:
+        found = {}
+        _each_kind(native["rope_parameters"])
+        for kind in sorted(set(native["layer_types"])):
+            rope = (native["rope_parameters"] or {}).get(kind)
+            if not isinstance(rope, dict):
+                raise ValueError(
+                    f"rope_parameters={native['rope_parameters']} has nothing for '{kind}' layers"
+                )
+            plain = rope.get("rope_type", "default") == "default"
+            found[kind] = {"partial_rotary_factor": partial_factor, **rope} if plain else rope
+        return {"rope_parameters": found}
+
+    def to_theirs(config: MoebaConfig) -> dict[str, Any]:
+        ropes = config.rope_parameters or {}
+        by_kind = {kind: ropes.get(kind, ropes) for kind in sorted(set(config.layer_types))}
+        return {"rope_parameters": {kind: _explicit_factor(rope) for kind, rope in by_kind.items()}}
+
+    return Computed(("rope_parameters",), to_ours, to_theirs)
+
+
+def _uniform_window(native: Any) -> dict[str, Any]:
+    window = native["sliding_window"]
+    kind = "full_attention" if window is None else "sliding_attention"
+    return {"sliding_window": window, "layer_types": [kind] * native["num_hidden_layers"]}
+
+
+UNIFORM_WINDOW = Computed(
+    ("sliding_window",), _uniform_window, lambda config: {"sliding_window": config.sliding_window}
+)
+
+
+def _listed_window(native: Any) -> dict[str, Any]:
+    sliding = "sliding_attention" in native["layer_types"]
+    return {
+        "layer_types": native["layer_types"],
+        "sliding_window": native["sliding_window"] if sliding else None,
+    }
+
+
+# The kind of each layer in a list. Stock models make a mask for sliding layers even where there are none, and
+# fail without a window.
+LISTED_WINDOW = Computed(
+    ("layer_types", "sliding_window"),
+    _listed_window,
+    lambda config: {
+        "layer_types": list(config.layer_types),
+        "sliding_window": config.sliding_window or 4096,
+    },
+)
+
+
+def _window_by_layer(native: Any) -> dict[str, Any]:
+    if "sliding_attention" in native["layer_types"] and native["sliding_window"] is None:
+        raise ValueError(
+            "layer_types has 'sliding_attention' but sliding_window is off (use_sliding_window=False)"
+        )
+    return _listed_window(native)
+
+
+def _window_by_layer_back(config: MoebaConfig) -> dict[str, Any]:
+    kinds = list(config.layer_types)
+    sliding = "sliding_attention" in kinds
+    return {
+        "use_sliding_window": sliding,
+        "sliding_window": config.sliding_window,
+        "max_window_layers": kinds.index("sliding_attention") if sliding else len(kinds),
+        "layer_types": kinds,
+    }
+
+
+# Qwen: a switch, a size, the first sliding layer, and the list that overrides it.
+WINDOW_BY_LAYER = Computed(
+    ("use_sliding_window", "sliding_window", "max_window_layers", "layer_types"),
+    _window_by_layer,
+    _window_by_layer_back,
+)
+
+# Full layers see the text without positions.
+ROTATED_WHERE_SLIDING = Computed(
+    (),
+    lambda native: {"rotary_layers": [kind == "sliding_attention" for kind in native["layer_types"]]},
+    lambda config: {},
+)
+
+
+def listed_kinds(experts: str) -> Computed:
+    """Dense and sparse layers in a list, and the number of `experts`, which is none where no layer is sparse."""
+    return Computed(
+        ("mlp_layer_types", experts),
+        lambda native: {
+            "mlp_layer_types": list(native["mlp_layer_types"]),
+            "num_experts": native[experts] if "sparse" in native["mlp_layer_types"] else 0,
+        },
+        lambda config: {"mlp_layer_types": list(config.mlp_layer_types), experts: config.num_experts},
+    )
+
+
+def _shared_width(native: Any) -> dict[str, Any]:
+    width = native["shared_expert_intermediate_size"]
+    if not width:
+        raise ValueError(f"shared_expert_intermediate_size={width}: a shared expert without neurons")
+    return {"shared_expert_intermediate_size": width}
+
+
+# One shared expert, in each sparse layer.
+SHARED_WIDTH = Computed(
+    ("shared_expert_intermediate_size",),
+    _shared_width,
+    lambda config: {"shared_expert_intermediate_size": config.shared_expert_intermediate_size},
+)
+
+
+def shared_experts_by_count(width: str, count: str) -> Computed:
+    """The width of an expert, and the number of shared ones, which are computed as a single wide one."""
+    return Computed(
+        (width, count),
+        lambda native: {
+            "moe_intermediate_size": native[width],
+            "shared_expert_intermediate_size": native[width] * native[count],
+        },
+        lambda config: {
+            width: config.moe_intermediate_size,
+            count: config.shared_expert_intermediate_size // config.moe_intermediate_size,
+        },
+    )
