@@ -34,7 +34,7 @@ from .experts import Experts
 from .folders import MoebaFolders
 from .norms import MoebaUnitOffsetLayerNorm, MoebaUnitOffsetRMSNorm, build_norm
 from .position_biases import POSITION_BIASES, MoebaAlibi, add_position_bias, static_cache_masks
-from .positions import EMBEDDED_POSITIONS, MoebaSinusoidalPositions, build_rotary
+from .positions import EMBEDDED_POSITIONS, MoebaSinusoidalPositions, build_rotary, cached_tokens
 from .router import MoebaRouter
 
 logger = logging.get_logger(__name__)
@@ -178,7 +178,7 @@ class MoebaModel(MoebaPreTrainedModel):
         self,
         inputs_embeds: torch.Tensor,
         attention_mask: torch.Tensor | dict | None,
-        past: int | torch.Tensor,
+        past_key_values: Cache | None,
     ) -> torch.Tensor:
         """Places of the new tokens, `[1, tokens]`, or `[batch, tokens]` where only real tokens count."""
         tokens = inputs_embeds.shape[1]
@@ -186,7 +186,8 @@ class MoebaModel(MoebaPreTrainedModel):
         if counts and isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2:
             real = attention_mask.long()
             return (real.cumsum(dim=1) * real - 1)[:, -tokens:]
-        return (torch.arange(tokens, device=inputs_embeds.device) + past).unsqueeze(0)
+        new = torch.arange(tokens, device=inputs_embeds.device)
+        return (new + cached_tokens(past_key_values)).unsqueeze(0)
 
     def _finish(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The last norm and, where the embedding table is narrower than the stream, the way back to its width."""
@@ -219,9 +220,8 @@ class MoebaModel(MoebaPreTrainedModel):
             inputs_embeds = self.embed_tokens(input_ids)
         if use_cache and past_key_values is None and self.config.is_causal:
             past_key_values = DynamicCache(config=self.config)
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
         if position_ids is None:
-            position_ids = self._positions(inputs_embeds, attention_mask, past)
+            position_ids = self._positions(inputs_embeds, attention_mask, past_key_values)
 
         hidden_states = self._embed(inputs_embeds, position_ids)
         masks = attention_mask
@@ -234,6 +234,7 @@ class MoebaModel(MoebaPreTrainedModel):
                 position_ids=position_ids,
             )
         if hasattr(self, "position_bias"):
+            past = cached_tokens(past_key_values)
             masks = {
                 kind: add_position_bias(self.position_bias, mask, hidden_states, past, attention_mask)
                 for kind, mask in masks.items()
@@ -321,8 +322,7 @@ class MoebaForCausalLM(_RouterLoss, MoebaPreTrainedModel, GenerationMixin):
     ) -> dict[str, Any]:
         """As in transformers, except that keys turned by other frequencies than the next ones are dropped."""
         switch = longrope_switch(self.config) if self.config.longrope_restarts_cache else None
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        if switch is not None and past <= switch < input_ids.shape[1]:
+        if switch is not None and cached_tokens(past_key_values) <= switch < input_ids.shape[1]:
             past_key_values, next_sequence_length = None, None
         return super().prepare_inputs_for_generation(
             input_ids,

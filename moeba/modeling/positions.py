@@ -14,12 +14,18 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import initialization as init
+from transformers.cache_utils import Cache
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
 from ..configuration.configuration_moeba import MoebaConfig
 from ..configuration.model_facts import layer_view
 
 CosSin = tuple[torch.Tensor, torch.Tensor]
+
+
+def cached_tokens(past_key_values: Cache | None) -> int | torch.Tensor:
+    """How many tokens came before the new ones; a static cache counts them in a tensor."""
+    return 0 if past_key_values is None else past_key_values.get_seq_length()
 
 
 class MoebaLearnedPositions(nn.Embedding):
