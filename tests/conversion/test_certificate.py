@@ -15,13 +15,14 @@ from safetensors.torch import load_file, save_file
 from support import SIZES, VARIANTS, tiny_model
 from transformers import AutoModelForCausalLM
 
-from moeba import MoebaConfig, certify, convert, export, upcycle
+from moeba import MoebaConfig, MoebaForCausalLM, certify, convert, export, upcycle
 from moeba.configuration.model_facts import layer_view
 from moeba.conversion import FAMILIES, CertificateError
 from moeba.conversion.certificate import Certificate, Check, proof
 from moeba.conversion.certificate.battery import build_battery
 from moeba.conversion.certificate.comparison import EXACT, Comparison
-from moeba.conversion.certificate.controls import FAULTS, Fault, faults_for
+from moeba.conversion.certificate.controls import FAULTS, faults_for
+from moeba.conversion.certificate.fault import Fault
 from moeba.conversion.certificate.report import Control
 from moeba.conversion.certificate.twin import shrink
 from moeba.conversion.checkpoint import Checkpoint
@@ -390,3 +391,15 @@ def test_twin_keeps_the_parts(model_type, seed):
         theirs.num_key_value_heads == theirs.num_attention_heads
     )
     assert shrink(small).num_params() <= small.num_params()
+
+
+def test_twin_of_latent_heads_that_rotate_whole():
+    """Long rope has a factor for each pair of entries that rotate."""
+    rope = {
+        "rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16,
+        "short_factor": [1.0 + i for i in range(16)], "long_factor": [2.0 + i for i in range(16)],
+    }  # fmt: skip
+    whole = {"head_dim": 32, "qk_rope_head_dim": 32, "rope_parameters": rope}
+    small = shrink(MoebaConfig(**{**SIZES, **PARTS["latent"], **whole}))
+    assert small.qk_rope_head_dim == small.head_dim == 16
+    assert MoebaForCausalLM(small).num_parameters() == small.num_params()

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ...configuration import MoebaConfig
 from ...configuration.model_facts import layer_view
 from ...modeling import MoebaForCausalLM
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, TensorSource
 from ..family import Family
 from ..plan import PlannedTensors, plan_export, plan_import
 from ..weight_files import TensorInfo
@@ -52,7 +52,11 @@ def shrink(config: MoebaConfig) -> MoebaConfig:
         mlp_layer_types=[config.mlp_layer_types[i] for i in layers],
         rotary_layers=[config.rotary_layers[i] for i in layers],
         sliding_window=None if config.sliding_window is None else WINDOW,
-        rope_parameters=_short_rope(values.get("rope_parameters"), config, head_dim),
+        rope_parameters=_short_rope(
+            values.get("rope_parameters"),
+            sizes.get("qk_rope_head_dim", head_dim),
+            bool(config.query_growth_beta),
+        ),
         clip_qkv=_least(config.clip_qkv, LIMIT),
         swiglu_limit=_least(config.swiglu_limit, LIMIT),
         # A lower cap would leave the choice of experts to their selection bias alone.
@@ -177,12 +181,17 @@ def export_twin(
     state = dict(ours.state_dict().items())
     if ours.config.tie_word_embeddings:
         state.pop("lm_head.weight")
-    planned = PlannedTensors(plan_export(StateDict(state), ours.config, family))
+    return plain(ours), native_twin(StateDict(state), ours.config, family, folder)
+
+
+def native_twin(tensors: TensorSource, config: MoebaConfig, family: Family, folder: Path) -> PreTrainedModel:
+    """What stock transformers loads from the files that the family's rows make of a Moeba model."""
+    planned = PlannedTensors(plan_export(tensors, config, family))
     save_file(
         {name: planned.read(name) for name in planned.tensors}, folder / "model.safetensors", {"format": "pt"}
     )
-    family.to_native(ours.config).save_pretrained(folder)
-    return plain(ours), load_model(folder)
+    family.to_native(config).save_pretrained(folder)
+    return load_model(folder)
 
 
 class StateDict:
@@ -278,18 +287,18 @@ def _few_experts(config: Any) -> dict[str, Any]:
     }
 
 
-def _short_rope(rope: dict[str, Any] | None, config: MoebaConfig, head_dim: int) -> dict[str, Any] | None:
+def _short_rope(rope: dict[str, Any] | None, width: int, growing: bool) -> dict[str, Any] | None:
+    """Rope settings with a short original context, for heads of which so many entries may rotate.
+
+    Args:
+        growing: queries grow beyond the original context, whatever the type of rope.
+    """
     if not rope:
         return rope
     if any(isinstance(value, dict) for value in rope.values()):
-        return {kind: _short_rope(value, config, head_dim) for kind, value in rope.items()}
-    if rope.get("rope_type") in ("yarn", "longrope", "llama3") or config.query_growth_beta:
+        return {kind: _short_rope(value, width, growing) for kind, value in rope.items()}
+    if rope.get("rope_type") in ("yarn", "longrope", "llama3") or growing:
         rope["original_max_position_embeddings"] = ORIGINAL_CONTEXT
-    width = (
-        head_dim
-        if config.qk_rope_head_dim is None
-        else min(config.qk_rope_head_dim, max(head_dim // 4 * 2, 2))
-    )
     rotated = int(width * rope.get("partial_rotary_factor", 1.0)) // 2
     if "partial_rotary_factor" in rope:  # a fraction of the small width is no even number by itself
         rotated = max(rotated, 1)

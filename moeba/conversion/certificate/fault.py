@@ -1,0 +1,68 @@
+"""What a planted fault is, and the damage that many of them do."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...configuration import MoebaConfig
+from ...modeling import MoebaForCausalLM
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A name, where it applies, and what it does: `edit` changes weights in place, `config` gives changed fields.
+
+    With `distinct_experts` it changes nothing in a model whose experts are still copies of each other.
+    """
+
+    name: str
+    applies: Callable[[MoebaConfig], bool]
+    edit: Callable[[MoebaForCausalLM], None] | None = None
+    config: Callable[[MoebaConfig], dict[str, Any]] | None = None
+    distinct_experts: bool = False
+
+    def plant(self, model: MoebaForCausalLM) -> MoebaForCausalLM:
+        """A damaged copy of the model."""
+        if self.config is not None:
+            return with_config(model, self.config(model.config))
+        damaged = copy.deepcopy(model)
+        assert self.edit is not None
+        with torch.no_grad():
+            self.edit(damaged)
+        return damaged
+
+
+def with_config(model: MoebaForCausalLM, changes: dict[str, Any]) -> MoebaForCausalLM:
+    """The same weights under a config with other values."""
+    values = copy.deepcopy(model.config.to_dict())
+    values.update(changes)
+    config = MoebaConfig.from_dict(values)
+    config._attn_implementation = model.config._attn_implementation
+    config._experts_implementation = model.config._experts_implementation
+    damaged = MoebaForCausalLM(config).eval()
+    state = {name: value for name, value in model.state_dict().items() if name in damaged.state_dict()}
+    damaged.load_state_dict(state, strict=False)
+    return damaged
+
+
+def layers_of(model: MoebaForCausalLM) -> Any:
+    return model.model.layers
+
+
+def swap(a: torch.Tensor, b: torch.Tensor) -> None:
+    kept = a.clone()
+    a.copy_(b)
+    b.copy_(kept)
+
+
+def roll(weight: torch.Tensor, dim: int = 0) -> None:
+    weight.copy_(weight.roll(1, dims=dim))
+
+
+def zero(vector: torch.Tensor) -> None:
+    vector.zero_()
