@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -65,9 +66,9 @@ def _closes_groups(config: MoebaConfig) -> bool:
 
 
 def _other_groups(config: MoebaConfig) -> dict[str, Any]:
-    """One group where one holds enough experts (a few closed groups seldom hold the best), or all of them."""
-    one_is_enough = config.num_experts_per_tok <= config.num_experts // config.n_group
-    return {"topk_group": 1} if config.topk_group > 1 and one_is_enough else {"n_group": 1, "topk_group": 1}
+    """As few groups as hold enough experts (a few closed groups seldom hold the best), or all of them."""
+    fewest = math.ceil(config.num_experts_per_tok * config.n_group / config.num_experts)
+    return {"topk_group": fewest} if fewest < config.topk_group else {"n_group": 1, "topk_group": 1}
 
 
 def _swap_expert_halves(model: MoebaForCausalLM) -> None:
