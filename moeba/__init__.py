@@ -15,6 +15,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .configuration import MoebaConfig
     from .conversion import certify, convert, export
+    from .evaluation import evaluate
     from .modeling import (
         MoebaForCausalLM,
         MoebaForQuestionAnswering,
@@ -37,6 +38,7 @@ _HOMES = {
     "MoebaTokenizer": "tokenization",
     "certify": "conversion",
     "convert": "conversion",
+    "evaluate": "evaluation",
     "export": "conversion",
     "upcycle": "surgery",
 }
@@ -53,6 +55,7 @@ __all__ = [
     "__version__",
     "certify",
     "convert",
+    "evaluate",
     "export",
     "upcycle",
 ]

@@ -24,7 +24,7 @@ ORDER = [
     {"modeling"},
     {"tokenization", "training", "explorer"},
     {"conversion"},
-    {"surgery"},
+    {"surgery", "evaluation"},
     {"hub_card"},
     {"demo"},
     {"cli"},
@@ -146,7 +146,16 @@ def run_python(code: str) -> str:
 def test_importing_the_package_leaves_the_upper_rooms_alone():
     code = "import moeba, sys; print(*(name for name in sys.modules if name.startswith('moeba.')))"
     loaded = {name.split(".")[1] for name in run_python(code).split()}
-    assert not loaded & {"conversion", "surgery", "hub_card", "training", "demo", "explorer", "cli"}
+    assert not loaded & {
+        "conversion",
+        "surgery",
+        "evaluation",
+        "hub_card",
+        "training",
+        "demo",
+        "explorer",
+        "cli",
+    }
     assert {"configuration", "modeling", "tokenization"} <= loaded
 
 

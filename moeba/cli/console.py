@@ -8,16 +8,27 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 OK, USER_ERROR, USAGE_ERROR, NOT_CERTIFIED, INTERRUPTED = 0, 1, 2, 3, 130
 
 # What a user can cause and mend. Anything else that is raised is a fault of Moeba or of a library.
 USER_ERRORS = (ValueError, OSError, ImportError)
+
+# `progress(done, total, what)`; no total where it is not known beforehand.
+Progressed = Callable[[int, "int | None", str], None]
 
 
 def out() -> Console:
@@ -64,27 +75,36 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore")
 
 
-def quiet_datasets() -> None:
-    """The same for `datasets`, which only the demo uses.
+def quiet_datasets(user: str, extra: str) -> None:
+    """The same for `datasets`, which few verbs use.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: it is not installed; the message says who needs it, and of which extra it is.
     """
     try:
         from datasets.utils.logging import disable_progress_bar, set_verbosity_error
     except ImportError as error:
-        raise ImportError('the demo needs datasets: pip install "moeba[train]"') from error
+        raise ImportError(f'{user} needs datasets: pip install "moeba[{extra}]"') from error
     disable_progress_bar()
     set_verbosity_error()
 
 
-@contextmanager
-def bytes_bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
+def bytes_bar(title: str) -> AbstractContextManager[Progressed]:
     """A bar on stderr for work counted in bytes, if stderr is a terminal: `progress(done, total, what)`."""
+    return _bar(title, DownloadColumn())
+
+
+def count_bar(title: str) -> AbstractContextManager[Progressed]:
+    """The same for work counted in pieces."""
+    return _bar(title, MofNCompleteColumn())
+
+
+@contextmanager
+def _bar(title: str, amount: ProgressColumn) -> Iterator[Progressed]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(),
+        amount,
         TimeRemainingColumn(),
         TextColumn("{task.fields[what]}", markup=False),
     )

@@ -35,7 +35,7 @@ def demo(
 
     Example: `moeba demo --folder my-demo`
     """
-    quiet_datasets()
+    quiet_datasets("the demo", "train")
     from ..demo.run import run
 
     columns = (

@@ -53,6 +53,7 @@ __all__ = [
     "listing",
     "read_json",
     "resolve",
+    "sha256_of",
 ]
 
 _CHUNK = 1 << 24  # elements looked at, or bytes hashed, at a time
@@ -124,7 +125,7 @@ class Checkpoint:
     def sha256(self) -> dict[str, str]:
         """SHA-256 (hex) of every weight file by name, sorted. Reads each file once and remembers it."""
         if not self._sha256:
-            self._sha256 = {path.name: _sha256(path) for path in self.weight_files}
+            self._sha256 = {path.name: sha256_of(path) for path in self.weight_files}
         return dict(self._sha256)
 
     def fingerprint(self) -> str:
@@ -214,7 +215,8 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
         family_of(config.get("model_type"))
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes, read piece by piece."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(_CHUNK):

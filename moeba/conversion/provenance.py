@@ -16,9 +16,11 @@ from .json_files import read_json
 
 FILE = "moeba_provenance.json"
 CERTIFICATE_FILE = "parity.json"
+EVALUATION_FILE = "evaluation.json"
 # Facts about one folder: they must not travel to a folder made from it.
 OWN_FILES = {
-    FILE, CERTIFICATE_FILE, "trainer_state.json", "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth",
+    FILE, CERTIFICATE_FILE, EVALUATION_FILE,
+    "trainer_state.json", "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth",
 }  # fmt: skip
 
 

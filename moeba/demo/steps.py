@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..conversion import provenance
-from .evaluation import perplexity
+from ..evaluation import perplexity
 from .journal import complete_or_absent
 from .settings import PROMPTS, DemoSettings
 from .training import train

@@ -20,6 +20,7 @@ VERBS = (
     "certify",
     "inspect",
     "generate",
+    "evaluate",
     "families",
     "bundle",
     "card",
