@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import checkpoints, demo, evaluation, look, publish
+from . import checkpoints, demo, evaluation, look, publish, surgery
 from .console import (
     INTERRUPTED,
     NOT_CERTIFIED,
@@ -37,7 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for module in (checkpoints, look, evaluation, publish, demo):
+for module in (checkpoints, surgery, look, evaluation, publish, demo):
     for verb in module.VERBS:
         app.command(verb.__name__)(verb)
 

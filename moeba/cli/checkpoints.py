@@ -1,4 +1,4 @@
-"""Verbs that make or compare checkpoints: convert, export, upcycle, certify."""
+"""Verbs that translate or compare checkpoints: convert, export, certify; and how all operations report."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def convert(
     """
     from ..conversion import convert as operation
 
-    settings = _common(revision, no_certify, overwrite, dry_run, max_shard_size)
-    _perform(lambda progress: operation(source, destination, progress=progress, **settings), as_json)
+    settings = common(no_certify, overwrite, dry_run, max_shard_size) | {"revision": revision}
+    perform(lambda progress: operation(source, destination, progress=progress, **settings), as_json)
 
 
 def export(
@@ -67,46 +67,8 @@ def export(
     """
     from ..conversion import export as operation
 
-    settings = _common(revision, no_certify, overwrite, dry_run, max_shard_size)
-    _perform(lambda progress: operation(source, destination, to=to, progress=progress, **settings), as_json)
-
-
-def upcycle(
-    source: Source,
-    destination: Destination,
-    experts: Annotated[int, typer.Option(help="Experts of each sparse layer.", min=1)],
-    top_k: Annotated[int, typer.Option("--top-k", help="Experts that each token visits.", min=1)],
-    layers: Annotated[
-        str,
-        typer.Option(help="all, every:2, first:6, last:6, or indices such as 0,2,5."),
-    ] = "all",
-    router_init: Annotated[
-        str, typer.Option(help="How routers start: normal, zeros, or calibration (from --calibration).")
-    ] = "normal",
-    calibration: Annotated[
-        list[Path] | None, typer.Option(help="A text file to calibrate routers on; may be repeated.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the routers.")] = 0,
-    revision: Revision = None,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    no_certify: NoCertify = False,
-    max_shard_size: ShardSize = "5GB",
-    as_json: Json = False,
-) -> None:
-    """Grow experts in a dense model; until it is trained, it computes the same function.
-
-    Each expert starts as a copy of the dense feed-forward, so the model's logits stay what they were, and a
-    certificate shows it. Training then tells the experts apart; use your usual Trainer script.
-
-    Example: `moeba upcycle llama-moeba my-moe --experts 8 --top-k 2 --layers last:8`
-    """
-    from ..surgery import upcycle as operation
-
-    settings = _common(revision, no_certify, overwrite, dry_run, max_shard_size)
-    settings |= {"experts": experts, "top_k": top_k, "layers": layers, "router_init": router_init}
-    settings |= {"calibration": calibration or (), "seed": seed}
-    _perform(lambda progress: operation(source, destination, progress=progress, **settings), as_json)
+    settings = common(no_certify, overwrite, dry_run, max_shard_size) | {"revision": revision}
+    perform(lambda progress: operation(source, destination, to=to, progress=progress, **settings), as_json)
 
 
 def certify(
@@ -130,14 +92,12 @@ def certify(
     _exit_by(certificate)
 
 
-VERBS = (convert, export, upcycle, certify)
+VERBS = (convert, export, certify)
 
 
-def _common(
-    revision: str | None, no_certify: bool, overwrite: bool, dry_run: bool, max_shard_size: str
-) -> dict[str, Any]:
+def common(no_certify: bool, overwrite: bool, dry_run: bool, max_shard_size: str) -> dict[str, Any]:
+    """The options of every operation, by the names of its Python call."""
     return {
-        "revision": revision,
         "certificate": not no_certify,
         "overwrite": overwrite,
         "dry_run": dry_run,
@@ -145,7 +105,7 @@ def _common(
     }
 
 
-def _perform(operation: Callable[[Callable[[int, int, str], None]], Any], as_json: bool) -> None:
+def perform(operation: Callable[[Callable[[int, int, str], None]], Any], as_json: bool) -> None:
     """Run an operation under a bar, and say what came of it."""
     with bytes_bar("writing") as progress:
         result = operation(progress)
@@ -166,6 +126,7 @@ def _as_dict(result: Any) -> dict[str, Any]:
         "steps": result.plan.describe() if result.report is None else None,
         "report": None if result.report is None else asdict(result.report),
         "certificate": None if result.certificate is None else result.certificate.to_dict(),
+        "gap": result.gap,
     }
 
 
@@ -186,6 +147,11 @@ def _say_result(result: Any) -> None:
     if result.certificate is not None:
         for line in result.certificate.lines():
             note(line)
+    if result.gap is not None:
+        from ..surgery.gap import describe_gap
+
+        for line in describe_gap(result.gap):
+            note(f"not the same function: {line}")
     say(
         f"{result.folder}: {report.tensors} tensors in {report.shards} weight files{kept}, "
         f"{report.bytes_written / 1e6:,.1f} MB written in {report.seconds:.1f} s"

@@ -2,8 +2,9 @@
 
 from .certificate import Certificate, CertificateError, certify
 from .checkpoint import Checkpoint, resolve
-from .convert import Result, convert, export, read_native
+from .convert import convert, export, read_native
 from .families import FAMILIES, family_of
+from .job import Result
 
 __all__ = [
     "FAMILIES",

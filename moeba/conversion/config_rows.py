@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol
 
@@ -259,6 +260,19 @@ def to_moeba(rows: Sequence[ConfigRow], native: PreTrainedConfig) -> MoebaConfig
         raise ValueError(f"{native.model_type} config: {one_line(error)}") from error
 
 
+def defaults_of(rows: Sequence[ConfigRow], native: PreTrainedConfig) -> dict[str, Any]:
+    """Our fields that a stock config decides row by row; rows that refuse its values decide nothing.
+
+    A stock class's defaults need not be a model that works, or one that is supported.
+    """
+    values = {name: copy.deepcopy(value_of(native, name)) for name in _mentioned(rows)}
+    ours: dict[str, Any] = {}
+    for row in rows:
+        with suppress(ValueError):
+            ours.update(row.to_ours(values))
+    return ours
+
+
 def to_native(rows: Sequence[ConfigRow], model_type: str, config: MoebaConfig) -> PreTrainedConfig:
     """Translate out; refuse unless reading the result back gives the same function.
 
@@ -267,9 +281,18 @@ def to_native(rows: Sequence[ConfigRow], model_type: str, config: MoebaConfig) -
     """
     config_class = CONFIG_MAPPING[model_type]
     values: dict[str, Any] = {}
-    for row in (*COMMON, *rows):
-        if _applies(row, config_class):
-            values.update(row.to_theirs(config))
+    try:
+        for row in (*COMMON, *rows):
+            if _applies(row, config_class):
+                values.update(row.to_theirs(config))
+    except RuntimeError as error:  # a field that layers differ in was read as if it were one for all
+        uneven = [
+            f"{name}={[getattr(layer, name) for layer in config.per_layer_config]} (there: one for all layers)"
+            for name in sorted(config.per_layer_attributes or ())
+        ]
+        if not uneven:
+            raise
+        raise ValueError(f"'{model_type}' cannot hold this model: {listing(uneven, limit=50)}") from error
     labels = {name: values.pop(name) for name in ("id2label", "label2id")}
     if config.num_labels != 2:
         values.update(labels)

@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..configuration import MoebaConfig
-from ..modeling import MoebaPreTrainedModel
 from ..modeling.code_files import AUTO_MAP, write_code
-from ..tokenization.adopt import copy_tokenizer, use_stock_names
-from .certificate import Certificate, CertificateError, certify_folders
+from ..tokenization.adopt import use_stock_names
 from .checkpoint import Checkpoint, resolve
-from .families import FAMILIES, family_of
+from .families import family_of
+from .family import Family
+from .job import Job, Origin, Result, Run
 from .plan import Plan, PlannedTensors, check_fit, moeba_shapes, plan_export, plan_import
-from .provenance import CERTIFICATE_FILE, OWN_FILES, describe_source, read_history, write_provenance
-from .writing import Progress, WriteReport, check_destination, write_checkpoint
-
-# Which native model `--to auto` prefers when several can hold a model: the one that most engines serve.
-EXPORT_ORDER = (
-    "llama", "qwen2", "qwen3", "gpt2", "mixtral", "qwen3_moe", "mistral", "phi3", "gemma", "gemma2", "gemma3_text",
-    "olmo2", "granite", "qwen2_moe", "olmoe", "granitemoe", "gpt_oss", "deepseek_v3", "glm4_moe",
-)  # fmt: skip
-NEAREST = 5  # families whose obstacles are told in full
-
-
-@dataclass(frozen=True)
-class Result:
-    """What an operation did. `report` and `certificate` are None after a dry run."""
-
-    folder: Path
-    plan: Plan
-    report: WriteReport | None = None
-    certificate: Certificate | None = None
+from .provenance import read_history
+from .targets import first_that_holds
+from .writing import Progress
 
 
 def convert(
@@ -60,10 +41,10 @@ def convert(
     """
     checkpoint = Checkpoint(resolve(source, revision))
     plan, config = plan_import(checkpoint)
-    job = Job(plan, checkpoint, str(source), revision, Path(destination), {"bare_names": plan.bare_names})
-    return job.run(
-        certificate, overwrite, dry_run, max_shard_size, progress, lambda folder: save_moeba(folder, config)
-    )
+    origin = Origin(checkpoint, str(source), revision)
+    recipe = {"bare_names": plan.bare_names}
+    job = Job(plan, [origin], Path(destination), recipe, partial(save_moeba, config))
+    return job.run(Run(certificate, overwrite, dry_run, max_shard_size, progress))
 
 
 def export(
@@ -98,37 +79,12 @@ def export(
         return plan_export(checkpoint, config, family_of(model_type), bare_names=bare)
 
     kind = "moe" if config.sparse_layers else "dense"
-    plan = choose(planned, kind) if to == "auto" else planned(to)
+    plan = first_that_holds(planned, kind) if to == "auto" else planned(to)
     recipe = {"to": to, "chosen": plan.target_config["model_type"]}
-    job = Job(plan, checkpoint, str(source), revision, Path(destination), recipe)
-    native = family_of(plan.target_config["model_type"]).to_native(config)
-
-    def save_native(folder: Path) -> None:
-        native.save_pretrained(folder)
-        use_stock_names(folder)
-
-    return job.run(certificate, overwrite, dry_run, max_shard_size, progress, save_native)
-
-
-def choose(planned: Callable[[str], Plan], kind: str) -> Plan:
-    """The first family in `EXPORT_ORDER` that can hold the model exactly.
-
-    Raises:
-        ValueError: none can; what blocks the families of its kind with the fewest obstacles is named.
-    """
-    reasons: list[tuple[bool, int, str]] = []
-    for model_type in [*EXPORT_ORDER, *(name for name in FAMILIES if name not in EXPORT_ORDER)]:
-        try:
-            return planned(model_type)
-        except ValueError as error:
-            obstacles = str(error).count("(there: ")
-            reasons.append((FAMILIES[model_type].kind != kind, obstacles or len(FAMILIES), str(error)))
-    nearest = [reason for *_, reason in sorted(reasons, key=lambda item: item[:2])[:NEAREST]]
-    more = len(reasons) - len(nearest)
-    raise ValueError(
-        f"no native family can hold this model exactly. {'. '.join(nearest)}. {more} others have more in the way: "
-        "export --to NAME says what"
-    )
+    family = family_of(plan.target_config["model_type"])
+    origin = Origin(checkpoint, str(source), revision)
+    job = Job(plan, [origin], Path(destination), recipe, partial(save_native, config, family))
+    return job.run(Run(certificate, overwrite, dry_run, max_shard_size, progress))
 
 
 def read_native(
@@ -159,75 +115,15 @@ def moeba_config(checkpoint: Checkpoint) -> MoebaConfig:
         raise ValueError(f"{checkpoint.folder}/config.json: {' '.join(str(error).split())}") from error
 
 
-def save_moeba(folder: Path, config: MoebaConfig) -> None:
+def save_native(config: MoebaConfig, family: Family, folder: Path) -> None:
+    """Write the native config.json, and a tokenizer config that stock transformers reads."""
+    family.to_native(config).save_pretrained(folder)
+    use_stock_names(folder)
+
+
+def save_moeba(config: MoebaConfig, folder: Path) -> None:
     """Write config.json and the code that loads it without moeba."""
     config.auto_map = dict(AUTO_MAP)
     config.architectures = ["MoebaForCausalLM"]
     config.save_pretrained(folder)
     write_code(folder)
-
-
-@dataclass
-class Job:
-    """One operation on its way from plan to published folder."""
-
-    plan: Plan
-    checkpoint: Checkpoint
-    given: str
-    revision: str | None
-    destination: Path
-    recipe: dict[str, Any]
-
-    def run(
-        self,
-        certificate: bool,
-        overwrite: bool,
-        dry_run: bool,
-        max_shard_size: int | str,
-        progress: Progress | None,
-        save_config: Callable[[Path], None],
-        prove: Callable[[Path, Path], Certificate] | None = None,
-    ) -> Result:
-        """Write, prove and publish; nothing appears at the destination unless all of it succeeds.
-
-        Args:
-            save_config: writes config.json (and code) into the folder.
-            prove: `(source, folder) -> Certificate`, in place of the usual proof.
-        """
-        if dry_run:
-            return Result(self.destination, self.plan)
-        check_destination(self.checkpoint.folder, self.destination, overwrite)
-        self.plan.check_equal()
-        proof: list[Certificate] = []
-
-        def finish(folder: Path) -> None:
-            for path in self.checkpoint.side_files:
-                if path.name not in OWN_FILES:
-                    shutil.copyfile(path, folder / path.name)
-            copy_tokenizer(self.checkpoint.folder, folder)
-            save_config(folder)
-            source = describe_source(self.checkpoint, self.given, self.revision)
-            history = read_history(self.checkpoint.folder)
-            write_provenance(folder, self.plan.operation, source, self.recipe, self.plan.notes, history)
-            if certificate:
-                proof.append((prove or certify_folders)(self.checkpoint.folder, folder))
-                proof[0].target["path"] = self.destination.name
-                if proof[0].verdict != "verified":
-                    raise CertificateError(proof[0])
-                proof[0].save(folder / CERTIFICATE_FILE)
-            if MoebaPreTrainedModel.card_writer is not None:
-                MoebaPreTrainedModel.card_writer(folder)
-
-        report = write_checkpoint(
-            self.plan.recipes,
-            self.plan.source,
-            self.destination,
-            digest=self.plan.digest(
-                self.checkpoint.fingerprint(), {**self.recipe, "certificate": certificate}
-            ),
-            finish=finish,
-            max_shard_size=max_shard_size,
-            overwrite=overwrite,
-            progress=progress,
-        )
-        return Result(self.destination, self.plan, report, proof[0] if proof else None)

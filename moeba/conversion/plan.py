@@ -20,7 +20,7 @@ from .families import family_of
 from .family import Family
 from .json_files import listing
 from .rows import Row
-from .shards import Recipe
+from .shards import Recipe, whole
 from .weight_files import TensorInfo
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -109,10 +109,10 @@ class PlannedTensors:
         """One target, bit for bit as writing the plan would store it."""
         recipe = self._recipes[name]
         if self._last[0] is not recipe:
-            outputs = recipe.compute([self.plan.source.read(source) for source in recipe.sources])
+            outputs = recipe.run(self.plan.source)
             self._last = (
                 recipe,
-                {info.name: value for info, value in zip(recipe.targets, outputs, strict=True)},
+                {info.name: whole(value) for info, value in zip(recipe.targets, outputs, strict=True)},
             )
         return self._last[1][name].contiguous()
 

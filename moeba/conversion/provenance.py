@@ -20,8 +20,11 @@ EVALUATION_FILE = "evaluation.json"
 # Facts about one folder: they must not travel to a folder made from it.
 OWN_FILES = {
     FILE, CERTIFICATE_FILE, EVALUATION_FILE,
-    "trainer_state.json", "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth",
+    "trainer_state.json", "training_args.bin", "training_args.json", "optimizer.pt", "scheduler.pt", "rng_state.pth",
+    "router_statistics.json", "all_results.json", "eval_results.json", "train_results.json", "surgery.json",
 }  # fmt: skip
+# Of a source's card, beside the licence.
+_INHERITED = ("license_name", "license_link", "language", "datasets")
 
 
 def versions() -> dict[str, str]:
@@ -40,7 +43,7 @@ def describe_source(checkpoint: Checkpoint, given: str, revision: str | None) ->
         "repo_id": None if local else given,
         "revision": revision,
         "model_type": checkpoint.config.get("model_type"),
-        "license": _license(checkpoint.folder),
+        **_card_facts(checkpoint.folder),
         "files": checkpoint.sha256(),
     }
 
@@ -48,12 +51,19 @@ def describe_source(checkpoint: Checkpoint, given: str, revision: str | None) ->
 def write_provenance(
     folder: Path,
     operation: str,
-    source: dict[str, Any],
+    sources: list[dict[str, Any]],
     recipe: dict[str, Any],
     notes: list[str],
     history: list[Any],
+    lossy: bool = False,
 ) -> None:
-    """Write `moeba_provenance.json` for the weights in `folder`; `history` is the earlier operations, oldest first."""
+    """Write `moeba_provenance.json` for the weights in `folder`.
+
+    Args:
+        sources: of `describe_source`; `history` is the first one's.
+        history: the earlier operations, oldest first.
+        lossy: the operation does not keep the function.
+    """
     found = versions()
     record = {
         "format_version": 1,
@@ -61,7 +71,9 @@ def write_provenance(
         "moeba_version": found["moeba"],
         "transformers_version": found["transformers"],
         "torch_version": found["torch"],
-        "source": source,
+        "source": sources[0],
+        **({"sources": sources[1:]} if len(sources) > 1 else {}),
+        **({"lossy": True} if lossy else {}),
         "target": {"files": Checkpoint(folder).sha256()},
         "recipe": recipe,
         "notes": notes,
@@ -78,8 +90,9 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     return [*record.pop("history", []), record]
 
 
-def _license(folder: Path) -> str | None:
+def _card_facts(folder: Path) -> dict[str, Any]:
+    """What a source's card says that holds of a model made from it, too."""
     card = folder / "README.md"
-    if not card.exists():
-        return None
-    return ModelCard.load(card, ignore_metadata_errors=True).data.license
+    data = ModelCard.load(card, ignore_metadata_errors=True).data if card.exists() else None
+    found = {name: getattr(data, name, None) for name in ("license", *_INHERITED)}
+    return {name: value for name, value in found.items() if value or name == "license"}

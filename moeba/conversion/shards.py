@@ -6,10 +6,10 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import torch
 
@@ -24,6 +24,10 @@ _UNITS = {
 }
 
 
+# A tensor, or its pieces along the first dimension, of which one at a time needs to be in memory.
+Output: TypeAlias = torch.Tensor | Iterable[torch.Tensor]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Target tensors and how they are computed from source tensors.
@@ -33,16 +37,39 @@ class Recipe:
         sources: names in the `TensorSource`, handed to `compute` in this order.
         compute: from the source tensors to the target tensors, on the CPU; they need not be contiguous.
         description: a few words for progress reports; default the name of the first target.
+        streams: `compute` gets the sources one at a time, each read when it is asked for and then forgotten.
     """
 
     targets: tuple[TensorInfo, ...]
     sources: tuple[str, ...]
-    compute: Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+    compute: Callable[[Sequence[torch.Tensor]], Sequence[Output]]
     description: str = ""
+    streams: bool = False
+
+    def run(self, source: TensorSource) -> Sequence[Output]:
+        """The targets, from the sources that `source` holds."""
+        if self.streams:
+            return self.compute(_Unread(source, self.sources))
+        return self.compute([source.read(name) for name in self.sources])
 
     @property
     def nbytes(self) -> int:
         return sum(target.nbytes for target in self.targets)
+
+
+class _Unread(Sequence[torch.Tensor]):
+    """Tensors of which each is read whenever it is asked for."""
+
+    def __init__(self, source: TensorSource, names: Sequence[str]) -> None:
+        self._source, self._names = source, names
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return _Unread(self._source, self._names[index])
+        return self._source.read(self._names[index])
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 @dataclass(frozen=True)
@@ -131,33 +158,63 @@ def _lay_out_shard(file: str, recipes: Sequence[Recipe], metadata: Mapping[str, 
 
 def write_recipe(file: BinaryIO, shard: Shard, recipe: Recipe, source: TensorSource) -> dict[str, bytes]:
     """Compute a recipe and put its tensors in their places; the SHA-256 of each. All are freed on return."""
-    outputs = recipe.compute([source.read(name) for name in recipe.sources])
+    outputs = recipe.run(source)
     what = recipe.description or f"the recipe of {recipe.targets[0].name}"
     if len(outputs) != len(recipe.targets):
         raise AssertionError(f"{what} computed {len(outputs)} tensors, expected {len(recipe.targets)}")
     sums = {}
-    for info, tensor in zip(recipe.targets, outputs, strict=True):
-        data = _checked_bytes(info, tensor, what)
-        put(file, shard.start[info.name], data)
-        sums[info.name] = hashlib.sha256(data).digest()
+    for info, output in zip(recipe.targets, outputs, strict=True):
+        digest, offset = hashlib.sha256(), shard.start[info.name]
+        for data in _checked_bytes(info, output, what):
+            put(file, offset, data)
+            digest.update(data)
+            offset += len(data)
+        sums[info.name] = digest.digest()
     return sums
 
 
-def _checked_bytes(info: TensorInfo, tensor: torch.Tensor, what: str) -> memoryview:
-    if (tuple(tensor.shape), tensor.dtype, tensor.device.type) != (info.shape, info.dtype, "cpu"):
-        raise AssertionError(
-            f"{what} broke its promise\n"
-            f"  tensor:   {info.name}\n"
-            f"  expected: {list(info.shape)} {info.dtype} on cpu\n"
-            f"  got:      {list(tensor.shape)} {tensor.dtype} on {tensor.device}"
-        )
-    if bad := count_nonfinite(tensor):
-        raise ValueError(
-            f"{info.name} ({what}) came out with {bad} NaN or Inf values of {tensor.numel()}; "
-            f"the sources are finite, so a value is out of range for {info.dtype}"
-        )
-    # Flat first: a tensor without dimensions cannot be viewed as bytes.
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+def whole(output: Output) -> torch.Tensor:
+    """The tensor that an output stands for."""
+    return output if isinstance(output, torch.Tensor) else torch.cat(list(output))
+
+
+def pieces(output: Output) -> Iterator[torch.Tensor]:
+    """The tensor in pieces along its first dimension; a view that repeats itself is never made whole."""
+    if not isinstance(output, torch.Tensor):
+        yield from output
+    elif output.is_contiguous() or output.dim() < 2:
+        yield output
+    else:
+        yield from output.split(1)
+
+
+def _checked_bytes(info: TensorInfo, output: Output, what: str) -> Iterator[memoryview]:
+    """The bytes of an output, piece by piece, as long as it is what the recipe promised."""
+    rows = 0
+    for tensor in pieces(output):
+        expected, found = info.shape, tuple(tensor.shape)
+        fits = found == expected or (found[1:] == expected[1:] and rows + found[0] <= expected[0])
+        if not fits or (tensor.dtype, tensor.device.type) != (info.dtype, "cpu"):
+            raise _broken(info, what, f"{list(tensor.shape)} {tensor.dtype} on {tensor.device}")
+        if bad := count_nonfinite(tensor):
+            raise ValueError(
+                f"{info.name} ({what}) came out with {bad} NaN or Inf values of {tensor.numel()}; "
+                f"the sources are finite, so a value is out of range for {info.dtype}"
+            )
+        rows += found[0] if found else 0
+        # Flat first: a tensor without dimensions cannot be viewed as bytes.
+        yield tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    if info.shape and rows != info.shape[0]:
+        raise _broken(info, what, f"{rows} rows in all")
+
+
+def _broken(info: TensorInfo, what: str, got: str) -> AssertionError:
+    return AssertionError(
+        f"{what} broke its promise\n"
+        f"  tensor:   {info.name}\n"
+        f"  expected: {list(info.shape)} {info.dtype} on cpu\n"
+        f"  got:      {got}"
+    )
 
 
 def put(file: BinaryIO, offset: int, data: bytes | memoryview) -> None:

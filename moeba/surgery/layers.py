@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+WORDS = "all, every:2, first:6, last:6, from:1 or a list such as 0,2,5"
+
 
 def parse_layers(choice: str, num_layers: int) -> list[int]:
-    """Layer indices for `all`, `every:N` (the last of each N), `last:N`, `first:N` or a list such as `0,2,5`.
+    """Layer indices for `all`, `every:N` (the last of each N), `first:N`, `last:N`, `from:N` or a list.
 
     Raises:
         ValueError: an unknown word, or a layer that does not exist.
     """
     word, _, number = choice.partition(":")
+    every = list(range(num_layers))
     if choice == "all":
-        return list(range(num_layers))
+        return every
+    if word == "from" and number.isdigit():
+        return every[int(number) :]
     if word in ("every", "last", "first") and number.isdigit() and int(number) > 0:
         count = int(number)
-        if word == "every":
-            return list(range(count - 1, num_layers, count))
-        return list(range(num_layers))[-count:] if word == "last" else list(range(num_layers))[:count]
+        return {"every": every[count - 1 :: count], "last": every[-count:], "first": every[:count]}[word]
     try:
         layers = sorted({int(item) for item in choice.split(",")})
     except ValueError:
-        raise ValueError(
-            f"layers={choice!r}: say all, every:2, last:6, first:6 or a list such as 0,2,5."
-        ) from None
+        raise ValueError(f"layers={choice!r}: say {WORDS}.") from None
     wrong = [layer for layer in layers if not 0 <= layer < num_layers]
     if wrong:
         raise ValueError(

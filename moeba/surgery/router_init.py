@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from ..modeling import MoebaForCausalLM
+from .texts import observe_feed_forwards
 
 CHOICES = ("normal", "zeros", "calibration")
+TOKENS_PER_EXPERT = 4  # fewer say nothing about a cluster
 
 
 def random_rows(choice: str, shape: tuple[int, int], std: float, seed: int, layer: int) -> torch.Tensor:
@@ -25,73 +25,85 @@ def random_rows(choice: str, shape: tuple[int, int], std: float, seed: int, laye
 
 def calibrated_rows(
     model: MoebaForCausalLM,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
+    ids: torch.Tensor,
+    labels: torch.Tensor,
     layers: Sequence[int],
     experts: int,
+    top_k: int,
     seed: int,
-    max_tokens: int = 4096,
-) -> dict[int, torch.Tensor]:
+) -> tuple[dict[int, torch.Tensor], dict[int, dict[str, Any]]]:
     """Router rows that send tokens to the nearest of `experts` clusters of the feed-forward's true inputs.
 
     The clusters are found among directions (spherical k-means) of what each layer's feed-forward receives, after its
     norm, when the dense model reads the texts. Rows are orthogonal to the mean input, so that what all tokens share
     favours no expert, and scaled so that logits have a standard deviation of about 1.
 
+    Args:
+        ids: `[windows, length]`. labels: `[windows]`, which text a window is from; every text gets its own share of
+            the experts, the first texts one more where they do not divide.
+
+    Returns:
+        The rows of each layer, `[experts, hidden]` in float32, and a report on how well they tell experts apart.
+
     Raises:
-        ValueError: too few tokens to find that many clusters.
+        ValueError: too few tokens to find that many clusters, or more texts than experts.
     """
-    inputs = feed_forward_inputs(model, tokenizer, texts, layers, max_tokens)
-    rows = {}
-    for layer, vectors in inputs.items():
-        if vectors.shape[0] < 4 * experts:
+    domains = int(labels.max()) + 1
+    if domains > experts:
+        raise ValueError(
+            f"{domains} calibration texts for {experts} experts: give at most one text an expert."
+        )
+    shares = [experts // domains + (domain < experts % domains) for domain in range(domains)]
+    owners = labels.repeat_interleave(ids.shape[1])
+    for domain, share in enumerate(shares):
+        tokens, needed = int((owners == domain).sum()), TOKENS_PER_EXPERT * share
+        if tokens < needed:
+            which = f"calibration text {domain + 1}" if domains > 1 else "calibration"
             raise ValueError(
-                f"calibration gave {vectors.shape[0]} tokens for {experts} experts: give at least {4 * experts} "
-                "tokens of text."
+                f"{which} gave {tokens} tokens for {share} experts: give at least {needed} tokens of text."
             )
+    rows: dict[int, torch.Tensor] = {}
+    reports: dict[int, dict[str, Any]] = {}
+
+    def observe(layer: int, vectors: torch.Tensor) -> None:
         mean = vectors.mean(dim=0)
-        centroids = spherical_kmeans(vectors - mean, experts, seed + layer)
-        shared = nn.functional.normalize(mean, dim=0)
-        centroids = centroids - torch.outer(centroids @ shared, shared)
-        centroids = centroids - centroids.mean(dim=0)
-        rows[layer] = centroids / (vectors @ centroids.T).std().clamp(min=1e-12)
-    return rows
+        found = [
+            spherical_kmeans(vectors[owners == domain] - mean, share, seed + layer)
+            for domain, share in enumerate(shares)
+        ]
+        rows[layer] = spread_rows(torch.cat(found), vectors)
+        reports[layer] = routing_report(rows[layer], vectors, top_k)
+
+    observe_feed_forwards(model, ids, layers, observe)
+    return rows, reports
 
 
-def feed_forward_inputs(
-    model: MoebaForCausalLM,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    layers: Sequence[int],
-    max_tokens: int,
-    window: int = 256,
-) -> dict[int, torch.Tensor]:
-    """What each layer's feed-forward receives, `[tokens, hidden]` in float32, over the first `max_tokens` tokens."""
-    ids: list[int] = []
-    for text in texts:
-        ids += tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) >= max_tokens:
-            break
-    if not ids:
-        raise ValueError("the calibration text is empty.")
-    window = min(window, model.config.max_position_embeddings)
-    seen: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+def spread_rows(directions: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """Router rows along `directions` `[experts, hidden]`, blind to what all `vectors` `[n, hidden]` share."""
+    shared = nn.functional.normalize(vectors.mean(dim=0), dim=0)
+    rows = directions - torch.outer(directions @ shared, shared)
+    rows = rows - rows.mean(dim=0)
+    return rows / (vectors @ rows.T).std().clamp(min=1e-12)
 
-    def recorder(layer: int) -> Any:
-        def record(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            seen[layer].append(args[0].detach().float().reshape(-1, args[0].shape[-1]))
 
-        return record
-
-    handles = [model.model.layers[layer].mlp.register_forward_pre_hook(recorder(layer)) for layer in layers]
-    try:
-        with torch.no_grad():
-            for start in range(0, min(len(ids), max_tokens), window):
-                model(torch.tensor([ids[start : start + window]]), use_cache=False, logits_to_keep=1)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {layer: torch.cat(parts) for layer, parts in seen.items()}
+def routing_report(rows: torch.Tensor, vectors: torch.Tensor, top_k: int) -> dict[str, Any]:
+    """How a router of `rows` `[experts, hidden]` would spread the tokens `vectors` `[n, hidden]`."""
+    experts = len(rows)
+    logits = vectors @ rows.T
+    loads = torch.bincount(logits.topk(top_k, dim=-1)[1].flatten(), minlength=experts) / (
+        top_k * len(vectors)
+    )
+    chances = logits.softmax(-1)
+    entropy = -(chances * chances.clamp(min=1e-30).log()).sum(-1).mean()
+    # The rows lie in a space of one dimension less: their mean was taken away.
+    sizes = torch.linalg.svdvals(rows)[: max(experts - 1, 1)]
+    return {
+        "largest_cosine": round(degeneracy(rows), 4),
+        "condition_number": round((sizes[0] / sizes[-1].clamp(min=1e-12)).item(), 2),
+        "largest_load": round(loads.max().item() * experts, 3),
+        "smallest_load": round(loads.min().item() * experts, 3),
+        "entropy": round((entropy / torch.tensor(float(max(experts, 2))).log()).item(), 4),
+    }
 
 
 def spherical_kmeans(vectors: torch.Tensor, clusters: int, seed: int, steps: int = 20) -> torch.Tensor:
@@ -115,20 +127,3 @@ def degeneracy(rows: torch.Tensor) -> float:
     directions = nn.functional.normalize(rows.float(), dim=-1)
     cosines = directions @ directions.T
     return cosines.fill_diagonal_(-1.0).max().item() if len(rows) > 1 else -1.0
-
-
-def read_texts(files: Sequence[str | Path]) -> list[str]:
-    """The texts of calibration files.
-
-    Raises:
-        ValueError: none is given, or one cannot be read as UTF-8.
-    """
-    if not files:
-        raise ValueError("router_init='calibration' needs calibration text files (--calibration FILE).")
-    texts = []
-    for file in files:
-        try:
-            texts.append(Path(file).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"calibration file {file}: {error}") from error
-    return texts

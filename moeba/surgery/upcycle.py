@@ -1,36 +1,45 @@
-"""Sparse upcycling: every expert starts as a copy of the dense feed-forward (Komatsuzaki et al. 2022).
+"""Upcycling: the feed-forwards of a dense model become experts.
 
-The chosen experts' weights are renormalised to sum to 1, so whatever the router picks, the layer computes what the
-dense one did: the function is kept exactly, and the router is free to learn from there.
+As copies or as shards the function is kept exactly: the chosen experts' weights sum to 1, so whatever the router picks,
+the layer computes what the dense one did, and the router is free to learn from there. The other ways start from a
+damaged model, by a measured gap.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from typing_extensions import Unpack
 
 from ..configuration import MoebaConfig
-from ..conversion.certificate import Certificate, Check, certify_folders
-from ..conversion.certificate.twin import StateDict, load_exactly, randomise, shrink
-from ..conversion.checkpoint import Checkpoint, TensorSource, resolve
-from ..conversion.convert import EXPORT_ORDER, Job, Result, moeba_config, save_moeba
-from ..conversion.families import family_of
-from ..conversion.plan import Plan, PlannedTensors, config_json, moeba_shapes, plan_import
+from ..conversion.certificate.twin import shrink
+from ..conversion.checkpoint import TensorSource
+from ..conversion.job import Result, Run, RunOptions
+from ..conversion.plan import Plan, config_json, moeba_shapes
 from ..conversion.shards import Recipe
 from ..conversion.weight_files import TensorInfo
-from ..conversion.writing import Progress
-from ..modeling import MoebaForCausalLM
+from .experts_from_dense import DOWN, GATE, UP, Copies, Dropped, Noisy, Shards
 from .layers import parse_layers
-from .router_init import CHOICES, calibrated_rows, degeneracy, random_rows, read_texts
+from .operation import Measure, Surgery, moeba_twin
+from .router_init import CHOICES, calibrated_rows, random_rows
+from .shaping import shape
+from .sources import Source
+from .texts import Texts
+from .virtual_groups import integrity
 
+METHODS = ("copy", "fine-grained", "drop", "noise")
 LAYER = "model.layers.{layer}.mlp."
+FIRST_STAYS_DENSE = (
+    "layer 0 stays dense: the first block gains least from experts and is the hardest to route (Sparse Upcycling, "
+    "appendix B); layers='all' includes it"
+)
 
 
 def upcycle(
@@ -39,246 +48,369 @@ def upcycle(
     *,
     experts: int,
     top_k: int,
-    layers: str = "all",
+    method: str = "copy",
+    granularity: int | None = None,
+    drop_ratio: float | None = None,
+    noise: float | None = None,
+    layers: str | None = None,
+    shared_expert: bool = False,
     router_init: str = "normal",
     calibration: Sequence[str | Path] = (),
     seed: int = 0,
+    to: str = "auto",
+    export: bool = False,
     revision: str | None = None,
-    certificate: bool = True,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    max_shard_size: int | str = "5GB",
-    progress: Progress | None = None,
+    **run: Unpack[RunOptions],
 ) -> Result:
-    """Turn a dense checkpoint (native or Moeba) into a Moeba mixture of experts with the same function.
+    """Turn a dense checkpoint (native or Moeba) into a mixture of experts.
 
     Args:
-        experts: copies of each feed-forward. top_k: how many of them a token visits.
-        layers: `all`, `every:2`, `last:6`, `first:6` or a list such as `0,2,5`.
+        experts: of each sparse layer, all counted. top_k: how many of them a token visits.
+        method: `copy` (each expert is the whole feed-forward) and `fine-grained` (a part of it) keep the function;
+            `drop` (a share of each copy's neurons starts anew) and `noise` do not.
+        granularity: with `fine-grained`, the parts a feed-forward is cut into; `experts` and `top_k` are multiples.
+        drop_ratio: with `drop`, that share; default 0.5.
+        noise: with `noise`, its size beside the weights' own standard deviation; default 0.01.
+        layers: `all`, `every:2`, `first:6`, `last:6`, `from:1` or a list such as `0,2,5`. Default `from:1`; `all` where
+            the family in `to` has experts in every layer.
+        shared_expert: keep the dense feed-forward as well, as an expert that every token visits; each side then
+            counts half.
         router_init: `normal` (small noise), `zeros`, or `calibration`: rows found from the feed-forward's true inputs
-            while the dense model reads the `calibration` text files.
-        seed: of the router's rows.
+            while the dense model reads the `calibration` text files, each of which gets its share of the experts.
+        calibration: also what a gap is measured on.
+        seed: of all that is random.
+        to: the native family that must be able to hold the result, or `auto`; see `shaping`.
+        export: write the native checkpoint itself, in place of a Moeba one.
+        run: see `Run`.
 
     Raises:
         ValueError: the source has experts already, or an argument does not fit it.
         CertificateError: the proof failed; nothing is published.
     """
+    asked = {name: value for name, value in locals().items() if name not in ("source", "destination", "run")}
+    asked["calibration"] = [Path(file).name for file in calibration]
+    maker = _maker(method, experts, top_k, granularity, drop_ratio, noise, seed)
     if router_init not in CHOICES:
         raise ValueError(f"router_init={router_init!r}: choose one of {', '.join(CHOICES)}.")
-    if calibration and router_init != "calibration":
+    if router_init == "calibration" and not calibration:
+        raise ValueError("router_init='calibration' needs calibration text files (--calibration FILE).")
+    if calibration and router_init != "calibration" and maker.keeps_function:
         raise ValueError(f"calibration files are given, but router_init={router_init!r} reads none.")
-    folder = resolve(source, revision)
-    checkpoint = Checkpoint(folder)
-    dense, tensors = open_as_moeba(checkpoint)
-    config = sparse_config(dense, experts, top_k, parse_layers(layers, dense.num_hidden_layers))
-    if isinstance(tensors, PlannedTensors) and not dry_run:
-        tensors.plan.check_equal()
-    rows: dict[int, torch.Tensor] = {}
-    if router_init == "calibration":
-        texts = read_texts(calibration)
-        if not dry_run:
-            rows = calibrated_rows(
-                _load_dense(folder), _tokenizer(folder), texts, config.sparse_layers, experts, seed
-            )
-    plan = plan_upcycle(tensors, dense, config, router_init, seed, rows)
-    recipe = {
-        "experts": experts,
-        "top_k": top_k,
-        "layers": layers,
-        "sparse_layers": config.sparse_layers,
-        "router_init": router_init,
-        "seed": seed,
-        "calibration": [Path(file).name for file in calibration],
-        "router_rows": _hash(rows),
-    }
-    job = Job(plan, checkpoint, str(source), revision, Path(destination), recipe)
-
-    def prove(first: Path, second: Path) -> Certificate:
-        proof = certify_folders(first, second, twins=partial(_twins, dense, config), operation="upcycle")
-        proof.checks.append(_copies(tensors, Checkpoint(second), config))
-        return proof
-
-    return job.run(
-        certificate, overwrite, dry_run, max_shard_size, progress, lambda out: save_moeba(out, config), prove
-    )  # fmt: skip
-
-
-def open_as_moeba(checkpoint: Checkpoint) -> tuple[MoebaConfig, TensorSource]:
-    """Config and tensors of a native or Moeba folder, in Moeba's terms; nothing is read yet."""
-    if checkpoint.config.get("model_type") == MoebaConfig.model_type:
-        return moeba_config(checkpoint), checkpoint
-    plan, config = plan_import(checkpoint)
-    return config, PlannedTensors(plan)
-
-
-def sparse_config(dense: MoebaConfig, experts: int, top_k: int, layers: Sequence[int]) -> MoebaConfig:
-    """The config of the upcycled model.
-
-    Where routing weights are rounded is the dense model's to choose freely: the way of a native family that can hold
-    the result is taken, so that it can be exported.
-    """
-    if dense.sparse_layers:
+    if router_init == "zeros" and maker.granularity > 1:
         raise ValueError(
-            f"the source already has experts in layers {dense.sparse_layers}: upcycling starts from a dense model."
+            "router_init='zeros' lets ties choose, so a token may miss a part: fine-grained experts need normal or "
+            "calibration."
         )
+    options = Run(**run)
+    opened = Source(source, revision)
+    texts = Texts.read(calibration) if calibration else None
+    upcycling = Upcycling(opened.config, maker, top_k, shared_expert, seed)
+    family, notes = upcycling.settle(layers, to, dtypes(opened.tensors))
+    if router_init == "calibration" and not options.dry_run:
+        assert texts is not None
+        opened.check_equal()
+        upcycling.calibrate(opened, texts)
+    elif router_init != "calibration":
+        upcycling.router_init = router_init
+    plan = upcycling.plan(opened.tensors)
+    plan.notes += notes
+    return Surgery(
+        sources=[opened],
+        plan=plan,
+        config=upcycling.config,
+        recipe={
+            **asked,
+            "texts": texts.digests() if texts else {},
+            "sparse_layers": upcycling.config.sparse_layers,
+        },
+        family=family,
+        twins=upcycling.twins if maker.keeps_function else None,
+        examine=partial(integrity, maker.granularity) if maker.granularity > 1 else None,
+        measure=Measure(opened, texts),
+        reports={"router": upcycling.reports} if upcycling.reports else {},
+    ).run(destination, export, options)
+
+
+def _maker(
+    method: str,
+    experts: int,
+    top_k: int,
+    granularity: int | None,
+    drop_ratio: float | None,
+    noise: float | None,
+    seed: int,
+) -> Copies:
+    """The way that `method` names, with its own argument; those of the others are refused."""
+    if method not in METHODS:
+        raise ValueError(f"method={method!r}: choose one of {', '.join(METHODS)}.")
     if not 1 <= top_k <= experts:
         raise ValueError(f"top_k={top_k} must be between 1 and experts={experts}.")
-    if not layers:
-        raise ValueError("no layer is chosen: the model would stay dense.")
-    values = copy.deepcopy(dense.to_dict())
-    values.update(
-        num_experts=experts,
-        num_experts_per_tok=top_k,
-        moe_intermediate_size=dense.intermediate_size,
-        mlp_layer_types=["sparse" if i in layers else "dense" for i in range(dense.num_hidden_layers)],
-        norm_topk_prob=True,
-        scoring_func="softmax",
-        expert_bias=dense.mlp_bias,
-        shared_expert_intermediate_size=0,
-        shared_expert_gate=False,
-    )
-    candidates = [
-        MoebaConfig.from_dict({**values, "router_weight_dtype": kind}) for kind in ("float32", "model")
-    ]
-    return next((config for config in candidates if _exportable(config)), candidates[0])
-
-
-def plan_upcycle(
-    source: TensorSource,
-    dense: MoebaConfig,
-    config: MoebaConfig,
-    router_init: str,
-    seed: int,
-    rows: Mapping[int, torch.Tensor],
-) -> Plan:
-    """Every tensor of the sparse model: copied, repeated for each expert, or a new router."""
-    recipes: list[Recipe] = []
-    notes = []
-    for name, shape in moeba_shapes(config).items():
-        if name in source.tensors:
-            info = source.tensors[name]
-            recipes.append(Recipe((info,), (name,), list, f"{name} kept"))
-            continue
-        layer = int(name.split(".")[2])
-        part = name.removeprefix(LAYER.format(layer=layer))
-        if part == "gate.weight":
-            initial = rows.get(layer)
-            if initial is None:
-                initial = random_rows(
-                    router_init, (shape[0], shape[1]), config.initializer_range, seed, layer
-                )
-            else:
-                notes.append(
-                    f"layer {layer}: largest cosine between two calibrated router rows {degeneracy(initial):.3f}"
-                )
-            dtype = source.tensors[LAYER.format(layer=layer) + "down_proj.weight"].dtype
-            value = initial.to(dtype)
-            recipes.append(
-                Recipe((TensorInfo(name, shape, dtype),), (), partial(_constant, value), f"{name} new")
-            )
-        else:
-            recipes.append(_repeated(name, shape, part, layer, source, config.num_experts))
-    return Plan("upcycle", source, recipes, config_json(config), notes=notes)
-
-
-def _repeated(
-    name: str, shape: tuple[int, ...], part: str, layer: int, source: TensorSource, experts: int
-) -> Recipe:
-    """`experts.gate_up_proj[_bias]` and its like from the dense projections it consists of.
-
-    What an activation learns is copied once: all experts of a layer share it.
-    """
-    if part.startswith("experts.act_fn."):
-        dense = LAYER.format(layer=layer) + part.removeprefix("experts.")
-        info = TensorInfo(name, shape, source.tensors[dense].dtype)
-        return Recipe((info,), (dense,), list, f"{name}: {dense}")
-    kind = "bias" if part.endswith("_bias") else "weight"
-    fused = part.removeprefix("experts.").removesuffix("_bias")
-    projections = ("gate_proj", "up_proj") if fused == "gate_up_proj" else (fused,)
-    names = tuple(f"{LAYER.format(layer=layer)}{projection}.{kind}" for projection in projections)
-    dtype = source.tensors[names[0]].dtype
-    compute = partial(_repeat, experts=experts)
-    return Recipe(
-        (TensorInfo(name, shape, dtype),), names, compute, f"{name}: {experts} copies of {' + '.join(names)}"
-    )
-
-
-def _repeat(tensors: Sequence[torch.Tensor], experts: int) -> list[torch.Tensor]:
-    one = torch.cat(list(tensors), dim=0)
-    return [one.expand(experts, *one.shape)]
-
-
-def _constant(value: torch.Tensor, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    return [value]
-
-
-def _twins(dense: MoebaConfig, config: MoebaConfig, folder: Path) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """A random small dense model, and what this very operation makes of it."""
-    small = shrink(dense)
-    chosen = [0] if small.num_hidden_layers == 1 or "dense" not in config.mlp_layer_types else [1]
-    if "dense" not in config.mlp_layer_types:
-        chosen = list(range(small.num_hidden_layers))
-    experts = min(config.num_experts, 12)
-    grown = sparse_config(small, experts, min(config.num_experts_per_tok, experts), chosen)
-    first = MoebaForCausalLM(small)
-    randomise(first, embedding_multiplier=first.config.embedding_multiplier)
-    first.tie_weights()
-    state = first.state_dict()
-    if small.tie_word_embeddings:
-        state.pop("lm_head.weight")
-    rows = {layer: random_rows("normal", (experts, small.hidden_size), 1.0, 1, layer) for layer in chosen}
-    planned = PlannedTensors(plan_upcycle(StateDict(state), small, grown, "normal", 0, rows))
-    second = MoebaForCausalLM(grown)
-    load_exactly(second, {name: planned.read(name) for name in planned.tensors})
-    second.set_experts_implementation("eager")
-    return first.eval(), second.eval()
-
-
-def _copies(source: TensorSource, target: Checkpoint, config: MoebaConfig) -> Check:
-    """Each expert of each sparse layer against the dense feed-forward, byte for byte."""
-    wrong = []
-    names = [name for name in target.tensors if ".mlp.experts." in name]
-    for name in names:
-        layer = int(name.split(".")[2])
-        part = name.removeprefix(LAYER.format(layer=layer))
-        recipe = _repeated(name, target.tensors[name].shape, part, layer, source, config.num_experts)
-        (expected,) = recipe.compute([source.read(dense) for dense in recipe.sources])
-        if not torch.equal(expected, target.read(name)):
-            wrong.append(name)
-    figures = {"tensors": len(names), "experts": config.num_experts}
-    return Check(
-        "expert copies", "failed" if wrong else "verified", figures, ", ".join(wrong[:5]), "checkpoint"
-    )
-
-
-def _exportable(config: MoebaConfig) -> bool:
-    for model_type in EXPORT_ORDER:
-        try:
-            family_of(model_type).to_native(config)
-        except ValueError:
-            continue
-        return True
-    return False
-
-
-def _load_dense(folder: Path) -> MoebaForCausalLM:
-    return MoebaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-def _tokenizer(folder: Path) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+    own = {"fine-grained": "granularity", "drop": "drop_ratio", "noise": "noise"}
+    given = {"granularity": granularity, "drop_ratio": drop_ratio, "noise": noise}
+    for name, value in given.items():
+        if value is not None and own.get(method) != name:
+            raise ValueError(f"{name}={value} is given, but method={method!r} has none.")
+    if method == "drop":
+        ratio = 0.5 if drop_ratio is None else drop_ratio
+        if not 0 < ratio <= 1:
+            raise ValueError(f"drop_ratio={ratio} must be above 0 and at most 1.")
+        return Dropped(experts, seed, ratio)
+    if method == "noise":
+        size = 0.01 if noise is None else noise
+        if not (size > 0 and math.isfinite(size)):
+            raise ValueError(f"noise={size} must be a positive number.")
+        return Noisy(experts, seed, size)
+    if method == "copy":
+        return Copies(experts, seed)
+    if granularity is None or granularity < 2:
         raise ValueError(
-            f"calibration needs the tokenizer of {folder}, which does not load: {reason}"
-        ) from error
+            f"granularity={granularity}: fine-grained experts need a feed-forward cut into 2 or more."
+        )
+    for name, value in (("experts", experts), ("top_k", top_k)):
+        if value % granularity:
+            raise ValueError(f"{name}={value} must be a multiple of granularity={granularity}.")
+    return Shards(experts, seed, granularity)
 
 
-def _hash(rows: Mapping[int, torch.Tensor]) -> str | None:
-    if not rows:
-        return None
-    digest = hashlib.sha256()
-    for layer in sorted(rows):
-        digest.update(rows[layer].numpy().tobytes())
-    return digest.hexdigest()
+def dtypes(tensors: TensorSource) -> set[torch.dtype]:
+    """Of the feed-forwards' weights."""
+    return {info.dtype for name, info in tensors.tensors.items() if ".mlp." in name}
+
+
+@dataclass
+class Upcycling:
+    """One upcycle: its config and its tensors, of the model itself or of a small twin."""
+
+    operation: ClassVar[str] = "upcycle"
+    dense: MoebaConfig
+    maker: Copies
+    top_k: int
+    shared_expert: bool
+    seed: int
+    config: MoebaConfig = field(init=False)
+    router_init: str = "normal"
+    rows: dict[int, torch.Tensor] = field(default_factory=dict)
+    reports: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def settle(self, layers: str | None, to: str, stored: set[torch.dtype]) -> tuple[str | None, list[str]]:
+        """Find the config, and the family that can hold it."""
+        dense = self.dense
+        if dense.sparse_layers:
+            raise ValueError(
+                f"the source already has experts in layers {dense.sparse_layers}: {self.operation} starts from a dense "
+                "model."
+            )
+        if dense.is_heterogeneous:
+            raise ValueError(
+                "the source's layers differ in their sizes (per_layer_config): not supported yet."
+            )
+        count = dense.num_hidden_layers
+        choices = [parse_layers(layers, count)] if layers is not None else _usual_layers(count, to)
+        if not choices[0]:
+            raise ValueError(f"layers={layers!r}: no layer is chosen, the model would stay dense.")
+        if dense.intermediate_size % self.maker.granularity:
+            raise ValueError(
+                f"granularity={self.maker.granularity} does not divide intermediate_size={dense.intermediate_size}."
+            )
+        mixtures = [["sparse" if i in chosen else "dense" for i in range(count)] for chosen in choices]
+        self.config, family, reason = shape(self.values(stored), to, mixtures)
+        notes = [reason] if reason else []
+        if self.config.shared_expert_intermediate_size and not self.shared_expert:
+            notes.append(
+                f"'{family}' has a shared expert in every sparse layer: here one whose weights are zero"
+            )
+        if layers is None and count > 1:
+            first = self.config.mlp_layer_types[0] == "sparse"
+            notes.append(
+                f"'{family}' has experts in every layer, so layer 0 has them too"
+                if first
+                else FIRST_STAYS_DENSE
+            )
+        return family, notes
+
+    def values(self, stored: set[torch.dtype]) -> dict[str, Any]:
+        """The fields of the sparse config that are not the router's to choose."""
+        dense = self.dense
+        scale = self.maker.scale
+        # A factor that is no power of two would round stored half-precision weights: the router then applies it.
+        by_router = scale != 1.0 and math.frexp(scale)[0] != 0.5 and stored != {torch.float32}
+        if by_router and dense.mlp_bias:
+            raise ValueError(
+                f"granularity={self.maker.granularity} cannot keep the function of biased {stored} weights: choose a "
+                "power of two."
+            )
+        values = copy.deepcopy(dense.to_dict())
+        values.update(
+            num_experts=self.maker.experts,
+            num_experts_per_tok=self.top_k,
+            moe_intermediate_size=self.maker.width(dense.intermediate_size),
+            expert_bias=dense.mlp_bias,
+            shared_expert_intermediate_size=dense.intermediate_size if self.shared_expert else 0,
+            shared_expert_gate=False,
+            routed_scaling_factor=scale if by_router else 1.0,
+        )
+        for name in _NEW_ROUTER:
+            values.pop(name, None)
+        return values
+
+    def calibrate(self, source: Source, texts: Texts) -> None:
+        """Router rows from what the dense model's feed-forwards receive. The experts of one whole share a row."""
+        ids, labels = texts.windows(source.tokenizer, source.config.max_position_embeddings)
+        group = self.maker.granularity
+        layers = self.config.sparse_layers
+        self.rows, self.reports = calibrated_rows(
+            source.model(),
+            ids,
+            labels,
+            layers,
+            self.maker.experts // group,
+            max(self.top_k // group, 1),
+            self.seed,
+        )
+
+    def plan(self, source: TensorSource) -> Plan:
+        """Every tensor of the sparse model: copied as bytes, made of dense projections, or a new router's."""
+        recipes = [self._recipe(source, name, shape) for name, shape in moeba_shapes(self.config).items()]
+        notes = [
+            f"layer {layer}: router rows {', '.join(f'{key} {value}' for key, value in report.items())}"
+            for layer, report in self.reports.items()
+        ]
+        return Plan(self.operation, source, recipes, config_json(self.config), notes=notes)
+
+    def _recipe(self, source: TensorSource, name: str, shape: tuple[int, ...]) -> Recipe:
+        if name in source.tensors:
+            return Recipe((source.tensors[name],), (name,), list, f"{name} kept")
+        layer = int(name.split(".")[2])
+        prefix = LAYER.format(layer=layer)
+        part = name.removeprefix(prefix)
+        stored = source.tensors[f"{prefix}{DOWN}.weight"].dtype
+        if part.startswith(("gate.", "shared_expert_gate.")):
+            return self._new(name, shape, part, layer, stored)
+        shared = part.startswith("shared_expert.")
+        part = part.removeprefix("shared_expert.").removeprefix("experts.")
+        if part.startswith("act_fn."):
+            # What an activation learns is copied once: all experts of a layer share it.
+            return Recipe(
+                (TensorInfo(name, shape, source.tensors[prefix + part].dtype),), (prefix + part,), list, name
+            )
+        if shared and not self.shared_expert:
+            return _constant(name, torch.zeros(shape, dtype=stored), "zeros")
+        if shared:
+            return self._shared(TensorInfo(name, shape, stored), part, layer)
+        return self._experts(name, shape, part, layer, stored)
+
+    def _shared(self, info: TensorInfo, part: str, layer: int) -> Recipe:
+        """A tensor of the shared expert, `part` such as `up_proj.weight`."""
+        factor = self._shared_side if part.startswith(DOWN) else 1.0
+        compute = list if factor == 1.0 else partial(_times, factor)
+        words = f"{info.name}: kept, times {factor}"
+        return Recipe((info,), (LAYER.format(layer=layer) + part,), compute, words)
+
+    @property
+    def _side(self) -> float:
+        """What the routed and the shared side each count, where both compute the whole and are added."""
+        return 0.5 if self.shared_expert and self.config.shared_expert_combination == "sum" else 1.0
+
+    @property
+    def _shared_side(self) -> float:
+        """That of the shared expert before its gate, which starts half open."""
+        return self._side * (2.0 if self.config.shared_expert_gate else 1.0)
+
+    def _experts(
+        self, name: str, shape: tuple[int, ...], part: str, layer: int, dtype: torch.dtype
+    ) -> Recipe:
+        kind = "bias" if part.endswith("_bias") else "weight"
+        fused = part.removesuffix("_bias")
+        names = (GATE, UP) if fused == "gate_up_proj" else (fused,)
+        sources = tuple(f"{LAYER.format(layer=layer)}{projection}.{kind}" for projection in names)
+        scale = self._side
+        if kind == "weight":
+            scale *= self.maker.scale / self.config.routed_scaling_factor
+        factor = scale if fused == DOWN else 1.0
+        compute = partial(_build, self.maker, kind, layer, names, factor)
+        words = f"{name}: {self.maker.experts} experts of {' + '.join(sources)}"
+        return Recipe((TensorInfo(name, shape, dtype),), sources, compute, words)
+
+    def _new(self, name: str, shape: tuple[int, ...], part: str, layer: int, stored: torch.dtype) -> Recipe:
+        """A tensor of the router, or of the gate before an empty shared expert."""
+        if part != "gate.weight":
+            dtype = torch.float32 if part.endswith("e_score_correction_bias") else self._router_dtype(stored)
+            return _constant(name, torch.zeros(shape, dtype=dtype), "zeros")
+        group = self.maker.granularity
+        rows = self.rows.get(layer)
+        if rows is None:
+            std = self.config.initializer_range
+            rows = random_rows(self.router_init, (shape[0] // group, shape[1]), std, self.seed, layer)
+        rows = rows.repeat_interleave(group, dim=0)
+        return _constant(name, rows.to(self._router_dtype(stored)), "new")
+
+    def _router_dtype(self, stored: torch.dtype) -> torch.dtype:
+        return torch.float32 if self.config.router_param_dtype == "float32" else stored
+
+    def twins(self, folder: Path, family: str | None) -> tuple[Any, Any]:
+        """A random small dense model, and what this very operation makes of it."""
+        group = self.maker.granularity
+        small = shrink(self.dense)
+        if small.intermediate_size % group:
+            small.intermediate_size += -small.intermediate_size % group
+            small.moe_intermediate_size = small.intermediate_size
+        wholes = min(self.maker.experts // group, max(12 // group, 2))
+        visited = min(self.top_k // group, wholes)
+        twin = replace(
+            self, dense=small, maker=replace(self.maker, experts=wholes * group), top_k=visited * group,
+            router_init="normal", rows={}, reports={},
+        )  # fmt: skip
+        twin.config = self._config_like_own(twin)
+        twin.rows = {
+            i: random_rows("normal", (wholes, small.hidden_size), 1.0, 1, i)
+            for i in twin.config.sparse_layers
+        }
+        return moeba_twin(small, twin.config, twin.plan, folder, family)
+
+    def _config_like_own(self, twin: Upcycling) -> MoebaConfig:
+        """The config of a twin: its own sizes, this one's router and kinds of layers."""
+        own = self.config
+        values = twin.values({torch.float32})
+        values |= {name: getattr(own, name) for name in _NEW_ROUTER}
+        values |= {name: getattr(own, name) for name in ("shared_expert_gate", "routed_scaling_factor")}
+        if own.shared_expert_intermediate_size and not self.shared_expert:
+            values["shared_expert_intermediate_size"] = (
+                4 if own.shared_expert_gate else values["moe_intermediate_size"]
+            )
+        layers = twin.dense.num_hidden_layers
+        mixed = "dense" in own.mlp_layer_types and layers > 1
+        values["mlp_layer_types"] = ["dense" if mixed and i < layers - 1 else "sparse" for i in range(layers)]
+        return MoebaConfig.from_dict(values)
+
+
+# Fields that describe a router: `shape` chooses them anew.
+_NEW_ROUTER = (
+    "router_type", "scoring_func", "norm_topk_prob", "norm_topk_eps", "norm_topk_min", "topk_sorted", "n_group",
+    "topk_group", "group_mask", "group_scoring", "router_selection_bias", "router_bias", "router_logit_softcapping",
+    "router_param_dtype", "router_matmul_dtype", "router_score_dtype", "router_weight_dtype",
+    "shared_expert_combination",
+)  # fmt: skip
+
+
+def _usual_layers(count: int, to: str) -> list[list[int]]:
+    """All but the first; all, where there is no other or where the family that is asked for wants it."""
+    every = list(range(count))
+    if count == 1:
+        return [every]
+    return [every[1:]] if to == "auto" else [every[1:], every]
+
+
+def _build(
+    maker: Copies, kind: str, layer: int, names: Sequence[str], factor: float, tensors: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    return [maker.build(kind, layer, tensors, names, factor)]
+
+
+def _times(factor: float, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return [tensor * factor for tensor in tensors]
+
+
+def _constant(name: str, value: torch.Tensor, words: str) -> Recipe:
+    return Recipe(
+        (TensorInfo(name, tuple(value.shape), value.dtype),), (), lambda _: [value], f"{name} {words}"
+    )

@@ -1,6 +1,6 @@
 """The certificate: proof that two checkpoints compute the same function, with planted faults that it must catch."""
 
 from .proof import certify, certify_folders
-from .report import Certificate, CertificateError, Check
+from .report import Certificate, CertificateError, Check, Status
 
-__all__ = ["Certificate", "CertificateError", "Check", "certify", "certify_folders"]
+__all__ = ["Certificate", "CertificateError", "Check", "Status", "certify", "certify_folders"]

@@ -18,6 +18,7 @@ class Fault:
     """A name, where it applies, and what it does: `edit` changes weights in place, `config` gives changed fields.
 
     With `distinct_experts` it changes nothing in a model whose experts are still copies of each other.
+    `finds_something` says of a model whether what would be damaged is there at all.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Fault:
     edit: Callable[[MoebaForCausalLM], None] | None = None
     config: Callable[[MoebaConfig], dict[str, Any]] | None = None
     distinct_experts: bool = False
+    finds_something: Callable[[MoebaForCausalLM], bool] = lambda model: True
 
     def plant(self, model: MoebaForCausalLM) -> MoebaForCausalLM:
         """A damaged copy of the model."""

@@ -50,6 +50,7 @@ def certify_folders(
     twins: Twins | None = None,
     operation: str | None = None,
     reshaped: bool | None = None,
+    equal_experts: bool | None = None,
 ) -> Certificate:
     """
     Args:
@@ -58,11 +59,14 @@ def certify_folders(
         operation: what made the target; inferred from the model types by default.
         reshaped: the feed-forwards were rebuilt, so their sizes and names rightly differ; by default inferred from
             whether just one side has experts.
+        equal_experts: the experts of a layer are copies of each other, so faults that mix them up change nothing;
+            default: as `reshaped`.
     """
     first, second = Side(source), Side(target)
     expanded = reshaped
     if expanded is None:
         expanded = bool(first.config.sparse_layers) != bool(second.config.sparse_layers)
+    equal = expanded if equal_experts is None else equal_experts
     certificate = Certificate(
         operation=operation or _operation(first, second, expanded),
         source=first.identity(),
@@ -102,7 +106,7 @@ def certify_folders(
             one, other = build(Path(folder))
             tolerance = tolerance_for(one, other, LONGEST_TWIN)
             _compare(certificate, one, other, LONGEST_TWIN, tolerance, "randomised twin", first, second)
-            _plant(certificate, one, other, tolerance, expanded)
+            _plant(certificate, one, other, tolerance, equal)
     if first.parameters + second.parameters > LARGEST_RUN:
         detail = f"{first.parameters + second.parameters:,} parameters are too many to run here"
         certificate.checks.append(Check("logits", "unverified", detail=detail, on="checkpoint"))
@@ -113,7 +117,7 @@ def certify_folders(
     if not certificate.negative_controls and not _fresh(one):
         if not any(isinstance(model, MoebaForCausalLM) for model in (one, other)):
             other = _as_moeba(second)
-        _plant(certificate, one, other, tolerance, expanded)
+        _plant(certificate, one, other, tolerance, equal)
     return certificate
 
 
@@ -370,17 +374,12 @@ def _plant(
     for model in (one, other):
         model.set_attn_implementation(implementations(one, other)[0])
     for fault in faults_for(ours.config, equal_experts):
+        if not fault.finds_something(ours):
+            continue
         damaged = fault.plant(ours)
-        if fault.config is None and _same_weights(ours, damaged):
-            continue  # what it damages is empty, as the shared expert that a family always has
         first, second = (one, damaged) if target_is_ours else (damaged, other)
         worst, relative = Comparison(first, second, battery, tolerance, "").largest_difference()
         certificate.negative_controls.append(Control(fault.name, relative > tolerance, worst))
-
-
-def _same_weights(one: PreTrainedModel, other: PreTrainedModel) -> bool:
-    state = other.state_dict()
-    return all(torch.equal(tensor, state[name]) for name, tensor in one.state_dict().items())
 
 
 def _fresh(model: PreTrainedModel) -> bool:

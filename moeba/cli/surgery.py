@@ -1,0 +1,177 @@
+"""Verbs that reshape the experts of a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .checkpoints import (
+    Destination,
+    DryRun,
+    Json,
+    NoCertify,
+    Overwrite,
+    Revision,
+    ShardSize,
+    Source,
+    common,
+    perform,
+)
+
+To = Annotated[
+    str,
+    typer.Option(
+        help="A native family that must be able to hold the result; auto: the one most engines serve."
+    ),
+]
+Export = Annotated[
+    bool, typer.Option("--export", help="Write the native checkpoint itself, in place of a Moeba one.")
+]
+Calibration = Annotated[
+    list[Path] | None,
+    typer.Option(help="A text file that models are run on, one a domain; may be repeated.", metavar="FILE"),
+]
+Seed = Annotated[int, typer.Option(help="Of all that is random.")]
+Layers = Annotated[
+    str | None, typer.Option(help="all, every:2, first:6, last:6, from:1, or indices such as 0,2,5.")
+]
+
+
+def upcycle(
+    source: Source,
+    destination: Destination,
+    experts: Annotated[int, typer.Option(help="Experts of each sparse layer.", min=1)],
+    top_k: Annotated[int, typer.Option("--top-k", help="Experts that each token visits.", min=1)],
+    method: Annotated[
+        str, typer.Option(help="copy or fine-grained, which keep the function; drop or noise, which do not.")
+    ] = "copy",
+    granularity: Annotated[
+        int | None, typer.Option(help="With fine-grained: the parts that each feed-forward is cut into.")
+    ] = None,
+    drop_ratio: Annotated[
+        float | None, typer.Option(help="With drop: the share of each copy's neurons that starts anew [0.5].")
+    ] = None,
+    noise: Annotated[
+        float | None, typer.Option(help="With noise: its size beside the weights' own spread [0.01].")
+    ] = None,
+    layers: Layers = None,
+    shared_expert: Annotated[
+        bool, typer.Option("--shared-expert", help="Keep the dense feed-forward too, for every token.")
+    ] = False,
+    router_init: Annotated[
+        str, typer.Option(help="How routers start: normal, zeros, or calibration (from --calibration).")
+    ] = "normal",
+    calibration: Calibration = None,
+    seed: Seed = 0,
+    to: To = "auto",
+    export: Export = False,
+    revision: Revision = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    no_certify: NoCertify = False,
+    max_shard_size: ShardSize = "5GB",
+    as_json: Json = False,
+) -> None:
+    """Grow experts in a dense model; as copies or fine-grained parts they compute the same until trained.
+
+    The proof is a certificate; of the other methods the loss on text is measured. By default all layers but
+    the first get experts. Train the result with your usual Trainer script.
+
+    Example: `moeba upcycle my-llama my-moe --experts 8 --top-k 2`
+
+    Straight to a native checkpoint: `moeba upcycle my-llama my-mixtral --experts 8 --top-k 2 --to mixtral --export`
+    """
+    from ..surgery import upcycle as operation
+
+    settings = common(no_certify, overwrite, dry_run, max_shard_size) | {
+        "experts": experts, "top_k": top_k, "method": method, "granularity": granularity, "drop_ratio": drop_ratio,
+        "noise": noise, "layers": layers, "shared_expert": shared_expert, "router_init": router_init,
+        "calibration": calibration or (), "seed": seed, "to": to, "export": export, "revision": revision,
+    }  # fmt: skip
+    perform(lambda progress: operation(source, destination, progress=progress, **settings), as_json)
+
+
+def split(
+    source: Source,
+    destination: Destination,
+    experts: Annotated[
+        int, typer.Option(help="Equal parts of each feed-forward, shared ones included.", min=1)
+    ],
+    top_k: Annotated[
+        int, typer.Option("--top-k", help="Parts that each token visits, beside the shared ones.", min=1)
+    ],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="random, coactivation (on --calibration text) or clusters (of similar input weights)."
+        ),
+    ] = "random",
+    shared: Annotated[int, typer.Option(help="Parts that are always on, as one shared expert.", min=0)] = 0,
+    layers: Layers = None,
+    router_init: Annotated[
+        str | None,
+        typer.Option(
+            help="normal, calibration or zeros [calibration, if there is text].", show_default=False
+        ),
+    ] = None,
+    calibration: Calibration = None,
+    seed: Seed = 0,
+    to: To = "auto",
+    export: Export = False,
+    revision: Revision = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    no_certify: NoCertify = False,
+    max_shard_size: ShardSize = "5GB",
+    as_json: Json = False,
+) -> None:
+    """Divide the feed-forwards of a dense model into smaller experts. Lossy until trained; the loss is measured.
+
+    With text to calibrate on, routers start by finding the parts that answer most. Visiting all parts keeps
+    the function, which is proven then. By default all layers but the first are split.
+
+    Example: `moeba split my-llama my-moe --experts 16 --top-k 8 --shared 2 --calibration some.txt`
+    """
+    from ..surgery import split as operation
+
+    settings = common(no_certify, overwrite, dry_run, max_shard_size) | {
+        "experts": experts, "top_k": top_k, "method": method, "shared": shared, "layers": layers,
+        "router_init": router_init, "calibration": calibration or (), "seed": seed, "to": to, "export": export,
+        "revision": revision,
+    }  # fmt: skip
+    perform(lambda progress: operation(source, destination, progress=progress, **settings), as_json)
+
+
+def merge(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file in the words of mergekit-moe.", metavar="RECIPE")],
+    destination: Destination,
+    to: Annotated[
+        str | None,
+        typer.Option(help="A native family that must be able to hold the result [the recipe's, or auto]."),
+    ] = None,
+    export: Export = False,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    no_certify: NoCertify = False,
+    max_shard_size: ShardSize = "5GB",
+    as_json: Json = False,
+) -> None:
+    """Turn several models of one base, or LoRA adapters of it, into the experts of one model.
+
+    Routers start from each source's prompts or text. How far the merge is from each source is measured on
+    that source's own text; a merge of equal models is proven to compute the same.
+
+    Example: `moeba merge recipe.yaml my-moe`, where recipe.yaml holds
+
+    `{base_model: my-base, experts: [{source_model: my-coder, calibration: code.txt}, {adapter: my-lora,
+    calibration: letters.txt}]}`
+    """
+    from ..surgery import merge as operation
+
+    settings = common(no_certify, overwrite, dry_run, max_shard_size) | {"to": to, "export": export}
+    perform(lambda progress: operation(recipe, destination, progress=progress, **settings), as_json)
+
+
+VERBS = (upcycle, split, merge)

@@ -1,0 +1,163 @@
+"""One operation on its way from a plan to a published folder: write, prove, publish."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from ..modeling.modeling_moeba import MoebaPreTrainedModel
+from ..tokenization.adopt import copy_tokenizer
+from .certificate import Certificate, CertificateError, certify_folders
+from .checkpoint import Checkpoint
+from .plan import Plan
+from .provenance import CERTIFICATE_FILE, OWN_FILES, describe_source, read_history, write_provenance
+from .writing import Progress, WriteReport, check_destination, write_checkpoint
+
+
+class RunOptions(TypedDict, total=False):
+    """What every operation lets its user say, as keyword arguments; see `Run`."""
+
+    certificate: bool
+    overwrite: bool
+    dry_run: bool
+    max_shard_size: int | str
+    progress: Progress | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    Attributes:
+        certificate: prove that the function was kept, or measure by how much it was not.
+        overwrite: replace a checkpoint at the destination.
+        dry_run: plan only; no tensor is read and nothing is written.
+        max_shard_size: bytes of one weight file, or a text such as "5GB".
+        progress: called as `progress(done_bytes, total_bytes, what)`.
+    """
+
+    certificate: bool = True
+    overwrite: bool = False
+    dry_run: bool = False
+    max_shard_size: int | str = "5GB"
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A checkpoint that an operation reads, as its user named it."""
+
+    checkpoint: Checkpoint
+    given: str
+    revision: str | None = None
+
+    def describe(self) -> dict[str, Any]:
+        return describe_source(self.checkpoint, self.given, self.revision)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an operation did. `report` and `certificate` are None after a dry run.
+
+    `gap` holds the figures of an operation that does not keep the function.
+    """
+
+    folder: Path
+    plan: Plan
+    report: WriteReport | None = None
+    certificate: Certificate | None = None
+    gap: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the end of an operation found: a certificate, or a measured gap."""
+
+    certificate: Certificate | None = None
+    gap: dict[str, Any] | None = None
+
+
+@dataclass
+class Job:
+    """
+    Attributes:
+        plan: what is written.
+        origins: what is read. Tokenizer and side files come from the first.
+        destination: the folder to appear.
+        recipe: the operation's arguments, for the record.
+        save_config: writes config.json, and what else belongs to the format, into the folder.
+        conclude: `folder -> Outcome`, the proof or the measurement; default: a certificate beside the first origin.
+        lossy: the operation does not keep the function.
+    """
+
+    plan: Plan
+    origins: Sequence[Origin]
+    destination: Path
+    recipe: dict[str, Any]
+    save_config: Callable[[Path], None]
+    conclude: Callable[[Path], Outcome] | None = None
+    lossy: bool = False
+
+    def run(self, options: Run) -> Result:
+        """Write, prove and publish; nothing appears at the destination unless all of it succeeds.
+
+        Raises:
+            CertificateError: the proof failed.
+        """
+        if options.dry_run:
+            return Result(self.destination, self.plan)
+        for origin in self.origins:
+            check_destination(origin.checkpoint.folder, self.destination, options.overwrite)
+        self.plan.check_equal()
+        outcome = Outcome()
+
+        def finish(folder: Path) -> None:
+            nonlocal outcome
+            self._write_companions(folder)
+            if options.certificate:
+                outcome = (self.conclude or self._certify)(folder)
+            if outcome.certificate is not None:
+                outcome.certificate.target["path"] = self.destination.name
+                if outcome.certificate.verdict != "verified":
+                    raise CertificateError(outcome.certificate)
+                outcome.certificate.save(folder / CERTIFICATE_FILE)
+            if MoebaPreTrainedModel.card_writer is not None:
+                MoebaPreTrainedModel.card_writer(folder)
+
+        report = write_checkpoint(
+            self.plan.recipes,
+            self.plan.source,
+            self.destination,
+            digest=self.plan.digest(
+                "\n".join(origin.checkpoint.fingerprint() for origin in self.origins),
+                {**self.recipe, "certificate": options.certificate},
+            ),
+            finish=finish,
+            max_shard_size=options.max_shard_size,
+            overwrite=options.overwrite,
+            progress=options.progress,
+        )
+        return Result(self.destination, self.plan, report, outcome.certificate, outcome.gap)
+
+    def _write_companions(self, folder: Path) -> None:
+        """Everything but weights and proof."""
+        first = self.origins[0].checkpoint
+        for path in first.side_files:
+            if path.name not in OWN_FILES:
+                shutil.copyfile(path, folder / path.name)
+        copy_tokenizer(first.folder, folder)
+        self.save_config(folder)
+        write_provenance(
+            folder,
+            self.plan.operation,
+            [origin.describe() for origin in self.origins],
+            self.recipe,
+            self.plan.notes,
+            read_history(first.folder),
+            lossy=self.lossy,
+        )
+
+    def _certify(self, folder: Path) -> Outcome:
+        return Outcome(certify_folders(self.origins[0].checkpoint.folder, folder))
