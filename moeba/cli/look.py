@@ -75,6 +75,10 @@ def families(
     show_unsupported: Annotated[
         bool, typer.Option("--unsupported", help="List the model types that are refused, and why.")
     ] = False,
+    holds: Annotated[
+        str | None,
+        typer.Option(help="Tell of each family whether it can hold this model, and what is in the way.", metavar="DIR"),
+    ] = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the README.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -84,9 +88,14 @@ def families(
     to rounding, `--json` says why. A field in the last column is refused at any other value.
 
     Example: `moeba families --unsupported`
+
+    Where a model can go: `moeba families --holds my-moe`
     """
     from ..conversion import catalogue
 
+    if holds is not None:
+        _say_obstacles(holds, as_json)
+        return
     if as_markdown:
         sys.stdout.write(catalogue.markdown() + "\n")
         return
@@ -110,6 +119,23 @@ def families(
         note(
             f"Verified with transformers {catalogue.VERIFIED_WITH}. --unsupported lists what is refused, and why."
         )
+
+
+def _say_obstacles(model: str, as_json: bool) -> None:
+    """Families that hold the model first, those that engines serve most before the others."""
+    from ..conversion.targets import obstacles
+    from ..surgery.sources import Source
+
+    found = obstacles(Source(model).config)
+    if as_json:
+        emit(found)
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("family", "holds the model", "in the way"):
+        table.add_column(title, overflow="fold")
+    for name, reason in sorted(found.items(), key=lambda item: bool(item[1])):
+        table.add_row(name, "no" if reason else "yes", reason.removeprefix(f"'{name}' cannot hold this model: "))
+    out().print(table)
 
 
 VERBS = (inspect, generate, families)

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING
 
 from ..configuration import MoebaConfig
-from ..conversion.config_rows import defaults_of
+from ..conversion.config_rows import defaults_of, one_line
 from ..conversion.families import family_of
 from ..conversion.targets import candidates, first_that_holds
 
@@ -96,8 +97,8 @@ def _attempt(values: Mapping[str, Any], name: str) -> tuple[MoebaConfig | None, 
         try:
             config = MoebaConfig.from_dict({**usual, **_NORMALISED, **values, **shared})
             family_of(name).to_native(config)
-        except ValueError as error:
-            reason = reason or str(error)
+        except (ValueError, StrictDataclassError) as error:
+            reason = reason or one_line(error)
         else:
             return config, ""
     return None, reason

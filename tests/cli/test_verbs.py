@@ -24,6 +24,7 @@ VERBS = (
     "families",
     "bundle",
     "card",
+    "push",
     "demo",
 )
 
@@ -181,6 +182,14 @@ def test_families_that_are_refused(moeba):
     listed = json.loads(moeba("families", "--unsupported", "--json").out)
     assert {entry["model_type"]: entry["reason"] for entry in listed} == UNSUPPORTED
     assert "mamba2" in moeba("families", "--unsupported").out
+
+
+def test_families_that_can_hold_a_model(moeba, llama):
+    found = json.loads(moeba("families", "--holds", llama, "--json").out)
+    assert set(found) == set(FAMILIES) and found["llama"] == ""
+    assert "norm_type='rmsnorm'" in found["gpt2"]
+    first = moeba("families", "--holds", llama).out.splitlines()[1]
+    assert first.split()[:2] == ["llama", "yes"]
 
 
 def test_families_as_the_readme_shows_them(moeba):
