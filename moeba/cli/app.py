@@ -67,9 +67,9 @@ def options(
 
     `moeba convert my-llama my-moeba`
 
-    `moeba upcycle my-moeba my-moe --experts 8 --top-k 2 --layers all`
+    `moeba upcycle my-moeba my-moe --experts 8 --top-k 2 --to mixtral`
 
-    `moeba export my-moe my-mixtral --to mixtral`
+    `moeba export my-moe my-mixtral`
     """
 
 
