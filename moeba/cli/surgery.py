@@ -145,7 +145,9 @@ def split(
 
 
 def merge(
-    recipe: Annotated[Path, typer.Argument(help="A YAML file in the words of mergekit-moe.", metavar="RECIPE")],
+    recipe: Annotated[
+        Path, typer.Argument(help="A YAML file in the words of mergekit-moe.", metavar="RECIPE")
+    ],
     destination: Destination,
     to: Annotated[
         str | None,
@@ -174,4 +176,124 @@ def merge(
     perform(lambda progress: operation(recipe, destination, progress=progress, **settings), as_json)
 
 
-VERBS = (upcycle, split, merge)
+def grow(
+    source: Source,
+    destination: Destination,
+    times: Annotated[int | None, typer.Option(help="How many times as many experts.")] = None,
+    experts: Annotated[int | None, typer.Option(help="Or: how many experts a layer has then.")] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            "--top-k", help="Experts that a token visits then; default: as many times more, which is exact."
+        ),
+    ] = None,
+    noise: Annotated[
+        float, typer.Option(help="On all copies but the first, beside a row's own spread; any is lossy.")
+    ] = 0.0,
+    calibration: Calibration = None,
+    seed: Seed = 0,
+    to: To = "auto",
+    export: Export = False,
+    revision: Revision = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    no_certify: NoCertify = False,
+    max_shard_size: ShardSize = "5GB",
+    as_json: Json = False,
+) -> None:
+    """Copy the experts of a mixture, router rows included, so that there are several times as many.
+
+    A token then visits as many times more of them, and the model computes the same, which a certificate
+    proves. With another --top-k, or with noise, it does not, and the loss on text is measured.
+
+    Example: `moeba grow my-moe my-larger-moe --times 2`
+
+    As many experts a token as before: `moeba grow my-moe my-larger-moe --times 2 --top-k 2 --noise 0.01`
+    """
+    from ..surgery import grow as operation
+
+    settings = common(no_certify, overwrite, dry_run, max_shard_size) | {
+        "times": times, "experts": experts, "top_k": top_k, "noise": noise, "calibration": calibration or (),
+        "seed": seed, "to": to, "export": export, "revision": revision,
+    }  # fmt: skip
+    perform(lambda progress: operation(source, destination, progress=progress, **settings), as_json)
+
+
+def prune(
+    source: Source,
+    destination: Destination,
+    calibration: Annotated[
+        list[Path],
+        typer.Option(help="A text file that experts are judged on; may be repeated.", metavar="FILE"),
+    ],
+    keep: Annotated[int | None, typer.Option(help="Experts that each layer keeps.")] = None,
+    ratio: Annotated[
+        float | None, typer.Option(help="Or: the share of experts that is taken out, such as 0.25.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="reap: by what an expert adds where it is visited. load: by visits.")
+    ] = "reap",
+    uneven: Annotated[
+        bool, typer.Option("--uneven", help="Let layers keep different numbers; only Moeba holds that.")
+    ] = False,
+    to: To = "auto",
+    export: Export = False,
+    revision: Revision = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    no_certify: NoCertify = False,
+    max_shard_size: ShardSize = "5GB",
+    as_json: Json = False,
+) -> None:
+    """Take out the experts that matter least on calibration text, and measure what is lost.
+
+    Example: `moeba prune my-moe my-smaller-moe --ratio 0.25 --calibration text.txt`
+    """
+    from ..surgery import prune as operation
+
+    settings = common(no_certify, overwrite, dry_run, max_shard_size) | {
+        "calibration": calibration, "keep": keep, "ratio": ratio, "method": method, "uneven": uneven, "to": to,
+        "export": export, "revision": revision,
+    }  # fmt: skip
+    perform(lambda progress: operation(source, destination, progress=progress, **settings), as_json)
+
+
+def densify(
+    source: Source,
+    destination: Destination,
+    method: Annotated[
+        str,
+        typer.Option(help="average of the experts; load, counted by visits; or expert, the one of --expert."),
+    ] = "average",
+    expert: Annotated[int | None, typer.Option(help="With expert: which one, from 0.")] = None,
+    granularity: Annotated[
+        int | None,
+        typer.Option(help="Experts that are parts of one feed-forward; default: as surgery.json says."),
+    ] = None,
+    calibration: Calibration = None,
+    to: To = "auto",
+    export: Export = False,
+    revision: Revision = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    no_certify: NoCertify = False,
+    max_shard_size: ShardSize = "5GB",
+    as_json: Json = False,
+) -> None:
+    """Make one feed-forward of the experts of each layer.
+
+    An untrained upcycle gives back the dense model that it was made from, which a certificate proves. Of any
+    other mixture of experts the loss on text is measured, and it is not small.
+
+    Example: `moeba densify my-moe my-dense --method load --calibration text.txt`
+    """
+    from ..surgery import densify as operation
+
+    settings = common(no_certify, overwrite, dry_run, max_shard_size) | {
+        "method": method, "expert": expert, "granularity": granularity, "calibration": calibration or (),
+        "to": to, "export": export, "revision": revision,
+    }  # fmt: skip
+    perform(lambda progress: operation(source, destination, progress=progress, **settings), as_json)
+
+
+VERBS = (upcycle, split, merge, grow, prune, densify)
