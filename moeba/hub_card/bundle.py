@@ -16,17 +16,20 @@ from ..conversion.weight_files import PICKLE_INDEX, SAFE_INDEX
 from ..modeling.code_files import AUTO_MAP, write_code
 from ..tokenization.adopt import tokenizer_files
 from .card import CARD_FILE, write_card
+from .evaluation import LEADERBOARD_FOLDER
+from .figures import FOLDER as FIGURES
 
 # Beside the side files of a checkpoint: they show whether a Trainer wrote the folder.
 _FURTHER_FILES = (CARD_FILE, "training_args.bin")
-_FURTHER_FOLDERS = ("explorer",)
+_FURTHER_FOLDERS = ("explorer", FIGURES, LEADERBOARD_FOLDER)
 
 
 def bundle(source: str | Path, destination: str | Path, *, overwrite: bool = False) -> Path:
     """Make a copy of a Moeba checkpoint that is ready to upload, and return its folder.
 
     Weights are hard links where the file system allows, else copies. Tokenizer, provenance, certificate,
-    explorer page and other side files are copied byte for byte; code, `auto_map` and card are written anew.
+    evaluations, explorer page and other side files are copied byte for byte; code, `auto_map`, card and its figures
+    are written anew.
     Hidden files, other folders and the optimiser states of a Trainer stay behind. The folder appears all at
     once or not at all.
 
@@ -96,7 +99,7 @@ def _side_files(checkpoint: Checkpoint) -> Iterable[Path]:
     is_safe = checkpoint.weight_files[0].suffix == ".safetensors"
     found.update(root / name for name in (*_FURTHER_FILES, SAFE_INDEX if is_safe else PICKLE_INDEX))
     for name in _FURTHER_FOLDERS:
-        found.update((root / name).glob("*"))
+        found.update((root / name).rglob("*"))
     return sorted(path for path in found if path.is_file())
 
 

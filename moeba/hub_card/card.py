@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,14 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from .facts import Facts, gather_facts
+from .figures import FILES as FIGURE_FILES
+from .figures import Figure, draw
+from .glance import title
+from .licences import inherited
 from .records import SourceFacts, StepFacts, as_json
-from .sections import licenses_of, sections, task_of
+from .sections import sections
+from .svg import DRAWN_BY
+from .usage import task_of
 
 CARD_FILE = "README.md"
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -40,20 +46,50 @@ def write_card(folder: str | Path) -> Path:
     folder = Path(folder)
     path = folder / CARD_FILE
     facts = gather_facts(folder)
+    figures = draw(facts.training)
     metadata = _metadata(facts)
     card = ModelCard.from_template(
         ModelCardData(**metadata),
         template_path=str(TEMPLATE),
         # In JSON, this escape is the same text, and no comment can end in it.
         remembered=as_json(metadata).replace(">", "\\u003e"),
-        **sections(facts),
+        **sections(facts, figures),
     )
     text = _merge(card, ModelCard.load(path), metadata, path) if path.exists() else f"{card}\n"
-    unfinished = folder / f".{CARD_FILE}.tmp"
-    # Replaced and not overwritten: the card may be a link into a cache.
+    _check_figures(folder, figures)
+    _write_figures(folder, figures)
+    _replace_text(path, text)
+    return path
+
+
+def _check_figures(folder: Path, figures: list[Figure]) -> None:
+    """Refuse to write over a picture that a person put there."""
+    for path in (folder / figure.file for figure in figures):
+        if path.is_file() and not _is_ours(path):
+            raise ValueError(f"{path} was not drawn by Moeba, and the card needs that name: rename it")
+
+
+def _write_figures(folder: Path, figures: list[Figure]) -> None:
+    """The figures there are, and none that an earlier card had and this one has not."""
+    new = {figure.file: figure.svg for figure in figures}
+    for file in FIGURE_FILES:
+        path = folder / file
+        if file in new:
+            path.parent.mkdir(exist_ok=True)
+            _replace_text(path, new[file])
+        elif path.is_file() and _is_ours(path):
+            path.unlink()
+
+
+def _is_ours(path: Path) -> bool:
+    return DRAWN_BY.encode() in path.read_bytes()
+
+
+def _replace_text(path: Path, text: str) -> None:
+    """Replaced and not overwritten: a file of a model folder may be a link into a cache."""
+    unfinished = path.with_name(f".{path.name}.tmp")
     unfinished.write_text(text, encoding="utf-8", newline="")
     os.replace(unfinished, path)
-    return path
 
 
 def _merge(card: ModelCard, standing: ModelCard, metadata: Mapping[str, Any], path: Path) -> str:
@@ -112,17 +148,20 @@ def _metadata(facts: Facts) -> dict[str, Any]:
         dict.fromkeys(base for parent in parents for base in parent.base_models if _is_repo_id(base))
     )
     relation = "merge" if len(bases) > 1 or "merge" in operations else "finetune"
-    licenses = licenses_of(facts.steps)
-    license, license_name, license_link = licenses[0] if len(licenses) == 1 else (None, None, None)
+    licence = inherited(facts.steps).licence
     values = {
         "library_name": "transformers" if facts.model else None,
         "pipeline_tag": task[1] if task else None,
         "tags": [tag for tag, holds in tags.items() if holds],
+        "language": _union(source.languages for source in parents),
+        "datasets": _union(source.datasets for source in parents),
+        "metrics": list(facts.evaluation.metrics) if facts.evaluation else [],
         "base_model": bases[0] if len(bases) == 1 else bases,
         "base_model_relation": relation if bases else None,
-        "license": license,
-        "license_name": license_name,
-        "license_link": license_link,
+        "license": licence and licence.id,
+        "license_name": licence and licence.name,
+        "license_link": licence and licence.link,
+        "model-index": facts.evaluation.model_index(title(facts)) if facts.evaluation else None,
     }
     return {key: value for key, value in values.items() if value not in (None, [])}
 
@@ -133,6 +172,10 @@ def _parents(steps: tuple[StepFacts, ...]) -> tuple[SourceFacts, ...]:
         if any(source.base_models for source in step.sources):
             return step.sources
     return ()
+
+
+def _union(lists: Iterable[tuple[str, ...]]) -> list[str]:
+    return list(dict.fromkeys(text for texts in lists for text in texts))
 
 
 def _is_repo_id(text: str) -> bool:

@@ -1,7 +1,7 @@
 """What the files of a model folder say about the model. A missing file is an absent fact: nothing is guessed.
 
 - The figures of a certificate count only for the weights it names: their SHA-256 is computed and compared.
-- A pickle is never opened: `training_args.bin` shows that a Trainer wrote the folder, and no more.
+- A pickle is never run: of `training_args.bin` only plain values are read (see `training_arguments`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ..conversion.families import FAMILIES
 from ..conversion.provenance import CERTIFICATE_FILE
 from ..conversion.provenance import FILE as PROVENANCE_FILE
 from ..conversion.weight_files import PICKLE_FILE, PICKLE_INDEX, SAFE_FILE, SAFE_INDEX
+from .evaluation import EvaluationFacts, evaluation_facts
 from .records import (
     ROUTER_MAKERS,
     CertificateFacts,
     StepFacts,
-    TrainingFacts,
     as_dict,
     as_dicts,
     as_int,
@@ -33,8 +33,9 @@ from .records import (
     certificate_facts,
     read_record,
     step_facts,
-    training_facts,
 )
+from .surgery import SurgeryFacts, surgery_facts
+from .training import TrainingFacts, training_facts
 
 # Bytes of one weight. Quantised formats also store scales, which are not counted.
 WEIGHT_BYTES = {"float32": 4.0, "bfloat16 or float16": 2.0, "8 bit": 1.0, "4 bit": 0.5}
@@ -130,7 +131,9 @@ class Facts:
     tokenizer: TokenizerFacts | None
     steps: tuple[StepFacts, ...]  # oldest first
     certificate: CertificateFacts | None
+    surgery: SurgeryFacts | None
     training: TrainingFacts | None
+    evaluation: EvaluationFacts | None
     router: Literal["trained", "untrained", "unknown"] | None  # None: no operation here made a router
 
 
@@ -150,9 +153,12 @@ def gather_facts(folder: str | Path) -> Facts:
     weights = None if checkpoint is None else _weight_facts(checkpoint)
     steps = step_facts(read_record(folder, PROVENANCE_FILE))
     certificate = certificate_facts(read_record(folder, CERTIFICATE_FILE))
+    surgery, evaluation = surgery_facts(folder), evaluation_facts(folder)
     hashes = {}
     if checkpoint is not None and (
-        (certificate and certificate.target_files) or (steps and steps[-1].target_files)
+        (certificate and certificate.target_files)
+        or (steps and steps[-1].target_files)
+        or (evaluation and evaluation.files)
     ):
         hashes = checkpoint.sha256()
     if certificate:
@@ -162,6 +168,12 @@ def gather_facts(folder: str | Path) -> Facts:
             is_of_these_weights=_agree(certificate.target_files, hashes) if is_named else None,
             is_lossy=certificate.is_lossy or bool(steps and steps[-1].is_lossy),
         )
+    if surgery and steps and steps[-1].target_files and hashes:
+        is_last = surgery.operation == steps[-1].operation
+        untouched = is_last and _agree(steps[-1].target_files, hashes)
+        surgery = replace(surgery, is_of_these_weights=untouched)
+    if evaluation and evaluation.files and hashes and not _agree(evaluation.files, hashes):
+        evaluation = None
     training = training_facts(folder)
     if training and steps and _is_untouched(steps, len(steps) - 1, certificate, hashes):
         training = replace(training, is_of_source=True)
@@ -172,7 +184,9 @@ def gather_facts(folder: str | Path) -> Facts:
         tokenizer=_tokenizer_facts(folder),
         steps=steps,
         certificate=certificate,
+        surgery=surgery,
         training=training,
+        evaluation=evaluation,
         router=_router_state(model, steps, certificate, hashes, training),
     )
 

@@ -1,4 +1,4 @@
-"""The records that operations and a Trainer leave in a model folder: provenance, certificate, training.
+"""The records that operations leave in a model folder: provenance and certificate.
 
 Their writers and versions differ: a value of another type than expected is an absent fact.
 """
@@ -13,24 +13,8 @@ from typing import Any, Literal
 
 from ..conversion.json_files import read_json
 
-ROUTER_MAKERS = frozenset(("upcycle", "merge"))
+ROUTER_MAKERS = frozenset(("upcycle", "merge", "split"))
 """Operations that put a router where there was none."""
-
-_TRAINING_ARGUMENTS = (
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "weight_decay",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "num_train_epochs",
-    "max_steps",
-    "optim",
-    "bf16",
-    "fp16",
-    "seed",
-)
-_SPEEDS = ("_runtime", "_per_second", "_time")  # of an evaluation: facts of a machine, not of the model
 
 
 @dataclass(frozen=True)
@@ -45,6 +29,8 @@ class SourceFacts:
     license: str | None
     license_name: str | None
     license_link: str | None
+    languages: tuple[str, ...]
+    datasets: tuple[str, ...]
     files: Mapping[str, str]  # name -> sha256
 
 
@@ -107,20 +93,6 @@ class CertificateFacts:
         return "verified" if self.verdict == "verified" else "failed"
 
 
-@dataclass(frozen=True)
-class TrainingFacts:
-    """What a Trainer left in the folder."""
-
-    has_state: bool
-    steps: int | None = None
-    epochs: float | None = None
-    tokens: int | None = None
-    train_loss: float | None = None
-    evaluation: Mapping[str, float] | None = None
-    arguments: Mapping[str, Any] | None = None
-    is_of_source: bool = False  # the weights are still those that the last operation wrote
-
-
 def step_facts(provenance: Mapping[str, Any]) -> tuple[StepFacts, ...]:
     """The steps of a provenance file, oldest first."""
     steps = [*as_dicts(provenance.get("history")), provenance] if provenance else []
@@ -149,18 +121,24 @@ def _sources(step: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _source_facts(source: Mapping[str, Any], step: Mapping[str, Any]) -> SourceFacts:
     repo_id, path = as_text(source.get("repo_id")), as_text(source.get("path"))
     declared = source.get("base_model") or step.get("base_model")
-    declared = as_texts([declared] if isinstance(declared, str) else declared)
     return SourceFacts(
         name=repo_id or (path.rstrip("/\\").replace("\\", "/").split("/")[-1] if path else None),
         repo_id=repo_id,
-        base_models=(repo_id,) if repo_id else tuple(declared),
+        base_models=(repo_id,) if repo_id else tuple(_listed(declared)),
         revision=as_text(source.get("revision")),
         model_type=as_text(source.get("model_type")),
         license=as_text(source.get("license")),
         license_name=as_text(source.get("license_name")),
         license_link=as_text(source.get("license_link")),
+        languages=tuple(_listed(source.get("language"))),
+        datasets=tuple(_listed(source.get("datasets"))),
         files=as_texts_of(as_dict(source.get("files"))),
     )
+
+
+def _listed(value: object) -> list[str]:
+    """Texts that a card gives as a list, or alone."""
+    return as_texts([value] if isinstance(value, str) else value)
 
 
 def certificate_facts(values: Mapping[str, Any]) -> CertificateFacts | None:
@@ -194,34 +172,6 @@ def certificate_facts(values: Mapping[str, Any]) -> CertificateFacts | None:
         keys=as_dict(values.get("keys")),
         first_divergence=as_text(values.get("first_divergence")),
         target_files=as_texts_of(as_dict(as_dict(values.get("target")).get("files"))),
-    )
-
-
-def training_facts(folder: Path) -> TrainingFacts | None:
-    state = read_record(folder, "trainer_state.json")
-    arguments = read_record(folder, "training_args.json")
-    evaluation = read_record(folder, "eval_results.json")
-    if not (state or arguments or evaluation or (folder / "training_args.bin").is_file()):
-        return None
-    log = as_dicts(state.get("log_history"))
-    losses = [
-        loss
-        for entry in log
-        for key in ("loss", "train_loss")
-        if (loss := as_float(entry.get(key))) is not None
-    ]
-    measured = evaluation or next(
-        (entry for entry in reversed(log) if any(k.startswith("eval_") for k in entry)), {}
-    )
-    metrics = {key: value for key in sorted(measured) if (value := as_float(measured[key])) is not None}
-    return TrainingFacts(
-        has_state=bool(state),
-        steps=as_int(state.get("global_step")),
-        epochs=as_float(state.get("epoch")),
-        tokens=as_int(state.get("num_input_tokens_seen")) or None,
-        train_loss=losses[-1] if losses else None,
-        evaluation={k: v for k, v in metrics.items() if k.startswith("eval_") and not k.endswith(_SPEEDS)},
-        arguments={key: arguments[key] for key in _TRAINING_ARGUMENTS if key in arguments},
     )
 
 

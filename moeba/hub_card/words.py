@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..configuration import MoebaConfig
@@ -128,6 +128,12 @@ def figure(value: Any) -> str:
 def figures(values: Mapping[str, Any]) -> str:
     """`max abs diff 1.2e-06, tokens 512`."""
     return ", ".join(f"{name.replace('_', ' ')} {figure(value)}" for name, value in values.items())
+
+
+def listing(names: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *most, last = list(names)
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def cell(text: object) -> str:

@@ -8,9 +8,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +23,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from ..modeling.balancing import token_mask_from
 from ..modeling.modeling_moeba import MoebaModel
 from ..modeling.router import MoebaRouter
+
+STATISTICS_FILE = "router_statistics.json"
 
 
 @dataclass(frozen=True)
@@ -156,16 +160,20 @@ class RouterStatisticsCallback(TrainerCallback):
     `callbacks=[RouterStatisticsCallback()]` works as well, but Trainer calls reporters such as TensorBoard
     before it, so the figures then reach only the log history, the console and `trainer_state.json`.
 
+    At the end of training, what each expert got in the latest log goes to `router_statistics.json` in the output
+    folder, where the model card finds it.
+
     Args:
         per_layer: also log each layer's figures.
 
     Attributes:
-        last: the statistics behind the latest log, one entry a sparse layer.
+        last: the statistics behind the latest log, one entry a sparse layer; `last_step` is its step.
     """
 
     def __init__(self, per_layer: bool = True) -> None:
         self.per_layer = per_layer
         self.last: list[LayerStatistics] = []
+        self.last_step = 0
         self._statistics: RouterStatistics | None = None
 
     def add_to(self, trainer: Trainer) -> RouterStatisticsCallback:
@@ -191,6 +199,17 @@ class RouterStatisticsCallback(TrainerCallback):
         if self._statistics is not None:
             self._statistics.detach()
             self._statistics = None
+        if self.last and args.should_save:
+            self._save(Path(args.output_dir))
+
+    def _save(self, folder: Path) -> None:
+        layers = [
+            {"layer": one.layer, "tokens": one.tokens, "counts": list(one.counts), "entropy": one.entropy}
+            for one in self.last
+        ]
+        record = {"format_version": 1, "step": self.last_step, "layers": layers}
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / STATISTICS_FILE).write_text(json.dumps(record) + "\n", encoding="utf-8")
 
     def on_log(
         self,
@@ -207,7 +226,7 @@ class RouterStatisticsCallback(TrainerCallback):
         self._statistics.reset()
         if not layers:
             return
-        self.last = layers
+        self.last, self.last_step = layers, state.global_step
         metrics = router_metrics(layers, self.per_layer)
         logs.update(metrics)
         # Trainer copied `logs` into its history before it called its callbacks.

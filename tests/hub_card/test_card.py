@@ -5,7 +5,7 @@ import re
 
 import pytest
 import yaml
-from card_folders import EXPERTS, certificate, provenance, save_model, source, write_json
+from card_folders import certificate, provenance, save_model, source, write_json
 from huggingface_hub import ModelCard
 
 import moeba
@@ -55,7 +55,7 @@ def test_a_dense_model(dense):
     }
     assert "\n# Dense decoder, " in text
     assert f"| parameters, total | {config.num_params():,} |" in text
-    assert titles(text) == ["Architecture", "Size", "How to use", "Limits"]
+    assert titles(text) == ["How to use", "Serving", "Architecture", "Size", "Tokenizer", "Limits"]
     assert "router" not in text.lower() and "certificate" not in text.lower()
 
 
@@ -210,14 +210,6 @@ def test_base_models_and_licences_are_those_recorded(upcycled, step, expected):
     assert {key: value for key, value in metadata(upcycled).items() if key not in own} == expected
 
 
-def test_sources_of_different_licences_give_none(upcycled):
-    both = [source(license="mit"), source(license="apache-2.0"), source()]
-    write_json(upcycled, "moeba_provenance.json", provenance("merge", source=None, sources=both))
-    text = text_of(upcycled)
-    assert "license" not in metadata(upcycled)
-    assert "different licences (mit, apache-2.0, none recorded)" in text
-
-
 def test_a_hard_limit_of_positions_and_a_tokenizer_too_large(dense):
     save_model(dense, position_embedding_type="learned", max_position_embeddings=64, vocab_size=100)
     text = text_of(dense)
@@ -313,11 +305,11 @@ def snippets(text):
 
 def test_the_snippets_run(dense):
     found = snippets(text_of(dense))
-    assert len(found) == 4
+    assert len(found) == 4  # with Moeba, without it, Trainer, PEFT
     for snippet in found:
         ast.parse(snippet)
     names = {}
-    exec(found[0].replace("user/name", str(dense)), names)
+    exec(found[0].replace("user/name", str(dense)), names)  # it also generates
     assert isinstance(names["model"], MoebaForCausalLM) and len(names["tokenizer"]) == 265
 
 
@@ -355,29 +347,3 @@ def test_the_records_of_a_real_conversion_are_understood(tmp_path):
     assert section(text, "Certificate")[0].startswith("**verified**")
     assert "### 1. convert (moeba " in text and "From `native` (model type `llama`)." in text
     assert str(tmp_path) not in text and "unnamed" not in text and "| unverified |" not in text
-
-
-def test_pushing_a_model_writes_its_card(tmp_path, monkeypatch):
-    from moeba.modeling import folders
-
-    uploaded = {}
-
-    class Hub:
-        def __init__(self, token=None):
-            self.token = token
-
-        def create_repo(self, repo_id, **kwargs):
-            return type("Url", (), {"repo_id": repo_id})
-
-        def file_exists(self, repo_id, filename, **kwargs):
-            return False
-
-        def upload_folder(self, *, repo_id, folder_path, **kwargs):
-            uploaded[repo_id] = ModelCard.load(f"{folder_path}/README.md")
-
-    monkeypatch.setattr(folders, "HfApi", Hub)
-    save_model(tmp_path, **EXPERTS)
-    MoebaForCausalLM.from_pretrained(tmp_path).push_to_hub("user/name")
-    card = uploaded["user/name"]
-    assert card.data.tags == ["moeba", "moe"]
-    assert "# Mixture-of-experts decoder, " in card.text
