@@ -129,10 +129,10 @@ def _show(models: Sequence[str], evaluations: Sequence[Any]) -> None:
         if index:
             table.add_column("difference", justify="right")
     for figure, value in {**first.metrics, **first.counts}.items():
-        cells = [_words(value)]
+        cells = [_words(value, first.errors.get(figure))]
         for other in evaluations[1:]:
             found = {**other.metrics, **other.counts}[figure]
-            cells += [_words(found), _difference(found, value)]
+            cells += [_words(found, other.errors.get(figure)), _difference(found, value)]
         table.add_row(figure.replace("_", " "), *cells)
     out().print(table)
     settings = first.settings
@@ -148,10 +148,11 @@ def _dataset(source: Any) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _words(value: float | int | None) -> str:
+def _words(value: float | int | None, error: float | None) -> str:
     if value is None:
         return "not known"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
+    words = f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
+    return words if error is None else f"{words} ± {error:.2g}"
 
 
 def _difference(value: float | int | None, reference: float | int | None) -> str:

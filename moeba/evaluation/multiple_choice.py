@@ -60,7 +60,7 @@ def score_questions(
     start: Sequence[int],
     batch_size: int,
     progress: Callable[[int], None] | None = None,
-) -> tuple[dict[str, float], int]:
+) -> tuple[dict[str, float], dict[str, float], int]:
     """The share of right answers: by log-likelihood, and (`norm`) by log-likelihood for each character of a choice.
 
     A choice is scored from the first token on that differs between the question's choices or from the question
@@ -71,7 +71,7 @@ def score_questions(
         progress: called with the count of questions that are done.
 
     Returns:
-        the metrics, and how many questions they are over.
+        the metrics, their standard errors, and how many questions they are over.
 
     Raises:
         ValueError: there is no question, or a choice alone does not fit the window.
@@ -95,14 +95,14 @@ def score_questions(
             progress(done := done + 1)
     if not asked:
         raise ValueError("there is no question in the dataset")
-    plain = sum(_best(found) == question.answer for question, found in asked)
-    norm = sum(_best(_for_each_character(question, found)) == question.answer for question, found in asked)
-    return {
-        "accuracy": plain / len(asked),
-        "accuracy_stderr": _standard_error(plain, len(asked)),
-        "accuracy_norm": norm / len(asked),
-        "accuracy_norm_stderr": _standard_error(norm, len(asked)),
-    }, len(asked)
+    right = {
+        "accuracy": sum(_best(found) == question.answer for question, found in asked),
+        "accuracy_norm": sum(
+            _best(_for_each_character(question, found)) == question.answer for question, found in asked
+        ),
+    }
+    metrics = {name: count / len(asked) for name, count in right.items()}
+    return metrics, {name: _standard_error(share, len(asked)) for name, share in metrics.items()}, len(asked)
 
 
 def _fill(prompt: str, row: Mapping[str, Any], where: str) -> str:
@@ -155,7 +155,6 @@ def _for_each_character(question: Question, likelihoods: Sequence[float]) -> lis
     return [found / len(choice) for found, choice in zip(likelihoods, question.choices, strict=True)]
 
 
-def _standard_error(right: int, count: int) -> float:
-    """Of the share of right answers, estimated from the sample; 0 for a single question."""
-    share = right / count
+def _standard_error(share: float, count: int) -> float:
+    """Of a share of right answers, estimated from the sample; 0 for a single question."""
     return math.sqrt(share * (1 - share) / (count - 1)) if count > 1 else 0.0

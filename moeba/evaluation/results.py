@@ -1,9 +1,9 @@
 """What was measured, as a record beside the model and as results that the Hub shows.
 
 `evaluation.json` holds `{"format_version": 1, "files": {name: sha256}, "results": [...]}`. `files` are the weights
-that were measured, and all results are of these: one for each dataset and task, with every figure (`metrics`, and
-`counts` of what they are over), what identifies the data, and every setting that the figures depend on. For a dataset
-of the Hub there is a file in `.eval_results/` as well, in the Hub's own format.
+that were measured, and all results are of these: one for each dataset and task, with every figure (`metrics`, their
+standard `errors`, and `counts` of what they are over), what identifies the data, and every setting that the figures
+depend on. For a dataset of the Hub there is a file in `.eval_results/` as well, in the Hub's own format.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Evaluation:
         model: the folder's name or the Hub id; no path, since the record is published.
         task: as the Hub calls it, `text-generation` or `multiple-choice`.
         metrics: None where a figure is not known.
+        errors: the standard errors of those metrics that have one.
         counts: how many tokens, bytes or questions they are over.
         dataset: `Rows.source`, and `fields`: the parts of a row that were read.
         settings: whatever else the figures depend on.
@@ -47,6 +48,7 @@ class Evaluation:
     model: str
     task: str
     metrics: Mapping[str, float | None]
+    errors: Mapping[str, float]
     counts: Mapping[str, int | None]
     dataset: Mapping[str, Any]
     settings: Mapping[str, Any]

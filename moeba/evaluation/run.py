@@ -125,7 +125,7 @@ def _measure(
         if progress:
             progress(done, total, subject.name)
 
-    metrics, counts = task.measure(subject, tell)
+    figures = task.measure(subject, tell)
     path = Path(subject.name).expanduser()
     parameter = next(subject.model.parameters())
     settings = {
@@ -139,8 +139,9 @@ def _measure(
     return Evaluation(
         model=path.resolve().name if path.is_dir() else subject.name,
         task=task.name,
-        metrics=metrics,
-        counts=counts,
+        metrics=figures.metrics,
+        errors=figures.errors,
+        counts=figures.counts,
         dataset={**rows.source, "fields": dict(task.fields)},
         settings=settings,
         versions=versions(),

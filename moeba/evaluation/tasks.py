@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from .datasets import Rows, texts_of
 from .language_modeling import score_documents
 from .multiple_choice import question_from, score_questions
 from .subject import Subject
 
-Figures = tuple[Mapping[str, "float | None"], Mapping[str, "int | None"]]
-"""Metrics, and counts of what they are over."""
+
+class Figures(NamedTuple):
+    """Metrics, their standard errors, and counts of what they are over, by name."""
+
+    metrics: Mapping[str, float | None]
+    errors: Mapping[str, float]
+    counts: Mapping[str, int | None]
+
+
 Progress = Callable[[int, "int | None"], None]
 """`progress(done, total)`; no total where it is not known beforehand."""
 
@@ -82,7 +89,7 @@ class LanguageModeling:
             batch_size=self.batch_size,
             progress=lambda done: progress(done, total),
         )
-        return tally.metrics(), tally.counts()
+        return Figures(tally.metrics(), {}, tally.counts())
 
     def _texts(self) -> Iterable[str]:
         return texts_of(self.rows, self.field, self.join) if self._cut is None else self._cut
@@ -117,7 +124,7 @@ class MultipleChoice:
             question_from(row, number, self.prompt, self.choices, self.label)
             for number, row in enumerate(self.rows)
         )
-        metrics, count = score_questions(
+        metrics, errors, count = score_questions(
             subject.model,
             subject.encode,
             questions,
@@ -126,7 +133,7 @@ class MultipleChoice:
             batch_size=self.batch_size,
             progress=lambda done: progress(done, self.rows.count),
         )
-        return metrics, {"questions": count}
+        return Figures(metrics, errors, {"questions": count})
 
 
 def cut(texts: Iterable[str], encode: Callable[[str], list[int]], max_tokens: int) -> Iterator[str]:

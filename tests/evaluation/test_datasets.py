@@ -1,8 +1,7 @@
-"""Rows from files of every kind and from the Hub; what is wrong with them is said in one sentence."""
+"""Rows from files of every kind; what is wrong with them is said in one sentence."""
 
 import hashlib
 import json
-from types import SimpleNamespace
 
 import pytest
 
@@ -85,27 +84,6 @@ def test_what_is_no_dataset(tmp_path):
         load_rows(str(tmp_path / "missing.txt"))
     with pytest.raises(ValueError, match="is a local file, which has no config or split"):
         load_rows(write(tmp_path / "rows.jsonl"), config="a", split="test")
-
-
-def test_a_hub_dataset_is_read_at_the_commit_that_is_recorded(monkeypatch):
-    asked = {}
-
-    def dataset_info(self, repo_id, revision=None):
-        asked["info"] = (repo_id, revision)
-        return SimpleNamespace(sha="c0ffee")
-
-    def load_dataset(**arguments):
-        asked["load"] = arguments
-        return datasets.Dataset.from_list(ROWS)
-
-    monkeypatch.setattr("moeba.evaluation.datasets.HfApi.dataset_info", dataset_info)
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    rows = load_rows("me/words", config="en", revision="v1", max_rows=2)
-    assert asked["info"] == ("me/words", "v1")
-    wanted = dict(path="me/words", name="en", split="test", revision="c0ffee", streaming=False)
-    assert asked["load"] == wanted
-    assert rows.source == {"id": "me/words", "config": "en", "split": "test", "revision": "c0ffee"}
-    assert rows.count == len(list(rows)) == 2
 
 
 def test_a_hub_dataset_out_of_reach():

@@ -61,7 +61,7 @@ def agrees(results, folder, tmp_path, quiz):
     found = results["moeba_quiz"]
     assert found["acc,none"] == answers.metrics["accuracy"]
     assert found["acc_norm,none"] == answers.metrics["accuracy_norm"]
-    assert found["acc_stderr,none"] == pytest.approx(answers.metrics["accuracy_stderr"], rel=1e-4)
+    assert found["acc_stderr,none"] == pytest.approx(answers.errors["accuracy"], rel=1e-4)
 
 
 def test_in_python(sparse, tasks, tmp_path, quiz):

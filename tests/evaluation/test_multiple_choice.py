@@ -52,11 +52,11 @@ def test_accuracy_is_that_of_the_likeliest_choice(start):
         norm += each.index(max(each)) == question.answer
     for batch_size in (1, 3, 50):
         done = []
-        figures, count = score_questions(
+        figures, errors, count = score_questions(
             model, encode, questions(), window=64, start=start, batch_size=batch_size, progress=done.append
         )
         assert (figures["accuracy"], figures["accuracy_norm"]) == (plain / 4, norm / 4)
-        assert figures["accuracy_stderr"] == pytest.approx(math.sqrt(plain / 4 * (1 - plain / 4) / 3))
+        assert errors["accuracy"] == pytest.approx(math.sqrt(plain / 4 * (1 - plain / 4) / 3))
         assert (count, done) == (4, [1, 2, 3, 4])
 
 
@@ -69,7 +69,7 @@ def test_the_right_answers_can_be_told_from_wrong_ones():
             found = [likelihood(model, question.context, choice, []) for choice in question.choices]
             answer = (found.index(max(found)) + shift) % len(found)
             chosen.append(Question(question.context, question.choices, answer))
-        figures, _ = score_questions(model, encode, chosen, window=64, start=[], batch_size=4)
+        figures, _, _ = score_questions(model, encode, chosen, window=64, start=[], batch_size=4)
         assert figures["accuracy"] == accuracy
 
 

@@ -20,6 +20,7 @@ MEASURED = Evaluation(
     model="moe",
     task="text-generation",
     metrics={"perplexity": 12.5, "loss": 2.5257, "bits_per_byte": None, "token_accuracy": 0.25},
+    errors={},
     counts={"tokens": 9, "bytes": None},
     dataset={"id": "me/words", "config": "en", "split": "test", "revision": "c0ffee", "fields": FIELDS},
     settings={"window": 64, "stride": 32, "max_tokens": None, "start_tokens": [0]},
