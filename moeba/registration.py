@@ -1,17 +1,21 @@
-"""Tells transformers' Auto classes about Moeba, and gives the model the two services that live above it."""
+"""Tells transformers' Auto classes about Moeba, and gives the model the services that live above it."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import transformers
 from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import logging
 
 from .configuration import MoebaConfig
 from .modeling import modeling_moeba
 from .modeling.code_files import AUTO_MAP
 from .tokenization import MoebaTokenizer
+
+logger = logging.get_logger(__name__)
 
 
 def register() -> None:
@@ -22,8 +26,11 @@ def register() -> None:
             model = getattr(modeling_moeba, reference.split(".")[-1])
             getattr(transformers, auto_class).register(MoebaConfig, model, exist_ok=True)
     AutoTokenizer.register(MoebaConfig, tokenizer_class=MoebaTokenizer, exist_ok=True)
-    modeling_moeba.MoebaPreTrainedModel.foreign_reader = staticmethod(_read_foreign)
-    modeling_moeba.MoebaPreTrainedModel.card_writer = staticmethod(_write_card)
+    base = modeling_moeba.MoebaPreTrainedModel
+    base.foreign_reader = staticmethod(_read_foreign)
+    base.card_writer = staticmethod(_write_card)
+    base.folder_pusher = staticmethod(_push)
+    base.after_saving = staticmethod(_keep_cards_of_trainers)
 
 
 def _read_foreign(path: Any, revision: str | None) -> tuple[MoebaConfig, dict[str, Any]]:
@@ -36,3 +43,20 @@ def _write_card(folder: Any) -> None:
     from .hub_card import write_card
 
     write_card(Path(folder))
+
+
+def _push(folder: Any, repo_id: str, **words: Any) -> Any:
+    from .hub_card import push
+
+    result = push(folder, repo_id, **words)
+    for note in result.notes:
+        logger.warning(note)
+    return result.commit
+
+
+def _keep_cards_of_trainers() -> None:
+    """A Trainer saves before it writes the card of a push, so this is early enough, and costs nothing without one."""
+    if trainer := sys.modules.get("transformers.trainer"):
+        from .hub_card.trainer_card import keep_cards
+
+        keep_cards(trainer.Trainer)

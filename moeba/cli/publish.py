@@ -1,14 +1,15 @@
-"""Verbs that make a folder ready for others: bundle, card."""
+"""Verbs that make a folder ready for others, and send it: bundle, card, push."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .checkpoints import Overwrite
-from .console import say
+from .checkpoints import Json, Overwrite
+from .console import emit, err, note, say
 
 
 def bundle(
@@ -44,4 +45,71 @@ def card(
     say(str(write_card(folder)))
 
 
-VERBS = (bundle, card)
+def push(
+    folder: Annotated[Path, typer.Argument(help="A model folder.", metavar="FOLDER")],
+    repo_id: Annotated[
+        str, typer.Argument(help="user/name, or a name of your own; created if it is new.", metavar="REPO")
+    ],
+    private: Annotated[
+        bool, typer.Option("--private", help="Create the repository private; default what its owner has set.")
+    ] = False,
+    branch: Annotated[
+        str | None, typer.Option(help="The branch to commit to; created if it is new.", metavar="NAME")
+    ] = None,
+    pr: Annotated[bool, typer.Option("--pr", help="Open a pull request instead of committing.")] = False,
+    message: Annotated[str | None, typer.Option(help="The commit's message.")] = None,
+    include_training: Annotated[
+        bool, typer.Option("--include-training", help="Also checkpoints and optimiser states of a Trainer.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List files and sizes; send nothing, write nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Push a model folder to the Hub in one commit, with its code and a renewed card.
+
+    It then loads with `trust_remote_code=True` where Moeba is not installed. Words that a person wrote in the
+    card, here or on the Hub, stay. Secrets are refused; caches and optimiser states stay behind. After an
+    interruption, push again: what arrived is not sent twice.
+
+    Example: `moeba push my-moe me/my-moe --private`
+    """
+    from huggingface_hub.utils import enable_progress_bars
+    from huggingface_hub.utils.logging import set_verbosity_error
+
+    from ..hub_card import push as operation
+    from ..hub_card.words import byte_size
+
+    set_verbosity_error()  # its retries; what becomes of them is said below
+    if err().is_terminal and not as_json:
+        enable_progress_bars()
+    result = operation(
+        folder,
+        repo_id,
+        private=private or None,
+        branch=branch,
+        pr=pr,
+        message=message,
+        include_training=include_training,
+        dry_run=dry_run,
+    )
+    commit = result.commit
+    if as_json:
+        where = None if commit is None else {"url": commit.pr_url or commit.commit_url, "oid": commit.oid}
+        return emit({**asdict(replace(result, commit=None)), "commit": where})
+    for text in result.notes:
+        note(f"note: {text}")
+    for left in result.left_out:
+        note(f"left out: {left.path} ({left.reason})")
+    size = f"{len(result.files)} files, {byte_size(result.nbytes)}"
+    if commit is None:
+        for file in result.files:
+            say(f"{byte_size(file.size):>10}  {file.path}")
+        note(f"{size}, would go to {result.repo_id}. Nothing was sent.")
+    elif result.is_new:
+        say(f"{commit.pr_url or commit.commit_url}: {size}")
+    else:
+        say(f"{commit.commit_url}: nothing had changed, so there is no new commit")
+
+
+VERBS = (bundle, card, push)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from transformers import PreTrainedConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -23,14 +24,19 @@ _CARD, _PROVENANCE = "README.md", "moeba_provenance.json"
 class MoebaFolders:
     """What `PreTrainedModel` says about loading, saving and pushing, where Moeba does more.
 
-    The installed package sets the two services: `foreign_reader(path, revision) -> (config, state_dict)` reads a
-    checkpoint of another model type, and `card_writer(folder)` writes or refreshes a model card.
+    The installed package sets the services: `foreign_reader(path, revision) -> (config, state_dict)` reads a
+    checkpoint of another model type, `card_writer(folder)` writes or refreshes a model card,
+    `folder_pusher(folder, repo_id, **words) -> commit` uploads a folder with its card, and `after_saving()` is
+    called whenever a folder was saved.
     """
 
     foreign_reader: ClassVar[Callable | None] = None
     card_writer: ClassVar[Callable | None] = None
+    folder_pusher: ClassVar[Callable | None] = None
+    after_saving: ClassVar[Callable | None] = None
     config: Any
     config_class: Any
+    _loaded_revision: str | None = None  # that was asked for
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -44,7 +50,10 @@ class MoebaFolders:
         if pretrained_model_name_or_path is not None and kwargs.get("config") is None:
             model_type = _model_type(pretrained_model_name_or_path, kwargs)
         if model_type in (None, cls.config_class.model_type):
-            return parent.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            loaded = parent.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            model._loaded_revision = kwargs.get("revision")
+            return loaded
         if cls.foreign_reader is None:
             raise ValueError(
                 f"{pretrained_model_name_or_path} is a '{model_type}' checkpoint: reading it needs the moeba package "
@@ -73,18 +82,24 @@ class MoebaFolders:
         if main:
             write_code(save_directory)
             self._bring(Path(save_directory), _PROVENANCE)
+            if self.after_saving is not None:
+                type(self).after_saving()
         if push_to_hub:
             self._upload(save_directory, repo_id or os.path.basename(os.path.abspath(save_directory)), **hub)
 
     def push_to_hub(self, repo_id: str, *, max_shard_size: int | str = "5GB", **kwargs: Any) -> str:
         """Save to a temporary folder and upload it, with a model card, in one commit.
 
-        What a person wrote in a card stays: the card of the folder that the model was loaded from goes along, its
-        generated part brought up to date; without one, a card already in the repository is left alone.
+        What a person wrote in a card stays, in the folder that the model was loaded from and in the repository; its
+        generated part is brought up to date. Where moeba is not installed, the cards stay as they are.
 
         Args:
             repo_id: `user/name`; the repository is created if it does not exist.
-            kwargs: `private`, `token`, `revision`, `create_pr`, `commit_message`, `commit_description`, `tags`.
+            kwargs: `private`, `token`, `revision` (a branch), `create_pr`, `commit_message`, `commit_description`,
+                `tags`.
+
+        Raises:
+            OSError: the Hub or the network refused, and nothing was committed.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, max_shard_size=max_shard_size)
@@ -99,25 +114,46 @@ class MoebaFolders:
         private: bool | None = None,
         revision: str | None = None,
         tags: list[str] | None = None,
-        **kwargs: Any,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        create_pr: bool = False,
     ) -> str:
+        self._bring(Path(folder), _CARD, _PROVENANCE)
+        self.fetch_provenance(Path(folder), token)
+        message = commit_message or f"Upload {type(self).__name__}"
+        if self.folder_pusher is not None:
+            return type(self).folder_pusher(
+                folder,
+                repo_id,
+                token=token,
+                private=private,
+                branch=revision,
+                pr=create_pr,
+                tags=tags or (),
+                message=message,
+                description=commit_description,
+            )
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not revision.startswith("refs/pr"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         card = Path(folder) / _CARD
-        self._bring(Path(folder), _CARD, _PROVENANCE)
-        on_hub = not card.exists() and api.file_exists(repo_id, _CARD, revision=revision)
-        if on_hub and tags:
-            shutil.copyfile(api.hf_hub_download(repo_id, _CARD, revision=revision), card)
-        elif not on_hub and self.card_writer is not None:
-            type(self).card_writer(Path(folder))
-        if tags and card.exists():
-            text = ModelCard.load(card)
+        if tags:
+            if not card.exists() and api.file_exists(repo_id, _CARD, revision=revision):
+                shutil.copyfile(api.hf_hub_download(repo_id, _CARD, revision=revision), card)
+            text: Any = ModelCard.load(card) if card.exists() else ModelCard("---\n---\n")
             text.data.tags = list(dict.fromkeys([*(text.data.tags or []), *tags]))
             text.save(card)
-        kwargs.setdefault("commit_message", f"Upload {type(self).__name__}")
-        return api.upload_folder(repo_id=repo_id, folder_path=Path(folder), revision=revision, **kwargs)
+        # `upload_folder` would make several commits of a large folder.
+        files = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+        return api.create_commit(
+            repo_id,
+            [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files],
+            commit_message=message,
+            commit_description=commit_description,
+            revision=revision,
+            create_pr=create_pr,
+        )
 
     def _bring(self, folder: Path, *names: str) -> None:
         """Copy files of the folder this model was loaded from, such as the record of where its weights came from."""
@@ -125,6 +161,19 @@ class MoebaFolders:
         for name in names:
             if (origin / name).is_file() and not (folder / name).exists():
                 shutil.copyfile(origin / name, folder / name)
+
+    def fetch_provenance(self, folder: Path, token: bool | str | None) -> None:
+        """Bring that record for a model that was loaded from the Hub, from the commit that was loaded."""
+        origin = str(self.config._name_or_path or "")
+        if not origin or (folder / _PROVENANCE).exists() or Path(origin).exists():
+            return
+        try:
+            cached = try_to_load_from_cache(origin, "config.json", revision=self._loaded_revision)
+            commit = Path(cached).parent.name if isinstance(cached, str) else self._loaded_revision
+            path = hf_hub_download(origin, _PROVENANCE, revision=commit, token=token)
+        except (EntryNotFoundError, HfHubHTTPError, HFValidationError):  # made otherwise, or gone since
+            return
+        shutil.copyfile(path, folder / _PROVENANCE)
 
 
 def _model_type(path: Any, kwargs: dict[str, Any]) -> str | None:

@@ -1,0 +1,243 @@
+"""What a push does to the Hub, seen on the Hub; every request is a real one over HTTP."""
+
+from __future__ import annotations
+
+import pytest
+from hub_client import contents
+from hub_state import File
+from huggingface_hub import ModelCard
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from moeba.modeling.code_files import code_files
+
+SHARDS = r"PUT /lfs/"
+
+
+def test_a_push_is_one_commit_of_everything(hub, client, moe):
+    before = contents(moe)
+    pushed = client.push(moe, message="First words")
+    repo = hub.repos["ada/model"]
+    (commit,) = repo.commits
+    assert (commit.title, commit.oid) == ("First words", pushed["commit"]["oid"])
+    assert pushed["is_new"] and not repo.private
+    on_hub = {path: file.data for path, file in repo.files.items() if path != ".gitattributes"}
+    assert on_hub.items() >= {k: v for k, v in before.items() if k != "README.md"}.items()
+    assert on_hub["explorer/pages/deep/page.html"] == b"<p>seen</p>"
+    assert pushed["files"] == {path: len(data) for path, data in on_hub.items()}
+    assert set(code_files()) < set(on_hub)
+    large = {path for path, file in repo.files.items() if file.is_lfs}
+    assert large == {path for path in before if path.endswith(".safetensors")} and len(large) > 1
+    assert hub.count(SHARDS) == hub.count("POST /lfs-verify/") == len(large)
+    card = ModelCard(on_hub["README.md"].decode())
+    assert "moe" in card.data.tags and "experts" in card.text
+    assert contents(moe) == before, "the folder itself was changed"
+
+
+def test_what_arrived_is_not_sent_again(hub, client, moe):
+    first = client.push(moe)
+    hub.requests.clear()
+    again = client.push(moe)
+    assert not again["is_new"] and again["commit"]["oid"] == first["commit"]["oid"]
+    (moe / "notes.txt").write_text("new")
+    assert client.push(moe)["is_new"]
+    repo = hub.repos["ada/model"]
+    assert len(repo.commits) == 2 and repo.files["notes.txt"].data == b"new"
+    assert not hub.count(SHARDS)
+
+
+def test_code_and_card_are_made_anew(hub, client, moe):
+    (moe / "router.py").unlink()
+    (moe / "norms.py").write_text("raise SystemExit")
+    client.push(moe)
+    files = hub.repos["ada/model"].files
+    for name, text in code_files().items():
+        assert files[name].data.decode() == text
+
+
+def test_large_files_go_in_parts_if_the_hub_asks(hub, client, moe):
+    hub.part_size = 30_000
+    client.push(moe)
+    files = hub.repos["ada/model"].files
+    for path in moe.glob("*.safetensors"):
+        assert files[path.name].data == path.read_bytes()
+    assert hub.count(r"PUT /lfs/.*part=3") and hub.count("POST /lfs/")
+
+
+def test_a_private_repository(hub, client, moe):
+    client.push(moe, private=True)
+    assert hub.repos["ada/model"].private
+    said = client.run("from huggingface_hub import HfApi; HfApi(token='hf_other').model_info('ada/model')")
+    assert said.error["type"] == "RepositoryNotFoundError"
+    client.push(moe, "ada/open")
+    said = client.refused(moe, "ada/open", private=True)
+    assert said.error["type"] == "ValueError" and "exists and is public" in said.text
+
+
+def test_a_name_alone_is_one_of_your_own(hub, client, moe):
+    assert client.push(moe, "mine")["repo_id"] == "ada/mine"
+
+
+def test_a_branch(hub, client, moe):
+    client.push(moe, branch="dev")
+    repo = hub.repos["ada/model"]
+    assert set(repo.branches) == {"main", "dev"}
+    assert not repo.commits and "config.json" in repo.branches["dev"].files
+    (moe / "notes.txt").write_text("new")
+    client.push(moe, branch="dev")
+    assert len(repo.branches["dev"].history()) == 3 and not repo.commits
+
+
+def test_a_pull_request_takes_no_right_to_write(hub, client, moe):
+    client.push(moe)
+    before = hub.repos["ada/model"].files
+    (moe / "notes.txt").write_text("new")
+    pushed = client.push(moe, pr=True, token="hf_other")
+    repo = hub.repos["ada/model"]
+    assert pushed["commit"]["pr_url"] == f"{hub.url}/ada/model/discussions/1"
+    assert repo.files == before and "notes.txt" in repo.branches["refs/pr/1"].files
+    (moe / "more.txt").write_text("more")
+    client.push(moe, branch="refs/pr/1")
+    assert {"notes.txt", "more.txt"} < set(repo.branches["refs/pr/1"].files)
+
+
+def test_words_that_contradict_each_other(hub, client, moe):
+    assert "leave one out" in client.refused(moe, pr=True, branch="dev").text
+    assert "a pull request needs a repository" in client.refused(moe, pr=True).text
+    assert not hub.repos
+
+
+def test_a_dry_run_reaches_for_no_network(hub, client, moe):
+    (moe / "checkpoint-3").mkdir()
+    (moe / "checkpoint-3" / "optimizer.pt").write_bytes(b"x" * 10)
+    (moe / "router.py").unlink()
+    before = contents(moe)
+    planned = client.push(moe, dry_run=True)
+    assert planned["commit"] is None and planned["left_out"] == {"checkpoint-3/": "training state"}
+    assert not hub.requests and contents(moe) == before
+    assert client.push(moe)["files"] == planned["files"]
+
+
+STAYING = {
+    "optimizer.pt": "training state",
+    "scheduler.pt": "training state",
+    "rng_state_0.pth": "training state",
+    "checkpoint-12/model.safetensors": "training state",
+    "__pycache__/router.cpython-311.pyc": "cache",
+    "wandb/run/files.log": "cache",
+    ".git/config": "hidden",
+    ".cache/huggingface/x.metadata": "hidden",
+    ".DS_Store": "hidden",
+}
+
+
+def test_what_stays_behind(hub, client, moe):
+    for path in STAYING:
+        (moe / path).parent.mkdir(parents=True, exist_ok=True)
+        (moe / path).write_text("[core]")
+    (moe / ".eval_results").mkdir()
+    (moe / ".eval_results" / "arc.yaml").write_text("[]")
+    (moe / "linked").symlink_to(moe / "explorer")
+    pushed = client.push(moe)
+    stays = {(path.split("/")[0] + "/" if "/" in path else path): why for path, why in STAYING.items()}
+    assert pushed["left_out"] == {**stays, "linked/": "a link to a folder"}
+    files = hub.repos["ada/model"].files
+    assert ".eval_results/arc.yaml" in files and not set(STAYING) & set(files)
+    pushed = client.push(moe, include_training=True)
+    assert {path for path, why in STAYING.items() if why == "training state"} < set(pushed["files"])
+    assert set(pushed["left_out"].values()) == {"cache", "hidden", "a link to a folder"}
+
+
+SECRETS = {
+    ".env": b"",
+    "deploy.pem": b"",
+    "keys/id_rsa": b"",
+    "token": b"",
+    "notes/token.txt": b"",
+    "credentials.json": b"{}",
+    "notes.txt": b"my token is hf_" + b"abcdefghijklmnopqrSTUVWXYZ01234567",
+    "training_args.bin": b"\x80\x02X\x00hf_" + b"abcdefghijklmnopqrSTUVWXYZ01234567" + b"q\x01",
+    "run.sh": b"-----BEGIN OPENSSH PRIVATE KEY-----\nabc",
+}
+
+
+def test_secrets_are_refused_and_not_shown(hub, client, moe):
+    for path, data in SECRETS.items():
+        (moe / path).parent.mkdir(parents=True, exist_ok=True)
+        (moe / path).write_bytes(data)
+    for words in ({}, {"dry_run": True}, {"include_training": True}):
+        said = client.refused(moe, **words)
+        assert said.error["type"] == "ValueError"
+        assert all(path in said.text for path in SECRETS), said.text
+        assert "abcdefghij" not in said.text
+    assert not hub.requests
+
+
+def test_what_only_looks_like_a_secret_goes_along(hub, client, moe):
+    harmless = {
+        "added_tokens.json": "{}",
+        "docs/usage.md": f"Log in with hf_{'x' * 34}, and set your .env",
+        "keys/id_rsa.pub": "ssh-rsa AAAA",
+    }
+    for path, text in harmless.items():
+        (moe / path).parent.mkdir(exist_ok=True)
+        (moe / path).write_text(text)
+    assert set(harmless) < set(client.push(moe)["files"])
+
+
+@pytest.mark.parametrize("damage", ["shard", "config", "folder", "link"])
+def test_half_a_model_is_not_pushed(hub, client, moe, damage):
+    if damage == "shard":
+        min(moe.glob("*.safetensors")).unlink()
+    elif damage == "config":
+        (moe / "config.json").unlink()
+    elif damage == "link":
+        (moe / "notes.txt").symlink_to(moe / "nowhere")
+    said = client.refused(moe / "nowhere" if damage == "folder" else moe)
+    assert said.error["type"] == "ValueError"
+    assert {"shard": "model-0000", "config": "config.json", "folder": "nowhere", "link": "notes.txt"}[
+        damage
+    ] in said.text
+    assert not hub.requests
+
+
+def test_words_of_a_person_on_the_hub_stay(hub, client, moe):
+    client.push(moe)
+    edit(hub, lambda text: text.replace("---\n", "---\nlicense: mit\n", 1) + "\n## My words\n")
+    client.push(moe)
+    card = ModelCard(hub.repos["ada/model"].files["README.md"].data.decode())
+    assert card.data.license == "mit" and card.text.rstrip().endswith("## My words")
+    assert card.text.count("<!-- moeba:start -->") == 1
+
+
+def test_words_in_the_folder_come_before_those_on_the_hub(hub, client, moe):
+    (moe / "README.md").write_text("---\nlanguage: de\n---\n# Mine\n")
+    assert client.push(moe)["notes"] == []
+    assert client.push(moe)["notes"] == []
+    edit(hub, lambda text: text + "\n## Theirs\n")
+    (note,) = client.push(moe)["notes"]
+    assert "the card on the Hub has words of its own" in note
+    text = hub.repos["ada/model"].files["README.md"].data.decode()
+    assert "# Mine" in text and "Theirs" not in text and "language: de" in text
+
+
+def test_tags_are_added(hub, client, moe):
+    client.push(moe, tags=["mine", "moe"])
+    card = ModelCard(hub.repos["ada/model"].files["README.md"].data.decode())
+    assert card.data.tags.count("moe") == 1 and "mine" in card.data.tags
+
+
+def test_other_models_are_pushed_with_a_card_alone(hub, client, tmp_path):
+    sizes = dict(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=9
+    )
+    LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(tmp_path / "llama")
+    files = set(client.push(tmp_path / "llama")["files"])
+    assert {"README.md", "config.json", "model.safetensors"} <= files
+    assert not any(name.endswith(".py") for name in files)
+
+
+def edit(hub, change) -> None:
+    """What a person does in a browser."""
+    repo = hub.repos["ada/model"]
+    text = change(repo.files["README.md"].data.decode())
+    repo.add("main", "edit", {**repo.files, "README.md": File(text.encode(), is_lfs=False)})
