@@ -60,8 +60,10 @@ def registering(architecture: str | None) -> tuple[Engine, ...]:
 
 
 def holders(config: MoebaConfig) -> Iterator[str]:
-    """The families whose config can say all of a model's, those that most engines serve first."""
-    for model_type in candidates():
+    """The families that an engine serves and whose config can say all of a model's, the widest served first."""
+    for model_type in candidates("moe" if config.sparse_layers else "dense"):
+        if not registering(FAMILIES[model_type].architecture):
+            continue
         try:
             family_of(model_type).to_native(config)
         except ValueError:

@@ -88,4 +88,4 @@ def _hex(rgb: tuple[int, int, int]) -> str:
 def _is_dark(rgb: tuple[int, int, int]) -> bool:
     """Whether white is easier to read on it than black."""
     red, green, blue = ((value / 255) ** 2.2 for value in rgb)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.3
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.2
