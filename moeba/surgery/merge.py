@@ -1,0 +1,250 @@
+"""Merging: several models of one base, or LoRA adapters of it, become the experts of one model.
+
+Their feed-forwards become experts; all other tensors are the base model's, an expert's, or the mean of all (Branch-
+Train-MiX, Sukhbaatar et al. 2024). The recipe is mergekit-moe's, with a few words of our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from typing_extensions import Unpack
+
+from ..conversion.checkpoint import resolve
+from ..conversion.destination import check_destination
+from ..conversion.job import Result, Run, RunOptions
+from ..conversion.plan import PlannedTensors
+from ..modeling import MoebaForCausalLM
+from .adapters import AdaptedCheckpoint, resolve_adapter
+from .agreement import check_agreement
+from .experts_from_dense import Copies
+from .gap import measure_gap
+from .merge_recipe import AVERAGE, BASE, ExpertRecipe, MergeRecipe, ModelReference, read_recipe
+from .merge_router import notes_on, own_text, route
+from .merging import Branches, Merging
+from .operation import Measure, Surgery
+from .sources import Source
+from .upcycling import LAYER, dtypes
+
+_FIGURES = ("source_nll", "target_nll", "kl", "top1")
+
+
+def merge(
+    recipe: str | Path | Mapping[str, Any],
+    destination: str | Path,
+    *,
+    to: str | None = None,
+    export: bool = False,
+    **run: Unpack[RunOptions],
+) -> Result:
+    """Turn several models of one architecture into a mixture of experts.
+
+    Args:
+        recipe: a YAML file, or what it holds. As in mergekit-moe: `base_model`, `experts` (each with `source_model`,
+            `positive_prompts`, `negative_prompts`, `noise_scale`, `residual_scale`), `gate_mode`, `dtype`,
+            `experts_per_token`, `shared_experts`, `architecture`. Further:
+
+            - of an expert `adapter`, a LoRA folder on the base model; `calibration`, text files; `name`;
+            - `others`: whose tensors outside of the experts are kept: `base` (default), `average`, or an expert's name;
+            - `layers`: which get experts, as in `upcycle`, default `all`; `seed`;
+            - `gate_mode: calibration`: routers from the calibration files, the default where there are any.
+        to: the native family that must be able to hold the result, or `auto`; default the recipe's `architecture`.
+        export: write the native checkpoint itself, in place of a Moeba one.
+        run: see `Run`.
+
+    The merge of equal models computes what they compute, and is proven; of any others it is measured, for each
+    source on its own text, how far the merge is from it.
+
+    Raises:
+        ValueError: the recipe does not fit, or the models differ in tokens, architecture or shapes.
+        CertificateError: the proof failed; nothing is published.
+    """
+    asked = read_recipe(recipe)
+    if to and asked.architecture and to != asked.architecture:
+        raise ValueError(f"to={to!r}, but the recipe says architecture: {asked.architecture}.")
+    to = to or asked.architecture or "auto"
+    options = Run(**run)
+    members = [*asked.experts, *([asked.shared] if asked.shared else [])]
+    texts = {expert.name: own_text(expert) for expert in members}
+    models, branches = _open(asked, members)
+    _spare_what_is_read(recipe, members, models, Path(destination), options.overwrite)
+    dtype = getattr(torch, asked.dtype) if asked.dtype else None
+    base = models[BASE]
+    notes = check_agreement({_called(branch, asked): model for branch, model in models.items()}, dtype)
+    merging = Merging(
+        base.config,
+        Copies(len(asked.experts), asked.seed),
+        asked.experts_per_token,
+        asked.shared is not None,
+        asked.seed,
+        experts=asked.experts,
+        shared=asked.shared,
+        branches=branches,
+        donors=_donors(asked, branches),
+        dtype=dtype,
+    )
+    family, found = merging.settle(asked.layers, to, dtypes(base.tensors))
+    notes += found + _lost_of_adapters(models, merging)
+    source = Branches({branch: model.tensors for branch, model in models.items()})
+    if not options.dry_run:
+        for model in models.values():
+            model.check_equal()
+        route(merging, source, asked.gate_mode, lambda: base.tokenizer)
+    plan = merging.plan(source)
+    same = _keeps_function(models, merging, options.dry_run)
+    plan.notes += [*notes, *notes_on(asked.gate_mode, merging.reports)]
+    if same:
+        plan.notes.append("all models are the same, so the merge computes what they compute")
+    return Surgery(
+        sources=list(models.values()),
+        plan=plan,
+        config=merging.config,
+        recipe={
+            **asked.given,
+            "experts_per_token": asked.experts_per_token,
+            "gate_mode": asked.gate_mode,
+            "others": asked.others,
+            "seed": asked.seed,
+            "to": to,
+            "export": export,
+            "names": [expert.name for expert in members],
+            "texts": {name: text.digests() for name, text in texts.items() if text},
+            "sparse_layers": merging.config.sparse_layers,
+        },
+        family=family,
+        twins=merging.twins if same else None,
+        measure=OwnTexts(base, [(expert, models[branches[expert.name]]) for expert in asked.experts]),
+        reports={"router": merging.reports} if merging.reports else {},
+        recipe_text=asked.text,
+    ).run(destination, export, options)
+
+
+@dataclass
+class OwnTexts:
+    """What the gap of a merge is measured on: each source on the text that it is for."""
+
+    base: Source
+    experts: list[tuple[ExpertRecipe, Source]]
+
+    def gap(self, target: MoebaForCausalLM) -> dict[str, Any]:
+        """`per_source`: `measure_gap` of each; and the means over all tokens."""
+        per_source = []
+        for expert, source in self.experts:
+            ids, text = Measure(self.base, own_text(expert)).ids()
+            if ids.shape[1] < 2:  # a single token predicts nothing
+                ids, text = Measure(self.base).ids()
+            per_source.append({"name": expert.name, "text": text, **measure_gap(source.model(), target, ids)})
+        tokens = sum(item["tokens"] for item in per_source)
+        means = {name: sum(item[name] * item["tokens"] for item in per_source) / tokens for name in _FIGURES}
+        return {"text": "each source's own text", "tokens": tokens, **means, "per_source": per_source}
+
+
+def _open(asked: MergeRecipe, members: list[ExpertRecipe]) -> tuple[dict[str, Source], dict[str, str]]:
+    """Each model once, the base model first; and which one each expert is from."""
+    models = {BASE: _source(asked.base_model)}
+    known = {_identity(asked.base_model): BASE}
+    branches = {}
+    for expert in members:
+        key = _identity(expert.source)
+        if key not in known:
+            known[key] = expert.name
+            models[expert.name] = _source(expert.source)
+        branches[expert.name] = known[key]
+    return models, branches
+
+
+def _spare_what_is_read(
+    recipe: str | Path | Mapping[str, Any],
+    members: list[ExpertRecipe],
+    models: Mapping[str, Source],
+    destination: Path,
+    overwrite: bool,
+) -> None:
+    """Refuse a destination that would replace an adapter, the recipe or a text."""
+    for model in models.values():
+        if isinstance(model.checkpoint, AdaptedCheckpoint):
+            check_destination(model.checkpoint.adapter, destination, overwrite)
+    files = [file for expert in members for file in expert.calibration]
+    for file in files if isinstance(recipe, Mapping) else [Path(recipe), *files]:
+        if destination.resolve() in file.resolve().parents:
+            raise ValueError(f"{destination} holds {file.name}, which is read: choose another destination")
+
+
+def _identity(reference: ModelReference) -> tuple[Any, ...]:
+    """The same for the same model, however its folder is spelled."""
+    paths = [path and (str(Path(path).resolve()) if Path(path).exists() else path)
+             for path in (reference.model, reference.adapter)]  # fmt: skip
+    return (*paths, reference.revision, reference.adapter_revision)
+
+
+def _source(reference: ModelReference) -> Source:
+    if reference.adapter is None:
+        return Source(reference.model, reference.revision)
+    adapter = resolve_adapter(reference.adapter, reference.adapter_revision)
+    checkpoint = AdaptedCheckpoint(resolve(reference.model, reference.revision), adapter)
+    return Source(reference.model, reference.revision, checkpoint)
+
+
+def _called(branch: str, asked: MergeRecipe) -> str:
+    return f"base_model {asked.base_model.short}" if branch == BASE else branch
+
+
+def _donors(asked: MergeRecipe, branches: Mapping[str, str]) -> tuple[str, ...]:
+    """The models whose tensors outside of the experts are kept; each counts once in a mean."""
+    if asked.others == BASE:
+        return (BASE,)
+    names = [expert.name for expert in asked.experts] if asked.others == AVERAGE else [asked.others]
+    return tuple(dict.fromkeys(branches[name] for name in names))
+
+
+def _lost_of_adapters(models: Mapping[str, Source], merging: Merging) -> list[str]:
+    """Notes on adapters of which a part is not kept.
+
+    Raises:
+        ValueError: nothing of one is.
+    """
+    inside = tuple(LAYER.format(layer=layer) for layer in merging.config.sparse_layers)
+    notes = []
+    for name, model in models.items():
+        if not isinstance(model.checkpoint, AdaptedCheckpoint) or name in merging.donors:
+            continue
+        changed = _changed(model)
+        outside = [tensor for tensor in changed if not tensor.startswith(inside)]
+        if len(outside) == len(changed):
+            raise ValueError(
+                f"{name}: its adapter changes nothing in the feed-forwards that become experts, only {outside[0]} and "
+                "others that are taken from elsewhere: say others: average."
+            )
+        if outside:
+            notes.append(
+                f"{name}: its adapter's changes of {len(outside)} tensors outside of the experts, such as "
+                f"{outside[0]}, are not kept (others: average keeps its share of them)"
+            )
+    return notes
+
+
+def _changed(model: Source) -> list[str]:
+    """Moeba's names of the tensors that an adapter changes."""
+    assert isinstance(model.checkpoint, AdaptedCheckpoint)
+    if not isinstance(model.tensors, PlannedTensors):
+        return list(model.checkpoint.changed)
+    changed = model.checkpoint.changed.keys()
+    recipes = model.tensors.plan.recipes
+    return [info.name for recipe in recipes if changed & set(recipe.sources) for info in recipe.targets]
+
+
+def _keeps_function(models: Mapping[str, Source], merging: Merging, dry_run: bool) -> bool:
+    """Whether all models are the same file for file and nothing is changed in them. A dry run reads no file."""
+    edited = any(expert.noise_scale or expert.residual_scale != 1.0 for expert in merging.experts)
+    stored = {info.dtype for info in models[BASE].tensors.tensors.values() if info.dtype.is_floating_point}
+    converted = merging.dtype is not None and stored != {merging.dtype}
+    adapted = any(isinstance(model.checkpoint, AdaptedCheckpoint) for model in models.values())
+    if edited or converted or adapted or merging.shared is not None:
+        return False
+    if len(models) == 1:
+        return True
+    return not dry_run and len({tuple(model.checkpoint.sha256().values()) for model in models.values()}) == 1
