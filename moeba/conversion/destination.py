@@ -23,6 +23,12 @@ def check_destination(source_folder: str | Path, destination: str | Path, overwr
         ValueError: it is the source, inside it or around it; a file; a folder that exists, without
             `overwrite`; a folder that is no checkpoint, even with it; or its parent cannot be written.
     """
+    check_apart(source_folder, destination)
+    check_free(Path(destination).expanduser().resolve(), overwrite)
+
+
+def check_apart(source_folder: str | Path, destination: str | Path) -> None:
+    """Refuse a destination that is the source, inside it or around it; see `check_destination`."""
     origin = Path(source_folder).expanduser().resolve()
     target = Path(destination).expanduser().resolve()
     if origin == target or (target.exists() and os.path.samefile(origin, target)):
@@ -30,7 +36,6 @@ def check_destination(source_folder: str | Path, destination: str | Path, overwr
     if origin in target.parents or target in origin.parents:
         inside = "inside" if origin in target.parents else "around"
         raise ValueError(f"{destination} is {inside} the source {source_folder}: choose another destination")
-    check_free(target, overwrite)
 
 
 def check_free(destination: Path, overwrite: bool) -> None:
@@ -85,8 +90,13 @@ def _acquire(folder: Path) -> int | None:
         os.close(descriptor)
 
 
-def move_into_place(folder: Path, destination: Path) -> None:
-    """Make the finished folder the destination; one that is already there is put back if that fails."""
+def move_into_place(folder: Path, destination: Path, *scaffolds: str) -> None:
+    """Make the finished folder the destination; one that is already there is put back if that fails.
+
+    Args:
+        scaffolds: files in it that served the work alone. They and the lock are removed once it is in place: without
+            them, a run that is killed before could not be continued.
+    """
     for path in (*folder.iterdir(), folder):
         sync(path)
     aside = _aside(destination)
@@ -100,8 +110,9 @@ def move_into_place(folder: Path, destination: Path) -> None:
             os.rename(aside, destination)
         raise
     sync(destination.parent)
-    # Only now: without it, another run could take the folder over before the rename.
-    (destination / LOCK).unlink(missing_ok=True)
+    # The lock only now: without it, another run could take the folder over before the rename.
+    for name in (*scaffolds, LOCK):
+        (destination / name).unlink(missing_ok=True)
     if replaced:
         remove(aside)
 

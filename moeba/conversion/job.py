@@ -12,9 +12,10 @@ from ..modeling.modeling_moeba import MoebaPreTrainedModel
 from ..tokenization.adopt import copy_tokenizer
 from .certificate import Certificate, CertificateError, certify_folders
 from .checkpoint import Checkpoint
+from .destination import check_apart, check_free
 from .plan import Plan
 from .provenance import CERTIFICATE_FILE, OWN_FILES, describe_source, read_history, write_provenance
-from .writing import Progress, WriteReport, check_destination, write_checkpoint
+from .writing import Progress, WriteReport, write_checkpoint
 
 
 class RunOptions(TypedDict, total=False):
@@ -109,7 +110,8 @@ class Job:
         if options.dry_run:
             return Result(self.destination, self.plan)
         for origin in self.origins:
-            check_destination(origin.checkpoint.folder, self.destination, options.overwrite)
+            check_apart(origin.checkpoint.folder, self.destination)
+        check_free(self.destination.expanduser().resolve(), options.overwrite)
         self.plan.check_equal()
         outcome = Outcome()
 

@@ -28,8 +28,8 @@ from .weight_files import SAFE_INDEX
 __all__ = ["Progress", "Recipe", "WriteReport", "check_destination", "write_checkpoint"]
 
 Progress = Callable[[int, int, str], None]
-_VERSION = 1  # of progress.json
-_PROGRESS = "progress.json"
+_VERSION = 1  # of the file below
+_PROGRESS = ".progress.json"
 _FULL_OR_FORBIDDEN = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG}
 
 
@@ -148,8 +148,7 @@ class _Run:
             self._write_index()
             finish(self.folder)
             check_free(destination, overwrite)  # again: it may have appeared in the hours since
-            (self.folder / _PROGRESS).unlink()
-            move_into_place(self.folder, destination)
+            move_into_place(self.folder, destination, _PROGRESS)
         except BaseException:
             if self.folder.exists():
                 self._clear()

@@ -93,7 +93,7 @@ def test_round_trip_of_every_kind_of_tensor(tmp_path, max_shard_size):
             assert (tensor.shape, tensor.dtype) == (value.shape, value.dtype)
             assert torch.equal(tensor, value)
     assert left_beside(tmp_path / "out") == ["out"]
-    assert not {"progress.json", ".lock"} & set(contents(tmp_path / "out"))
+    assert not {".progress.json", ".lock"} & set(contents(tmp_path / "out"))
 
 
 def test_every_dtype_the_format_knows(tmp_path):
@@ -342,7 +342,7 @@ def test_overwrite_continues_its_own_unfinished_output(tmp_path):
 def test_folder_of_someone_else_in_the_way_is_left_alone(tmp_path):
     (tmp_path / ".out.partial").mkdir()
     (tmp_path / ".out.partial" / "thesis.txt").touch()
-    with pytest.raises(ValueError, match="is in the way and has no progress.json"):
+    with pytest.raises(ValueError, match="is in the way and has no .progress.json"):
         write(numbered(1), tmp_path / "out")
     assert (tmp_path / ".out.partial" / "thesis.txt").exists()
 
@@ -358,7 +358,7 @@ def test_failing_finish_leaves_finished_shards_only(tmp_path):
         write(numbered(4), tmp_path / "out", max_shard_size=32, finish=fail)
     assert left_beside(tmp_path / "out") == [".out.partial"]
     kept = set(contents(tmp_path / ".out.partial"))
-    assert kept == {".lock", "progress.json", *(f"model-0000{n}-of-00004.safetensors" for n in range(1, 5))}
+    assert kept == {".lock", ".progress.json", *(f"model-0000{n}-of-00004.safetensors" for n in range(1, 5))}
     source = numbered(4)
     assert write(source, tmp_path / "out", max_shard_size=32).reused_shards == 4
     assert source.reads == []
