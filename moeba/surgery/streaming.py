@@ -57,6 +57,8 @@ def streamed_model(
 
 def load_feed_forward(config: MoebaConfig, tensors: TensorSource, layer: int) -> torch.nn.Module:
     """The feed-forward of one layer, dense or sparse, in float32 with its own weights."""
+    config = copy.copy(config)
+    config._experts_implementation = "eager"  # the fast ones want sizes that small models lack
     block = build_feed_forward(config, layer)
     prefix = f"model.layers.{layer}.mlp."
     state = {
