@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -13,6 +14,8 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 _PASSING = frozenset((429, 500, 502, 503, 504))  # what huggingface_hub's own requests are repeated for
 _WAITS = (1, 2, 4, 8)  # seconds before each further try
 _LONGEST_WAIT = 60  # seconds; a Hub that asks for more is left to the person
+# How hf_xet, which sends large files where the Hub has Xet storage, words an answer of the Hub.
+_XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
 
 Result = TypeVar("Result")
 
@@ -30,6 +33,8 @@ def status_of(error: BaseException) -> int | None:
     for link in _chain(error):
         if isinstance(link, HfHubHTTPError) and link.response is not None:
             return link.response.status_code
+        if found := _XET_STATUS.search(str(link)):
+            return int(found[1])
     return None
 
 
@@ -81,6 +86,8 @@ def explain(error: BaseException, repo_id: str, api: HfApi) -> str | None:
         return f"{endpoint} is getting too many requests from you (429): push again {when}."
     if status >= 500:
         return f"{endpoint} has a fault of its own ({status}): push again later, files that arrived are not sent twice."
+    if status == 404 and any("/xet-write-token/" in str(link) for link in _chain(error)):
+        return f"{endpoint} has no Xet storage: set HF_HUB_DISABLE_XET=1, then push again."
     sentence = _SENTENCES.get(status)
     if sentence is None:
         return f"{endpoint} refuses the push ({status}): {_own_words(error)}"

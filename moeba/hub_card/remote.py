@@ -141,8 +141,8 @@ class Remote:
         try:
             return persist(lambda: self.api.model_info(self.repo_id, revision=revision))
         except HfHubHTTPError as error:
-            # Without a token, what does not exist and what is hidden are both 401.
-            if status_of(error) == 404 or (status_of(error) == 401 and revision is None):
+            # Without a token, what does not exist and what is hidden are both 401: creating it will tell.
+            if status_of(error) == 404 or (status_of(error) == 401 and not (revision or self.pr)):
                 return None
             raise
 

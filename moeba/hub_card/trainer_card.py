@@ -64,19 +64,25 @@ def _bringing_code(stock: Any) -> Any:
     @functools.wraps(stock)
     def _push_from_checkpoint(self: Any, checkpoint_folder: str) -> None:
         if _is_moeba(self) and self.is_world_process_zero() and self.args.hub_strategy != "end":
-            checkpoint, folder = Path(checkpoint_folder), Path(self.args.output_dir)
-            if (folder / CARD_FILE).is_file():
-                shutil.copyfile(folder / CARD_FILE, checkpoint / CARD_FILE)
-            _write_card(self, checkpoint, {})
-            # Config and weights are copied by the stock method, which then uploads the folder.
-            for path in checkpoint.rglob("*"):
-                if path.is_file() and path.suffix not in WEIGHT_SUFFIXES:
-                    target = folder / path.relative_to(checkpoint)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(path, target)
+            try:
+                _bring_side_files(self, Path(checkpoint_folder), Path(self.args.output_dir))
+            except Exception as error:  # training goes on, as it does when the upload itself fails
+                logger.warning(f"This checkpoint is pushed without a new card or code: {error}")
         return stock(self, checkpoint_folder)
 
     return _push_from_checkpoint
+
+
+def _bring_side_files(trainer: Any, checkpoint: Path, folder: Path) -> None:
+    """Give `folder`, which is uploaded, what the stock method leaves in the checkpoint: all but config and weights."""
+    if (folder / CARD_FILE).is_file():
+        shutil.copyfile(folder / CARD_FILE, checkpoint / CARD_FILE)
+    _write_card(trainer, checkpoint, {})
+    for path in checkpoint.rglob("*"):
+        if path.is_file() and path.suffix not in WEIGHT_SUFFIXES:
+            target = folder / path.relative_to(checkpoint)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
 
 
 def _model(trainer: Any) -> Any:

@@ -152,6 +152,13 @@ def test_a_trainer_pushes_what_loads_while_it_trains(hub, client, moe, tmp_path)
     assert json.loads(step.files["trainer_state.json"].data)["global_step"] == 2
 
 
+def test_training_goes_on_where_the_card_cannot_be_written(hub, client, moe, tmp_path):
+    hub.fail("GET /api/models/ada/run", 403, times=1)
+    settings = {"hub_strategy": "every_save", "hub_always_push": True}
+    client.done(TRAIN, source=moe, output=tmp_path / "run", settings=settings, words={})
+    assert json.loads(hub.repos["ada/run"].files["trainer_state.json"].data)["global_step"] == 4
+
+
 def test_other_models_keep_the_trainers_card(hub, client, tmp_path):
     program = """
 from transformers import LlamaConfig, LlamaForCausalLM

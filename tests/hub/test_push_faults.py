@@ -25,6 +25,11 @@ def test_without_a_token(hub, client, moe):
     said = client.refused(moe, token=False)
     sentence(said, "does not know who you are: log in with `hf auth login`, or set HF_TOKEN")
     assert said.waits == [] and not hub.repos
+    sentence(client.refused(moe, token=False, pr=True), "does not know who you are")
+    client.push(moe)
+    (moe / "notes.txt").write_text("new")
+    sentence(client.refused(moe, token=False), "does not know who you are")
+    sentence(client.refused(moe, token=False, pr=True), "does not know who you are")
 
 
 def test_with_a_wrong_token(hub, client, moe):
@@ -252,3 +257,14 @@ def test_offline(hub, client, moe):
         assert said.waits == [] and not hub.requests
     finally:
         client.done("from huggingface_hub import constants; constants.HF_HUB_OFFLINE = False")
+
+
+def test_a_hub_without_xet_storage(hub, client, moe):
+    pytest.importorskip("hf_xet")
+    program = "from huggingface_hub import constants; constants.HF_HUB_DISABLE_XET = off"
+    client.done(program, off=False)
+    try:
+        sentence(client.refused(moe), "has no Xet storage: set HF_HUB_DISABLE_XET=1", "is deleted again")
+    finally:
+        client.done(program, off=True)
+    client.push(moe)
