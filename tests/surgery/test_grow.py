@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import native
 import pytest
 import torch
 from mixtures import (
@@ -21,7 +22,9 @@ from moeba import MoebaConfig, MoebaForCausalLM
 from moeba.cli.app import run
 from moeba.conversion import CertificateError
 from moeba.conversion.checkpoint import Checkpoint
+from moeba.conversion.families import FAMILIES
 from moeba.surgery.grow import Growth, grow
+from moeba.surgery.sources import Source
 
 GROUPS = dict(n_group=4, topk_group=2)
 ROUTERS = {
@@ -128,6 +131,21 @@ def test_native_to_native(tmp_path, model_type, fields):
     if model_type == "mixtral":
         assert (config.num_local_experts, config.num_experts_per_tok) == (8, 4)
         assert "model.layers.0.block_sparse_moe.experts.7.w1.weight" in Checkpoint(tmp_path / "grown").tensors
+
+
+MIXTURES = [name for name, family in FAMILIES.items() if family.kind == "moe" and name != "phimoe"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", MIXTURES)
+def test_every_native_family_holds_its_grown_models(tmp_path, model_type):
+    """Of the family's random configs the first one with experts."""
+    for seed in range(20):
+        source = native.make(tmp_path / f"native {seed}", model_type, seed=seed)
+        if Source(source).config.sparse_layers:
+            break
+    grow(source, tmp_path / "grown", times=2, to=model_type, export=True, certificate=False)
+    assert_same_function(source, tmp_path / "grown", AutoModelForCausalLM, AutoModelForCausalLM)
 
 
 def test_what_changes_the_function_is_measured(tmp_path):
