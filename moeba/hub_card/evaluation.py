@@ -2,7 +2,7 @@
 
 `evaluation.json` is `{"format_version": 1, "files": {name: sha256}, "results": [...]}`, where `files` are the weights
 that were measured and each result has `dataset` (`id` of the Hub or `name`, `config`, `split`, `revision`),
-`metrics` (name -> number), and if it likes `task` and `settings`.
+`metrics` (name -> number), and if it likes `task`, `settings`, `counts` and `date`.
 """
 
 from __future__ import annotations
@@ -35,12 +35,20 @@ class Result:
     revision: str | None
     task: str
     metrics: Mapping[str, float]
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any]  # and what the figures are over
+    date: str | None  # ISO 8601
 
     @property
     def place(self) -> str:
         """`wikitext, wikitext-2-raw-v1, test`."""
         return ", ".join(name for name in (self.dataset, self.config, self.split) if name)
+
+    @property
+    def how(self) -> str:
+        """`tokens 4096, window 512; revision 1a2b3c4d, 2026-11-21`."""
+        revision = f"revision {self.revision[:8]}" if self.revision else ""
+        origin = ", ".join(word for word in (revision, (self.date or "")[:10]) if word)
+        return "; ".join(words for words in (figures(self.settings), origin) if words)
 
 
 @dataclass(frozen=True)
@@ -67,13 +75,13 @@ class EvaluationFacts:
                 cell(result.place),
                 *(cell(figure(result.metrics[m])) if m in result.metrics else "" for m in self.metrics),
             ]
-            + [cell(figures(result.settings))]
+            + [cell(result.how)]
             for result in self.results
         ]
 
     @property
     def header(self) -> list[str]:
-        return ["dataset", *(cell(name.replace("_", " ")) for name in self.metrics), "settings"]
+        return ["dataset", *(cell(name.replace("_", " ")) for name in self.metrics), "how"]
 
     def model_index(self, name: str) -> list[dict[str, Any]]:
         """The older form, inside the card's metadata, under a name for the model."""
@@ -105,9 +113,10 @@ def _result(item: Mapping[str, Any]) -> Result:
         metrics=_numbers(as_dict(item.get("metrics"))),
         settings={
             key: value
-            for key, value in as_dict(item.get("settings")).items()
+            for key, value in (as_dict(item.get("counts")) | as_dict(item.get("settings"))).items()
             if isinstance(value, str | int | float | bool)
         },
+        date=as_text(item.get("date")),
     )
 
 

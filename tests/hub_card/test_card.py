@@ -5,7 +5,7 @@ import re
 
 import pytest
 import yaml
-from card_folders import certificate, provenance, save_model, source, write_json
+from card_folders import certificate, provenance, save_model, save_tokenizer, source, write_json
 from huggingface_hub import ModelCard
 
 import moeba
@@ -303,14 +303,22 @@ def snippets(text):
     return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_the_snippets_run(dense):
-    found = snippets(text_of(dense))
+def test_the_snippets_run(upcycled, tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    monkeypatch.chdir(tmp_path)
+    save_tokenizer(upcycled)
+    found = snippets(text_of(upcycled))
     assert len(found) == 4  # with Moeba, without it, Trainer, PEFT
     for snippet in found:
         ast.parse(snippet)
-    names = {}
-    exec(found[0].replace("user/name", str(dense)), names)  # it also generates
+    ids = list(range(8))
+    names = {"dataset": [{"input_ids": ids, "labels": ids}] * 2}
+    exec(found[0].replace("user/name", str(upcycled)), names)  # it also generates
     assert isinstance(names["model"], MoebaForCausalLM) and len(names["tokenizer"]) == 265
+    exec(found[2].replace('("output")', '("output", max_steps=1, use_cpu=True, report_to="none")'), names)
+    assert names["trainer"].state.global_step == 1
+    exec(found[3], names)
+    assert type(names["model"]).__name__ == "PeftModelForCausalLM"
 
 
 def test_without_its_code_a_folder_does_not_claim_to_load_alone(dense):

@@ -1,5 +1,6 @@
 """Evaluations are shown where they are of these weights, in the text and in both forms the Hub reads."""
 
+import pytest
 import yaml
 from card_folders import evaluation, write_json
 from huggingface_hub import ModelCard
@@ -9,8 +10,8 @@ from moeba.hub_card import gather_facts, write_card
 
 def test_in_the_text_and_in_the_metadata(merged):
     text = write_card(merged).read_text(encoding="utf-8")
-    assert "| dataset | perplexity | bits per byte | settings |" in text
-    assert "| user/corpus, small, test | 21.8 | 1.02 | window 512, stride 256 |" in text
+    assert "| dataset | perplexity | bits per byte | how |" in text
+    assert "| user/corpus, small, test | 21.8 | 1.02 | window 512, stride 256; revision abc |" in text
     assert "| **Evaluation** | perplexity 21.8 on user/corpus, small, test |" in text
     data = ModelCard(text).data
     assert data.metrics == ["perplexity", "bits_per_byte"] and "records an evaluation" not in text
@@ -39,8 +40,6 @@ def test_leaderboard_files_alone(dense):
 
 
 def test_a_damaged_leaderboard_file_is_named(dense):
-    import pytest
-
     (dense / ".eval_results").mkdir()
     (dense / ".eval_results" / "a.yaml").write_text("a: [", encoding="utf-8")
     with pytest.raises(ValueError, match=r"a\.yaml is not valid YAML"):
