@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         MoebaModel,
         MoebaPreTrainedModel,
     )
-    from .surgery import upcycle
+    from .surgery import densify, grow, merge, prune, split, upcycle
     from .tokenization import MoebaTokenizer
 
 _HOMES = {
@@ -38,8 +38,13 @@ _HOMES = {
     "MoebaTokenizer": "tokenization",
     "certify": "conversion",
     "convert": "conversion",
+    "densify": "surgery",
     "evaluate": "evaluation",
     "export": "conversion",
+    "grow": "surgery",
+    "merge": "surgery",
+    "prune": "surgery",
+    "split": "surgery",
     "upcycle": "surgery",
 }
 
@@ -55,8 +60,13 @@ __all__ = [
     "__version__",
     "certify",
     "convert",
+    "densify",
     "evaluate",
     "export",
+    "grow",
+    "merge",
+    "prune",
+    "split",
     "upcycle",
 ]
 

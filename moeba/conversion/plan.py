@@ -109,10 +109,11 @@ class PlannedTensors:
         """One target, bit for bit as writing the plan would store it."""
         recipe = self._recipes[name]
         if self._last[0] is not recipe:
+            self._last = (None, {})  # freed before the next one is computed
             outputs = recipe.run(self.plan.source)
             self._last = (
                 recipe,
-                {info.name: whole(value) for info, value in zip(recipe.targets, outputs, strict=True)},
+                {info.name: whole(value, info) for info, value in zip(recipe.targets, outputs, strict=True)},
             )
         return self._last[1][name].contiguous()
 

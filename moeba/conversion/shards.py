@@ -173,9 +173,16 @@ def write_recipe(file: BinaryIO, shard: Shard, recipe: Recipe, source: TensorSou
     return sums
 
 
-def whole(output: Output) -> torch.Tensor:
+def whole(output: Output, info: TensorInfo) -> torch.Tensor:
     """The tensor that an output stands for."""
-    return output if isinstance(output, torch.Tensor) else torch.cat(list(output))
+    if isinstance(output, torch.Tensor):
+        return output
+    tensor, row = torch.empty(info.shape, dtype=info.dtype), 0
+    for piece in output:
+        tensor[row : row + len(piece)] = piece
+        row += len(piece)
+    assert row == len(tensor), f"{info.name}: {row} rows of {len(tensor)}"
+    return tensor
 
 
 def pieces(output: Output) -> Iterator[torch.Tensor]:

@@ -17,6 +17,8 @@ VERBS = (
     "convert",
     "export",
     "upcycle",
+    "merge",
+    "split",
     "certify",
     "inspect",
     "generate",
@@ -66,7 +68,32 @@ def test_json_is_all_there_is_on_stdout(moeba, llama, tmp_path):
     assert result["certificate"] is None
 
 
-@pytest.mark.parametrize("words", [("export", "--to", "llama"), ("upcycle", "--experts", 4, "--top-k", 2)])
+def test_merge(moeba, llama, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"base_model: {llama}\ngate_mode: random\nexperts: [{{source_model: {llama}, noise_scale: 0.1}}, "
+                      f"{{source_model: {llama}}}]\n")  # fmt: skip
+    said = moeba("merge", recipe, tmp_path / "moe", "--to", "mixtral", "--export")
+    assert (said.code, said.out.count("\n")) == (0, 1)
+    assert type(AutoModelForCausalLM.from_pretrained(tmp_path / "moe")).__name__ == "MixtralForCausalLM"
+    assert said.err.count("not the same function") == 3 and "nats a token" in said.err
+
+
+def test_split(moeba, llama, tmp_path):
+    said = moeba("split", llama, tmp_path / "moe", "--experts", 4, "--top-k", 1, "--shared", 1)
+    assert (said.code, said.out.count("\n")) == (0, 1)
+    assert "LOSSY until it is trained" in said.err and "not the same function: " in said.err
+    said = moeba("split", llama, tmp_path / "same", "--experts", 4, "--top-k", 4)
+    assert said.code == 0 and "verified: split" in said.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("export", "--to", "llama"),
+        ("upcycle", "--experts", 4, "--top-k", 2),
+        ("split", "--experts", 4, "--top-k", 2),
+    ],
+)
 def test_dry_run_shows_the_plan_and_reads_no_tensor(moeba, converted, tmp_path, monkeypatch, words):
     def read(self, name):
         raise AssertionError(f"{name} was read")
