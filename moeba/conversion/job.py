@@ -58,6 +58,17 @@ class Origin:
         return describe_source(self.checkpoint, self.given, self.revision)
 
 
+def check_start(origins: Sequence[Origin], destination: str | Path, options: Run) -> None:
+    """Refuse a destination that would damage something, or that is taken, before any work is done.
+
+    Raises:
+        ValueError: see `check_destination`; it may be none of the origins, nor inside or around one.
+    """
+    for origin in origins:
+        check_apart(origin.checkpoint.folder, destination)
+    check_free(Path(destination).expanduser().resolve(), options.overwrite)
+
+
 @dataclass(frozen=True)
 class Result:
     """What an operation did. `report` and `certificate` are None after a dry run.
@@ -109,9 +120,7 @@ class Job:
         """
         if options.dry_run:
             return Result(self.destination, self.plan)
-        for origin in self.origins:
-            check_apart(origin.checkpoint.folder, self.destination)
-        check_free(self.destination.expanduser().resolve(), options.overwrite)
+        check_start(self.origins, self.destination, options)
         self.plan.check_equal()
         outcome = Outcome()
 

@@ -20,7 +20,7 @@ from .dense_from_experts import METHODS, Densifying
 from .expert_rows import require_experts, sizes, stored_dtypes
 from .expert_usage import observe_experts
 from .likeness import Likeness, look
-from .operation import RECORD_FILE, Measure, Surgery
+from .operation import RECORD_FILE, Measure, Surgery, before_reading
 from .shaping import home
 from .sources import Source
 from .texts import Texts
@@ -82,7 +82,7 @@ def densify(
         densifying.shared = Shared.KEPT if not opened.config.shared_expert_gate else Shared.DROPPED
         notes, likeness = [UNDECIDED], None
     else:
-        opened.check_equal()
+        before_reading([opened], destination, options)
         likeness = look(opened.config, opened.tensors, parts)
         densifying.settle_shared(likeness)
         notes = _weigh(densifying, likeness, measure)

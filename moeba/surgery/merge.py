@@ -26,7 +26,7 @@ from .gap import measure_gap
 from .merge_recipe import AVERAGE, BASE, ExpertRecipe, MergeRecipe, ModelReference, read_recipe
 from .merge_router import notes_on, own_text, route
 from .merging import Branches, Merging
-from .operation import Measure, Surgery
+from .operation import Measure, Surgery, before_reading
 from .sources import Source
 from .upcycling import LAYER, dtypes
 
@@ -91,8 +91,7 @@ def merge(
     notes += found + _lost_of_adapters(models, merging)
     source = Branches({branch: model.tensors for branch, model in models.items()})
     if not options.dry_run:
-        for model in models.values():
-            model.check_equal()
+        before_reading(list(models.values()), destination, options)
         route(merging, source, asked.gate_mode, lambda: base.tokenizer)
     plan = merging.plan(source)
     same = _keeps_function(models, merging, options.dry_run)

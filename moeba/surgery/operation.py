@@ -18,7 +18,7 @@ from ..conversion.certificate.twin import StateDict, load_exactly, native_twin, 
 from ..conversion.checkpoint import TensorSource
 from ..conversion.convert import save_moeba, save_native
 from ..conversion.families import family_of
-from ..conversion.job import Job, Outcome, Result, Run
+from ..conversion.job import Job, Outcome, Result, Run, check_start
 from ..conversion.plan import Plan, PlannedTensors, plan_export
 from ..conversion.shards import pieces
 from ..modeling import MoebaForCausalLM
@@ -29,6 +29,17 @@ from .texts import Texts, random_windows
 
 RECORD_FILE = "surgery.json"
 Twins = Callable[[Path, str | None], tuple[PreTrainedModel, PreTrainedModel]]
+
+
+def before_reading(sources: Sequence[Source], destination: str | Path, options: Run) -> None:
+    """What must hold before models are run for minutes: a destination that may appear, and heads that are tied.
+
+    Raises:
+        ValueError: it does not hold.
+    """
+    check_start([source.origin for source in sources], destination, options)
+    for source in sources:
+        source.check_equal()
 
 
 @dataclass

@@ -18,7 +18,7 @@ from ..configuration import MoebaConfig
 from ..conversion.job import Result, Run, RunOptions
 from .expert_rows import build_config, plan_rows, require_experts, set_sizes, sizes
 from .expert_usage import Usage, observe_experts
-from .operation import Measure, Surgery
+from .operation import Measure, Surgery, before_reading
 from .shaping import home
 from .sources import Source
 from .texts import Texts
@@ -71,7 +71,7 @@ def prune(
     chosen, reports = {layer: list(range(count)) for layer, count in counts.items()}, {}
     notes = [DECIDED_LATER]
     if not options.dry_run:
-        opened.check_equal()
+        before_reading([opened], destination, options)
         ids, _ = texts.windows(opened.tokenizer, config.max_position_embeddings)
         usage = observe_experts(opened, ids, saliency=method == "reap")
         scores = {layer: _score(found) for layer, found in usage.items()}

@@ -22,10 +22,9 @@ from ..conversion.certificate.twin import shrink
 from ..conversion.job import Result, Run, RunOptions
 from ..conversion.shards import Recipe
 from ..conversion.weight_files import TensorInfo
-from ..conversion.writing import check_destination
 from .activity import Activity
 from .experts_from_dense import Parts
-from .operation import Measure, Surgery, moeba_twin
+from .operation import Measure, Surgery, before_reading, moeba_twin
 from .partitions import Division, at_random, by_likeness
 from .router_init import TOKENS_PER_EXPERT, random_rows
 from .sources import Source
@@ -103,8 +102,7 @@ def split(
     family, notes = splitting.settle(layers, to, dtypes(opened.tensors))
     divided = None
     if not options.dry_run:
-        check_destination(opened.checkpoint.folder, destination, options.overwrite)
-        opened.check_equal()
+        before_reading([opened], destination, options)
         divided = splitting.divide(opened, texts)
     keeps = splitting.keeps_function(dtypes(opened.tensors))
     plan = splitting.plan(opened.tensors)

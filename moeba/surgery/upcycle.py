@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 
 from ..conversion.job import Result, Run, RunOptions
 from .experts_from_dense import Copies, Dropped, Noisy, Shards
-from .operation import Measure, Surgery
+from .operation import Measure, Surgery, before_reading
 from .router_init import CHOICES
 from .sources import Source
 from .texts import Texts
@@ -92,7 +92,7 @@ def upcycle(
     family, notes = upcycling.settle(layers, to, dtypes(opened.tensors))
     if router_init == "calibration" and not options.dry_run:
         assert texts is not None
-        opened.check_equal()
+        before_reading([opened], destination, options)
         upcycling.calibrate(opened, texts)
     elif router_init != "calibration":
         upcycling.router_init = router_init
