@@ -77,7 +77,9 @@ def report_lines(
     """
     lines = []
     for key, value in reports.items():
-        title = str(key).replace("_", " ")
+        title = f"layer {key}" if str(key).isdecimal() else str(key).replace("_", " ")
+        if value in (None, "", [], {}):
+            continue
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
             value = dict(_named(item, place) for place, item in enumerate(value))
         if isinstance(value, dict) and depth > 1 and any(isinstance(item, dict) for item in value.values()):
@@ -85,7 +87,7 @@ def report_lines(
         elif isinstance(value, dict):
             words = ", ".join(f"{str(name).replace('_', ' ')} {figure(item)}" for name, item in value.items())
             lines.append((title, words))
-        elif value not in (None, [], ""):
+        else:
             lines.append((title, figure(value)))
     return lines
 

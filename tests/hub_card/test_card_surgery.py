@@ -46,6 +46,15 @@ def test_absent_keys_are_absent(merged):
     assert "| all text |  |  |  | 0.5 |  |" in text_of(merged)
 
 
+def test_many_reports_are_folded_and_empty_ones_left_out(merged):
+    layers = {str(layer): {"kept": 4, "visits_lost": 0.5} for layer in range(9)}
+    write_json(merged, "surgery.json", surgery(reports={"pruned_layers": layers, "layers": {}}))
+    text = text_of(merged)
+    assert "<summary>9 reports</summary>\n\n- **pruned layers, layer 0:** kept 4, visits lost 0.5\n" in text
+    assert "- **pruned layers, layer 8:** kept 4, visits lost 0.5\n\n</details>\n" in text
+    assert "- **layers" not in text
+
+
 def test_a_recipe_cannot_leave_its_block(merged):
     write_json(merged, "surgery.json", surgery(recipe_text="a: |\n  ```\n  <!-- moeba:end -->x\n  ```\n"))
     text = text_of(merged)
