@@ -50,7 +50,7 @@ ROUTERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("times", [2, 3])
+@pytest.mark.parametrize("times", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("router", ROUTERS)
 def test_function_is_kept(tmp_path, router, times):
     source = mixture(tmp_path / "moe", **ROUTERS[router])
@@ -65,14 +65,11 @@ def test_function_is_kept(tmp_path, router, times):
     assert json.loads((tmp_path / "grown" / "surgery.json").read_text())["exact"] is True
 
 
-slow = pytest.mark.slow
-
-
 @pytest.mark.parametrize(
     "router",
     [
         "groups by two",
-        *(pytest.param(f"{name} as it is", marks=slow) for name in ("sigmoid", "topk_sigmoid")),
+        *(pytest.param(f"{name} as it is", marks=pytest.mark.slow) for name in ("sigmoid", "topk_sigmoid")),
     ],
 )
 def test_certificate(tmp_path, router):
@@ -91,8 +88,8 @@ def test_certificate(tmp_path, router):
     "router, method, value",
     [
         ("sigmoid as it is", "factors", lambda self: {0: 1.0, 1: 1.0}),
-        pytest.param("groups by two", "copies_groups", property(lambda self: False), marks=slow),
-        pytest.param("softmax with selection bias", "_change", lambda self: None, marks=slow),
+        pytest.param("groups by two", "copies_groups", property(lambda self: False), marks=pytest.mark.slow),
+        pytest.param("softmax with selection bias", "_change", lambda self: None, marks=pytest.mark.slow),
     ],
 )
 def test_a_fault_of_the_operation_fails_its_proof(tmp_path, monkeypatch, router, method, value):
