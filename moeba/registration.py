@@ -57,6 +57,6 @@ def _push(folder: Any, repo_id: str, **words: Any) -> Any:
 def _keep_cards_of_trainers() -> None:
     """A Trainer saves before it writes the card of a push, so this is early enough, and costs nothing without one."""
     if trainer := sys.modules.get("transformers.trainer"):
-        from .hub_card.trainer_card import keep_cards
+        from .hub_card.pushing.trainer_card import keep_cards
 
         keep_cards(trainer.Trainer)

@@ -148,7 +148,7 @@ def _say_result(result: Any) -> None:
         for line in result.certificate.lines():
             note(line)
     if result.gap is not None:
-        from ..surgery.gap import describe_gap
+        from ..surgery.running.gap import describe_gap
 
         for line in describe_gap(result.gap):
             note(f"not the same function: {line}")

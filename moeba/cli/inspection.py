@@ -11,7 +11,7 @@ from ..conversion.checkpoint import Checkpoint, read_json
 from ..conversion.convert import moeba_config
 from ..conversion.families import family_of
 from ..conversion.provenance import CERTIFICATE_FILE, read_history
-from ..hub_card.words import describe
+from ..hub_card.text.words import describe
 from ..tokenization import tokenizer_files
 
 

@@ -77,7 +77,9 @@ def families(
     ] = False,
     holds: Annotated[
         str | None,
-        typer.Option(help="Tell of each family whether it can hold this model, and what is in the way.", metavar="DIR"),
+        typer.Option(
+            help="Tell of each family whether it can hold this model, and what is in the way.", metavar="DIR"
+        ),
     ] = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the README.")] = False,
     as_json: Json = False,
@@ -124,7 +126,7 @@ def families(
 def _say_obstacles(model: str, as_json: bool) -> None:
     """Families that hold the model first, those that engines serve most before the others."""
     from ..conversion.targets import obstacles
-    from ..surgery.sources import Source
+    from ..surgery.running.sources import Source
 
     found = obstacles(Source(model).config)
     if as_json:
@@ -134,7 +136,9 @@ def _say_obstacles(model: str, as_json: bool) -> None:
     for title in ("family", "holds the model", "in the way"):
         table.add_column(title, overflow="fold")
     for name, reason in sorted(found.items(), key=lambda item: bool(item[1])):
-        table.add_row(name, "no" if reason else "yes", reason.removeprefix(f"'{name}' cannot hold this model: "))
+        table.add_row(
+            name, "no" if reason else "yes", reason.removeprefix(f"'{name}' cannot hold this model: ")
+        )
     out().print(table)
 
 

@@ -78,7 +78,7 @@ def push(
     from huggingface_hub.utils.logging import set_verbosity_error
 
     from ..hub_card import push as operation
-    from ..hub_card.words import byte_size
+    from ..hub_card.text.words import byte_size
 
     set_verbosity_error()  # its retries; what becomes of them is said below
     if err().is_terminal and not as_json:

@@ -2,8 +2,8 @@
 
 from .bundle import bundle, prepare
 from .card import write_card
-from .facts import gather_facts
-from .hub_errors import PushError
 from .push import PushResult, push
+from .pushing.hub_errors import PushError
+from .reading.facts import gather_facts
 
 __all__ = ["PushError", "PushResult", "bundle", "gather_facts", "prepare", "push", "write_card"]

@@ -16,8 +16,8 @@ from ..conversion.weight_files import PICKLE_INDEX, SAFE_INDEX
 from ..modeling.code_files import AUTO_MAP, write_code
 from ..tokenization.adopt import tokenizer_files
 from .card import CARD_FILE, write_card
-from .evaluation import LEADERBOARD_FOLDER
-from .figures import FOLDER as FIGURES
+from .pictures.figures import FOLDER as FIGURES
+from .text.evaluation import LEADERBOARD_FOLDER
 
 # Beside the side files of a checkpoint: they show whether a Trainer wrote the folder.
 _FURTHER_FILES = (CARD_FILE, "training_args.bin")

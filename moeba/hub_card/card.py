@@ -18,15 +18,15 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from .facts import Facts, gather_facts
-from .figures import FILES as FIGURE_FILES
-from .figures import Figure, draw
-from .glance import title
-from .licences import inherited
-from .records import SourceFacts, StepFacts, as_json
-from .sections import sections
-from .svg import DRAWN_BY
-from .usage import task_of
+from .pictures.figures import FILES as FIGURE_FILES
+from .pictures.figures import Figure, draw
+from .pictures.svg import DRAWN_BY
+from .reading.facts import Facts, gather_facts
+from .reading.records import SourceFacts, StepFacts, as_json
+from .text.glance import title
+from .text.licences import inherited
+from .text.sections import sections
+from .text.usage import task_of
 
 CARD_FILE = "README.md"
 TEMPLATE = Path(__file__).with_name("card.md.jinja")

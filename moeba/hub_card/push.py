@@ -17,10 +17,10 @@ from ..conversion.weight_files import WEIGHT_SUFFIXES
 from ..version import __version__
 from .bundle import prepare
 from .card import CARD_FILE
-from .card_on_hub import adopt_card
-from .hub_errors import PushError, explain, persist, status_of
-from .push_files import LeftOut, PushFile, select_files
-from .remote import Remote
+from .pushing.card_on_hub import adopt_card
+from .pushing.hub_errors import PushError, explain, persist, status_of
+from .pushing.push_files import LeftOut, PushFile, select_files
+from .pushing.remote import Remote
 
 _ADAPTER_FILE = "adapter_config.json"
 _COPIED = 10_000_000  # bytes; larger files are linked while the push is made ready

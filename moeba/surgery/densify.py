@@ -15,15 +15,15 @@ from typing_extensions import Unpack
 from ..conversion.job import Result, Run, RunOptions
 from ..conversion.json_files import read_json
 from ..conversion.provenance import read_history
-from .averaging import Shared
-from .dense_from_experts import METHODS, Densifying
-from .expert_rows import require_experts, sizes, stored_dtypes
-from .expert_usage import observe_experts
-from .likeness import Likeness, look
-from .operation import RECORD_FILE, Measure, Surgery, before_reading
-from .shaping import home
-from .sources import Source
-from .texts import Texts
+from .experts.averaging import Shared
+from .experts.dense_from_experts import METHODS, Densifying
+from .experts.expert_rows import require_experts, sizes, stored_dtypes
+from .experts.expert_usage import observe_experts
+from .experts.likeness import Likeness, look
+from .routers.shaping import home
+from .running.operation import RECORD_FILE, Measure, Surgery, before_reading
+from .running.sources import Source
+from .running.texts import Texts
 
 UNDECIDED = (
     "whether the function is kept is decided by comparing the experts, which a dry run does not read; a shared expert "

@@ -24,12 +24,12 @@ from ..conversion.certificate.twin import shrink
 from ..conversion.checkpoint import TensorSource
 from ..conversion.job import Result, Run, RunOptions
 from ..conversion.plan import Plan
-from .expert_rows import build_config, plan_rows, require_experts, set_sizes, sizes, stored_dtypes
-from .operation import Measure, Surgery, moeba_twin
-from .routing_integrity import copies_stay_together
-from .shaping import home
-from .sources import Source
-from .texts import Texts
+from .experts.expert_rows import build_config, plan_rows, require_experts, set_sizes, sizes, stored_dtypes
+from .routers.routing_integrity import copies_stay_together
+from .routers.shaping import home
+from .running.operation import Measure, Surgery, moeba_twin
+from .running.sources import Source
+from .running.texts import Texts
 
 NEGLIGIBLE = 1e-18  # beside a sum of scores, whatever its multiple
 BIAS_OF_CHOICE = "gate.e_score_correction_bias"

@@ -19,16 +19,16 @@ from ..conversion.destination import check_destination
 from ..conversion.job import Result, Run, RunOptions
 from ..conversion.plan import PlannedTensors
 from ..modeling import MoebaForCausalLM
-from .adapters import AdaptedCheckpoint, resolve_adapter
-from .agreement import check_agreement
-from .experts_from_dense import Copies
-from .gap import measure_gap
-from .merge_recipe import AVERAGE, BASE, ExpertRecipe, MergeRecipe, ModelReference, read_recipe
-from .merge_router import notes_on, own_text, route
-from .merging import Branches, Merging
-from .operation import Measure, Surgery, before_reading
-from .sources import Source
-from .upcycling import LAYER, dtypes
+from .experts.experts_from_dense import Copies
+from .experts.upcycling import LAYER, dtypes
+from .merging_parts.adapters import AdaptedCheckpoint, resolve_adapter
+from .merging_parts.agreement import check_agreement
+from .merging_parts.merge_recipe import AVERAGE, BASE, ExpertRecipe, MergeRecipe, ModelReference, read_recipe
+from .merging_parts.merge_router import notes_on, own_text, route
+from .merging_parts.merging import Branches, Merging
+from .running.gap import measure_gap
+from .running.operation import Measure, Surgery, before_reading
+from .running.sources import Source
 
 _FIGURES = ("source_nll", "target_nll", "kl", "top1")
 

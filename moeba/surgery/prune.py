@@ -16,12 +16,12 @@ from typing_extensions import Unpack
 
 from ..configuration import MoebaConfig
 from ..conversion.job import Result, Run, RunOptions
-from .expert_rows import build_config, plan_rows, require_experts, set_sizes, sizes
-from .expert_usage import Usage, observe_experts
-from .operation import Measure, Surgery, before_reading
-from .shaping import home
-from .sources import Source
-from .texts import Texts
+from .experts.expert_rows import build_config, plan_rows, require_experts, set_sizes, sizes
+from .experts.expert_usage import Usage, observe_experts
+from .routers.shaping import home
+from .running.operation import Measure, Surgery, before_reading
+from .running.sources import Source
+from .running.texts import Texts
 
 METHODS = ("reap", "load")
 DECIDED_LATER = "which experts are kept is decided by the calibration text, which a dry run does not read"

@@ -22,15 +22,15 @@ from ..conversion.certificate.twin import shrink
 from ..conversion.job import Result, Run, RunOptions
 from ..conversion.shards import Recipe
 from ..conversion.weight_files import TensorInfo
-from .activity import Activity
-from .experts_from_dense import Parts
-from .operation import Measure, Surgery, before_reading, moeba_twin
-from .partitions import Division, at_random, by_likeness
-from .router_init import TOKENS_PER_EXPERT, random_rows
-from .sources import Source
-from .streaming import load_feed_forward
-from .texts import Texts, observe_feed_forwards
-from .upcycling import LAYER, Upcycling, dtypes
+from .experts.activity import Activity
+from .experts.experts_from_dense import Parts
+from .experts.partitions import Division, at_random, by_likeness
+from .experts.upcycling import LAYER, Upcycling, dtypes
+from .routers.router_init import TOKENS_PER_EXPERT, random_rows
+from .running.operation import Measure, Surgery, before_reading, moeba_twin
+from .running.sources import Source
+from .running.streaming import load_feed_forward
+from .running.texts import Texts, observe_feed_forwards
 
 METHODS = ("random", "coactivation", "clusters")
 ROUTERS = ("calibration", "normal", "zeros")

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing_extensions import Unpack
 
 from ..conversion.job import Result, Run, RunOptions
-from .experts_from_dense import Copies, Dropped, Noisy, Shards
-from .operation import Measure, Surgery, before_reading
-from .router_init import CHOICES
-from .sources import Source
-from .texts import Texts
-from .upcycling import Upcycling, dtypes
-from .virtual_groups import integrity
+from .experts.experts_from_dense import Copies, Dropped, Noisy, Shards
+from .experts.upcycling import Upcycling, dtypes
+from .routers.router_init import CHOICES
+from .routers.virtual_groups import integrity
+from .running.operation import Measure, Surgery, before_reading
+from .running.sources import Source
+from .running.texts import Texts
 
 METHODS = ("copy", "fine-grained", "drop", "noise")
 

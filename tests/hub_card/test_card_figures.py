@@ -7,9 +7,9 @@ import pytest
 from card_folders import certificate, save_training, training_log, write_json
 
 from moeba.hub_card import gather_facts, write_card
-from moeba.hub_card.figures import FILES, draw
-from moeba.hub_card.heat_map import colour
-from moeba.hub_card.svg import MAX_POINTS, Line, Panel, line_chart, nice_ticks, number, thinned
+from moeba.hub_card.pictures.figures import FILES, draw
+from moeba.hub_card.pictures.heat_map import colour
+from moeba.hub_card.pictures.svg import MAX_POINTS, Line, Panel, line_chart, nice_ticks, number, thinned
 
 
 def figures(folder):

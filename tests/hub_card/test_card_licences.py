@@ -5,7 +5,7 @@ from card_folders import provenance, source, write_json
 from huggingface_hub import ModelCard
 
 from moeba.hub_card import gather_facts, write_card
-from moeba.hub_card.licences import inherited
+from moeba.hub_card.text.licences import inherited
 
 
 def found(folder, *licences):

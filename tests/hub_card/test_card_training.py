@@ -10,7 +10,7 @@ from transformers import Trainer, TrainingArguments
 
 from moeba import MoebaForCausalLM
 from moeba.hub_card import gather_facts, write_card
-from moeba.hub_card.training_arguments import read_training_arguments
+from moeba.hub_card.reading.training_arguments import read_training_arguments
 from moeba.training import RouterStatisticsCallback
 
 

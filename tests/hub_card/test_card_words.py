@@ -7,8 +7,8 @@ import pytest
 from card_folders import EXPERTS, SIZES
 
 from moeba import MoebaConfig
-from moeba.hub_card import words
-from moeba.hub_card.words import byte_size, cell, code, describe, figure, router_rule, short_number
+from moeba.hub_card.text import words
+from moeba.hub_card.text.words import byte_size, cell, code, describe, figure, router_rule, short_number
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from moeba import convert, merge
-from moeba.surgery.adapters import AdaptedCheckpoint
-from moeba.surgery.sources import Source
+from moeba.surgery.merging_parts.adapters import AdaptedCheckpoint
+from moeba.surgery.running.sources import Source
 
 peft = pytest.importorskip("peft")
 

@@ -26,8 +26,8 @@ from moeba import MoebaConfig, MoebaForCausalLM, convert, upcycle
 from moeba.cli.app import run
 from moeba.conversion import CertificateError
 from moeba.surgery.densify import densify
+from moeba.surgery.experts.likeness import Likeness
 from moeba.surgery.grow import grow
-from moeba.surgery.likeness import Likeness
 
 LLAMA = dict(PLAIN, attention_bias=False, mlp_bias=False)
 GPT2 = dict(n_layer=2, n_embd=24, n_head=3, n_inner=None)

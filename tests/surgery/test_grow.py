@@ -24,7 +24,7 @@ from moeba.conversion import CertificateError
 from moeba.conversion.checkpoint import Checkpoint
 from moeba.conversion.families import FAMILIES
 from moeba.surgery.grow import Growth, grow
-from moeba.surgery.sources import Source
+from moeba.surgery.running.sources import Source
 
 GROUPS = dict(n_group=4, topk_group=2)
 ROUTERS = {

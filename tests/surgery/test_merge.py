@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from moeba import MoebaConfig, MoebaForCausalLM, MoebaTokenizer, merge, upcycle
 from moeba.conversion.checkpoint import Checkpoint
-from moeba.surgery.sources import Source
+from moeba.surgery.running.sources import Source
 
 CODE = Path(argparse.__file__).read_text(encoding="utf-8")[20_000:]
 PROSE = (difflib.__doc__ or "") + "\n".join(

@@ -13,13 +13,13 @@ from transformers import AutoModelForCausalLM
 from moeba import MoebaConfig, MoebaForCausalLM, export
 from moeba.cli.app import run
 from moeba.conversion.plan import PlannedTensors
-from moeba.surgery.expert_rows import plan_rows
-from moeba.surgery.expert_usage import observe_experts
-from moeba.surgery.gap import measure_gap
+from moeba.surgery.experts.expert_rows import plan_rows
+from moeba.surgery.experts.expert_usage import observe_experts
 from moeba.surgery.prune import _config, choose, prune
-from moeba.surgery.sources import Source
-from moeba.surgery.streaming import streamed_model
-from moeba.surgery.texts import Texts
+from moeba.surgery.running.gap import measure_gap
+from moeba.surgery.running.sources import Source
+from moeba.surgery.running.streaming import streamed_model
+from moeba.surgery.running.texts import Texts
 
 QUIET = [1, 2, 5, 8, 10, 11]  # experts that the tests silence
 BUSY = [0, 3, 4, 9]  # experts that the tests send all tokens to

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from moeba import MoebaConfig, MoebaForCausalLM, MoebaTokenizer, convert, split
 from moeba.conversion.checkpoint import Checkpoint
-from moeba.surgery.partitions import assign_equally, equal_clusters
+from moeba.surgery.experts.partitions import assign_equally, equal_clusters
 
 TEXT = Path(argparse.__file__).read_text(encoding="utf-8")
 PLAIN = dict(

@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM
 from moeba import MoebaConfig, MoebaForCausalLM, MoebaTokenizer, convert, export, upcycle
 from moeba.conversion.checkpoint import Checkpoint
 from moeba.surgery.layers import parse_layers
-from moeba.surgery.router_init import calibrated_rows, degeneracy, random_rows, spherical_kmeans
-from moeba.surgery.texts import Texts, observe_feed_forwards
+from moeba.surgery.routers.router_init import calibrated_rows, degeneracy, random_rows, spherical_kmeans
+from moeba.surgery.running.texts import Texts, observe_feed_forwards
 
 TEXT = Path(argparse.__file__).read_text(encoding="utf-8")
 OTHER_TEXT = Path(difflib.__file__).read_text(encoding="utf-8")

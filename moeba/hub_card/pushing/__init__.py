@@ -1,0 +1,1 @@
+"""Carrying a folder to the Hub: which files, one commit, and what its errors mean."""

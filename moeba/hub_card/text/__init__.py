@@ -1,0 +1,1 @@
+"""The sections of a card in words and tables, one file a subject."""

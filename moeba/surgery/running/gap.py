@@ -1,0 +1,60 @@
+"""What an operation that does not keep the function has lost, measured on text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ...modeling import MoebaForCausalLM
+
+_LOGITS = 1 << 26  # numbers that are in memory at a time
+
+
+@torch.no_grad()
+def measure_gap(source: MoebaForCausalLM, target: MoebaForCausalLM, ids: torch.Tensor) -> dict[str, Any]:
+    """Both models on the same tokens.
+
+    Args:
+        ids: `[windows, length]`; each window is read by itself.
+
+    Returns:
+        `tokens`: how many were predicted. `source_nll`, `target_nll`: mean negative log-likelihood, in nats a token.
+        `kl`: mean Kullback-Leibler divergence of the target's prediction from the source's, in nats. `top1`: share of
+        tokens for which both find the same one most likely.
+    """
+    states = [model.model(ids, use_cache=False).last_hidden_state[:, :-1] for model in (source, target)]
+    flat = [state.reshape(-1, state.shape[-1]) for state in states]
+    labels = ids[:, 1:].reshape(-1)
+    totals = torch.zeros(4, dtype=torch.double)
+    step = max(1, _LOGITS // source.config.vocab_size)
+    for start in range(0, len(labels), step):
+        part = slice(start, start + step)
+        a, b = (
+            model.compute_logits(state[part]).float().log_softmax(-1)
+            for model, state in zip((source, target), flat, strict=True)
+        )
+        nll = [F.nll_loss(scores, labels[part], reduction="sum").double() for scores in (a, b)]
+        kl = F.kl_div(b, a, log_target=True, reduction="sum").double()
+        totals += torch.stack([*nll, kl, (a.argmax(-1) == b.argmax(-1)).sum().double()])
+    means = (totals / len(labels)).tolist()
+    return {
+        "tokens": len(labels),
+        **dict(zip(("source_nll", "target_nll", "kl", "top1"), means, strict=True)),
+    }
+
+
+def describe_gap(gap: dict[str, Any]) -> list[str]:
+    """A line for a person, and one for each source where there are several."""
+    lines = []
+    for name, figures in [("", gap), *((item["name"], item) for item in gap.get("per_source", ()))]:
+        if "tokens" not in figures:
+            continue
+        what = (
+            f"{name or gap.get('text', 'text')}: negative log-likelihood {figures['source_nll']:.4f} -> "
+            f"{figures['target_nll']:.4f} nats a token, KL {figures['kl']:.3g}, same most likely token "
+            f"{figures['top1']:.1%} ({figures['tokens']:,} tokens)"
+        )
+        lines.append(what)
+    return lines

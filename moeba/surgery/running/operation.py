@@ -1,0 +1,241 @@
+"""What all operations share: from a plan over Moeba's tensors to a published, proven or measured folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ...configuration import MoebaConfig
+from ...conversion.certificate import Check, Status, certify_folders
+from ...conversion.certificate.twin import StateDict, load_exactly, native_twin, plain, randomise
+from ...conversion.checkpoint import TensorSource
+from ...conversion.convert import save_moeba, save_native
+from ...conversion.families import family_of
+from ...conversion.job import Job, Outcome, Result, Run, check_start
+from ...conversion.plan import Plan, PlannedTensors, plan_export
+from ...conversion.shards import pieces
+from ...modeling import MoebaForCausalLM
+from .gap import measure_gap
+from .sources import Source
+from .streaming import streamed_model
+from .texts import Texts, random_windows
+
+RECORD_FILE = "surgery.json"
+Twins = Callable[[Path, str | None], tuple[PreTrainedModel, PreTrainedModel]]
+
+
+def before_reading(sources: Sequence[Source], destination: str | Path, options: Run) -> None:
+    """What must hold before models are run for minutes: a destination that may appear, and heads that are tied.
+
+    Raises:
+        ValueError: it does not hold.
+    """
+    check_start([source.origin for source in sources], destination, options)
+    for source in sources:
+        source.check_equal()
+
+
+@dataclass
+class Measure:
+    """What a gap is measured on: the given texts, or else Python's docstrings, or else random tokens."""
+
+    source: Source
+    texts: Texts | None = None
+
+    def gap(self, target: MoebaForCausalLM) -> dict[str, Any]:
+        """See `measure_gap`; `text` says what was read."""
+        ids, text = self.ids()
+        return {"text": text, **measure_gap(self.source.model(), target, ids)}
+
+    def ids(self) -> tuple[torch.Tensor, str]:
+        """Token ids `[windows, length]`, and what they are."""
+        config = self.source.config
+        texts = self.texts or Texts.built_in()
+        try:
+            tokenizer = self.source.tokenizer
+        except ValueError:
+            if self.texts is not None:
+                raise
+            return random_windows(
+                config.vocab_size, config.max_position_embeddings
+            ), "random tokens (there is no tokenizer)"
+        ids, _ = texts.windows(tokenizer, config.max_position_embeddings)
+        return ids, ", ".join(texts.names)
+
+
+@dataclass
+class Surgery:
+    """
+    Attributes:
+        sources: what is read; tokenizer and side files are the first one's.
+        plan: every tensor of the new Moeba model.
+        config: the new model's.
+        recipe: the arguments, as they were given.
+        family: a native family that can hold the result, if one was found.
+        twins: a random small source, and what this operation makes of it; None where the function is not kept.
+        equal_experts: the experts of a layer are copies of each other, on the side that has them.
+        examine: further checks of the new tensors, and figures for the record.
+        measure: the gap, where the function is not kept.
+        reports: further figures for the record.
+        recipe_text: the recipe file as it was written.
+    """
+
+    sources: Sequence[Source]
+    plan: Plan
+    config: MoebaConfig
+    recipe: dict[str, Any]
+    family: str | None = None
+    twins: Twins | None = None
+    equal_experts: bool = True
+    examine: Callable[[MoebaConfig, TensorSource], tuple[list[Check], dict[str, Any]]] | None = None
+    measure: Any = None
+    reports: dict[str, Any] = field(default_factory=dict)
+    recipe_text: str | None = None
+
+    def run(self, destination: str | Path, export: bool, options: Run) -> Result:
+        """Write the folder, as a Moeba checkpoint or as the native one.
+
+        Raises:
+            ValueError: no native family can hold the model that should be exported.
+            CertificateError: the proof failed.
+        """
+        plan, save = self.plan, partial(save_moeba, self.config)
+        recipe = {**self.recipe, "family": self.family}
+        if export:
+            if self.family is None:
+                raise ValueError(
+                    f"export: {next(iter(self.plan.notes), 'no native family can hold the result')}"
+                )
+            family = family_of(self.family)
+            notes = [*self.plan.notes, f"written as a native '{self.family}' checkpoint"]
+            plan = plan_export(PlannedTensors(self.plan), self.config, family)
+            plan.operation, plan.notes = self.plan.operation, notes
+            save = partial(save_native, self.config, family)
+
+        def save_all(folder: Path) -> None:
+            save(folder)
+            self._record(folder, None)
+
+        for source in self.sources:
+            if not options.dry_run:
+                source.check_equal()
+        job = Job(
+            plan,
+            [source.origin for source in self.sources],
+            Path(destination),
+            recipe,
+            save_all,
+            self._conclude,
+            lossy=self.twins is None,
+        )
+        return job.run(options)
+
+    def _record(self, folder: Path, gap: dict[str, Any] | None) -> None:
+        """Write surgery.json: what was asked, of what, and what came of it."""
+        record = {
+            "format_version": 1,
+            "operation": self.plan.operation,
+            "recipe": self.recipe,
+            **({"recipe_text": self.recipe_text} if self.recipe_text else {}),
+            "sources": [_identity(source) for source in self.sources],
+            "exact": self.twins is not None,
+            "gap": gap,
+            "reports": self.reports,
+        }
+        text = json.dumps(record, indent=2, default=str)
+        (folder / RECORD_FILE).write_text(text + "\n", encoding="utf-8")
+
+    def _conclude(self, folder: Path) -> Outcome:
+        target = Source(folder)
+        checks = [self._as_planned(target.tensors)]
+        if self.examine is not None:
+            more, figures = self.examine(target.config, target.tensors)
+            checks += more
+            self.reports |= figures
+        if self.twins is None:
+            gap = self.measure.gap(streamed_model(target.config, target.tensors))
+            gap["checks"] = [f"{check.name}: {check.status}" for check in checks]
+            if any(check.status == "failed" for check in checks):
+                raise RuntimeError(f"the written tensors are not the planned ones: {checks}")
+            self._record(folder, gap)
+            return Outcome(gap=gap)
+        exported = target.model_type if target.model_type != MoebaConfig.model_type else None
+        certificate = certify_folders(
+            self.sources[0].checkpoint.folder,
+            folder,
+            twins=lambda at: self.twins(at, exported),
+            operation=self.plan.operation,
+            reshaped=True,
+            equal_experts=self.equal_experts,
+        )
+        certificate.checks += checks
+        self._record(folder, None)
+        return Outcome(certificate)
+
+    def _as_planned(self, target: TensorSource) -> Check:
+        """Each new tensor as it stands in the folder against what its recipe computes, byte for byte."""
+        wrong, count = [], 0
+        for recipe in self.plan.recipes:
+            if recipe.sources == tuple(info.name for info in recipe.targets) and recipe.compute is list:
+                continue  # kept: compared with the source by the certificate
+            outputs = recipe.run(self.plan.source)
+            for info, output in zip(recipe.targets, outputs, strict=True):
+                count += 1
+                if not _equal(pieces(output), target.read(info.name)):
+                    wrong.append(info.name)
+        status: Status = "failed" if wrong else "verified"
+        return Check("new tensors", status, {"tensors": count}, ", ".join(wrong[:5]), "checkpoint")
+
+
+def _equal(found: Any, stored: torch.Tensor) -> bool:
+    """Whether the pieces are the stored tensor."""
+    if stored.dim() == 0:
+        return all(torch.equal(piece, stored) for piece in found)
+    row = 0
+    for piece in found:
+        if not torch.equal(piece, stored[row : row + piece.shape[0]]):
+            return False
+        row += piece.shape[0]
+    return row == stored.shape[0]
+
+
+def _identity(source: Source) -> dict[str, Any]:
+    described = source.origin.describe()
+    return {key: described[key] for key in ("path", "repo_id", "revision", "model_type")}
+
+
+def moeba_twin(
+    small: MoebaConfig,
+    changed: MoebaConfig,
+    plan: Callable[[TensorSource], Plan],
+    folder: Path,
+    family: str | None,
+    prepare: Callable[[MoebaForCausalLM], None] | None = None,
+) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """A random model, and what `plan` makes of it: a Moeba model, or the native one that stock transformers loads.
+
+    Args:
+        prepare: gives the random model what the operation's proof rests on.
+    """
+    first = MoebaForCausalLM(small)
+    randomise(first, embedding_multiplier=small.embedding_multiplier)
+    if prepare is not None:
+        with torch.no_grad():
+            prepare(first)
+    first.tie_weights()
+    state = dict(first.state_dict().items())
+    if small.tie_word_embeddings:
+        state.pop("lm_head.weight")
+    planned = PlannedTensors(plan(StateDict(state)))
+    if family is not None:
+        return plain(first), native_twin(planned, changed, family_of(family), folder)
+    second = MoebaForCausalLM(changed)
+    load_exactly(second, {name: planned.read(name) for name in planned.tensors})
+    return plain(first), plain(second)
