@@ -12,9 +12,9 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download, snapshot_download
@@ -27,7 +27,9 @@ from huggingface_hub.errors import (
 
 from ..configuration import MoebaConfig
 from .families import family_of
+from .hashes import sha256_of
 from .json_files import listing, read_json
+from .pieces import TensorSource, read_pieces
 from .weight_files import (
     DTYPES,
     PICKLE_FILE,
@@ -52,21 +54,13 @@ __all__ = [
     "count_nonfinite",
     "listing",
     "read_json",
+    "read_pieces",
     "resolve",
     "sha256_of",
 ]
 
-_CHUNK = 1 << 24  # elements looked at, or bytes hashed, at a time
+_CHUNK = 1 << 24  # elements looked at, at a time
 _SIDE_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*", "NOTICE*"]
-
-
-class TensorSource(Protocol):
-    """Named tensors that are known in advance and read one at a time."""
-
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]: ...
-
-    def read(self, name: str) -> torch.Tensor: ...
 
 
 class Checkpoint:
@@ -116,11 +110,20 @@ class Checkpoint:
             raise KeyError(f"{name} is not in {self.folder}")
         tensor = self._home[name].read(name)
         if bad := count_nonfinite(tensor):
-            where = self._home[name].path
-            raise ValueError(
-                f"{name} in {where} holds {bad} NaN or Inf values of {tensor.numel()}: the file is damaged"
-            )
+            raise self._damaged(name, bad)
         return tensor
+
+    def pieces(self, name: str) -> Iterator[torch.Tensor]:
+        """What `read` reads, in pieces along the first dimension."""
+        found = self._home[name].pieces(name)
+        for piece in found:
+            if bad := count_nonfinite(piece):
+                raise self._damaged(name, bad + sum(count_nonfinite(other) for other in found))
+            yield piece
+
+    def _damaged(self, name: str, bad: int) -> ValueError:
+        where, count = self._home[name].path, math.prod(self.tensors[name].shape)
+        return ValueError(f"{name} in {where} holds {bad} NaN or Inf values of {count}: the file is damaged")
 
     def sha256(self) -> dict[str, str]:
         """SHA-256 (hex) of every weight file by name, sorted. Reads each file once and remembers it."""
@@ -213,15 +216,6 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
     """Raise the ValueError that says why a model of this config cannot be converted."""
     if config.get("model_type") != MoebaConfig.model_type:
         family_of(config.get("model_type"))
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes, read piece by piece."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_CHUNK):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _download(repo_id: str, revision: str | None, any_type: bool) -> Path:

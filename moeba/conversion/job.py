@@ -13,6 +13,7 @@ from ..tokenization.adopt import copy_tokenizer
 from .certificate import Certificate, CertificateError, certify_folders
 from .checkpoint import Checkpoint
 from .destination import check_apart, check_free
+from .hashes import hashing
 from .plan import Plan
 from .provenance import CERTIFICATE_FILE, OWN_FILES, describe_source, read_history, write_provenance
 from .writing import Progress, WriteReport, write_checkpoint
@@ -116,16 +117,21 @@ class Job:
         """Write, prove and publish; nothing appears at the destination unless all of it succeeds.
 
         Raises:
+            ValueError: the destination will not do, or a source changed meanwhile.
             CertificateError: the proof failed.
         """
         if options.dry_run:
             return Result(self.destination, self.plan)
         check_start(self.origins, self.destination, options)
         self.plan.check_equal()
+        fingerprints = [origin.checkpoint.fingerprint() for origin in self.origins]
         outcome = Outcome()
 
         def finish(folder: Path) -> None:
             nonlocal outcome
+            for origin, fingerprint in zip(self.origins, fingerprints, strict=True):
+                if origin.checkpoint.fingerprint() != fingerprint:
+                    raise ValueError(f"{origin.checkpoint.folder} changed while it was read: run again")
             self._write_companions(folder)
             if options.certificate:
                 outcome = (self.conclude or self._certify)(folder)
@@ -137,19 +143,19 @@ class Job:
             if MoebaPreTrainedModel.card_writer is not None:
                 MoebaPreTrainedModel.card_writer(folder)
 
-        report = write_checkpoint(
-            self.plan.recipes,
-            self.plan.source,
-            self.destination,
-            digest=self.plan.digest(
-                "\n".join(origin.checkpoint.fingerprint() for origin in self.origins),
-                {**self.recipe, "certificate": options.certificate},
-            ),
-            finish=finish,
-            max_shard_size=options.max_shard_size,
-            overwrite=options.overwrite,
-            progress=options.progress,
-        )
+        with hashing(path for origin in self.origins for path in origin.checkpoint.weight_files):
+            report = write_checkpoint(
+                self.plan.recipes,
+                self.plan.source,
+                self.destination,
+                digest=self.plan.digest(
+                    "\n".join(fingerprints), {**self.recipe, "certificate": options.certificate}
+                ),
+                finish=finish,
+                max_shard_size=options.max_shard_size,
+                overwrite=options.overwrite,
+                progress=options.progress,
+            )
         return Result(self.destination, self.plan, report, outcome.certificate, outcome.gap)
 
     def _write_companions(self, folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,8 +19,10 @@ from .config_differences import differences
 from .families import family_of
 from .family import Family
 from .json_files import listing
+from .pieces import pieces, read_pieces, same_bytes, whole
 from .rows import Row
-from .shards import Recipe, whole
+from .shards import Recipe
+from .streams import stream_to_ours, stream_to_theirs
 from .weight_files import TensorInfo
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -89,7 +91,7 @@ class Plan:
             ValueError: a head declared as tied differs from the embedding.
         """
         for first, second in self.equal:
-            if not torch.equal(self.source.read(first), self.source.read(second)):
+            if not same_bytes(read_pieces(self.source, first), read_pieces(self.source, second)):
                 raise ValueError(
                     f"config.json says tie_word_embeddings=true, but {first} differs from {second}: set it to false, "
                     "or remove the stale tensor."
@@ -108,6 +110,8 @@ class PlannedTensors:
     def read(self, name: str) -> torch.Tensor:
         """One target, bit for bit as writing the plan would store it."""
         recipe = self._recipes[name]
+        if (copied := recipe.copied_from(name)) is not None:
+            return self.plan.source.read(copied).contiguous()
         if self._last[0] is not recipe:
             self._last = (None, {})  # freed before the next one is computed
             outputs = recipe.run(self.plan.source)
@@ -116,6 +120,20 @@ class PlannedTensors:
                 {info.name: whole(value, info) for info, value in zip(recipe.targets, outputs, strict=True)},
             )
         return self._last[1][name].contiguous()
+
+    def pieces(self, name: str) -> Iterator[torch.Tensor]:
+        """What `read` gives; piece by piece where it is copied, or computed so."""
+        recipe = self._recipes[name]
+        if (copied := recipe.copied_from(name)) is not None:
+            yield from read_pieces(self.plan.source, copied)
+        elif len(recipe.targets) > 1:
+            yield self.read(name)
+        else:
+            yield from pieces(recipe.run(self.plan.source)[0])
+
+    def copied_from(self, name: str) -> str | None:
+        """The source tensor whose bytes a target is; None if it is computed."""
+        return self._recipes[name].copied_from(name)
 
 
 def moeba_shapes(config: MoebaConfig) -> dict[str, tuple[int, ...]]:
@@ -165,13 +183,12 @@ def plan_import(checkpoint: Checkpoint) -> tuple[Plan, MoebaConfig]:
         targets = row.our_names(layer)
         infos = [checkpoint.tensors[name] for name in found]
         expected = [shapes[name] for name in targets]
-        recipe = _recipe(
-            targets, infos, partial(row.to_ours, config=layer_view(config, layer)), row.describe(), expected
-        )
+        view = layer_view(config, layer)
+        recipe = _recipe(targets, infos, partial(row.to_ours, config=view), row.describe(), expected)
         if isinstance(recipe, str):
             problems.append(recipe)
         else:
-            recipes.append(recipe)
+            recipes.append(stream_to_ours(row, view, recipe))
 
     dropped: dict[str, str] = {}
     equal = []
@@ -242,11 +259,10 @@ def plan_export(source: TensorSource, config: MoebaConfig, family: Family, bare_
         if bare_names:
             targets = tuple(name.removeprefix(family.base_prefix) for name in targets)
         infos = [source.tensors[name] for name in row.our_names(layer)]
-        recipe = _recipe(
-            targets, infos, partial(row.to_theirs, config=layer_view(config, layer)), row.describe(), None
-        )
+        view = layer_view(config, layer)
+        recipe = _recipe(targets, infos, partial(row.to_theirs, config=view), row.describe(), None)
         assert not isinstance(recipe, str), recipe
-        recipes.append(recipe)
+        recipes.append(stream_to_theirs(row, view, recipe))
         covered.update(recipe.sources)
     homeless = [name for name in shapes if name not in covered]
     if homeless:

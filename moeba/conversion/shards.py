@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO
 
 import torch
 
-from .checkpoint import TensorSource, count_nonfinite
+from .checkpoint import count_nonfinite
+from .hashes import RunningHash, sha256_of
 from .json_files import listing
+from .pieces import Output, TensorSource, Unread, as_bytes, pieces, read_pieces, whole
 from .weight_files import DTYPES, SAFE_FILE, TensorInfo
 
+__all__ = [
+    "Output",
+    "Recipe",
+    "Shard",
+    "check_recipes",
+    "is_intact",
+    "lay_out",
+    "parse_size",
+    "pieces",
+    "put",
+    "whole",
+]
+
 CODES = {dtype: code for code, dtype in DTYPES.items()}
+_SLICE = 1 << 24  # bytes written at a time, while as many are hashed
 _UNITS = {
     **{"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
     **{"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40},
 }
-
-
-# A tensor, or its pieces along the first dimension, of which one at a time needs to be in memory.
-Output: TypeAlias = torch.Tensor | Iterable[torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,8 @@ class Recipe:
     Attributes:
         targets: produced together, in this order; they are written to the same shard.
         sources: names in the `TensorSource`, handed to `compute` in this order.
-        compute: from the source tensors to the target tensors, on the CPU; they need not be contiguous.
+        compute: from the source tensors to the target tensors, on the CPU; they need not be contiguous. The builtin
+            `list` copies them as they are.
         description: a few words for progress reports; default the name of the first target.
         streams: `compute` gets the sources one at a time, each read when it is asked for and then forgotten.
     """
@@ -47,29 +59,22 @@ class Recipe:
     streams: bool = False
 
     def run(self, source: TensorSource) -> Sequence[Output]:
-        """The targets, from the sources that `source` holds."""
+        """The targets, from the sources that `source` holds; what is copied comes in pieces."""
+        if self.compute is list:
+            return [read_pieces(source, name) for name in self.sources]
         if self.streams:
-            return self.compute(_Unread(source, self.sources))
+            return self.compute(Unread(source, self.sources))
         return self.compute([source.read(name) for name in self.sources])
+
+    def copied_from(self, target: str) -> str | None:
+        """The source tensor whose bytes a target is; None if it is computed."""
+        if self.compute is not list:
+            return None
+        return self.sources[[info.name for info in self.targets].index(target)]
 
     @property
     def nbytes(self) -> int:
         return sum(target.nbytes for target in self.targets)
-
-
-class _Unread(Sequence[torch.Tensor]):
-    """Tensors of which each is read whenever it is asked for."""
-
-    def __init__(self, source: TensorSource, names: Sequence[str]) -> None:
-        self._source, self._names = source, names
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return _Unread(self._source, self._names[index])
-        return self._source.read(self._names[index])
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 @dataclass(frozen=True)
@@ -156,43 +161,25 @@ def _lay_out_shard(file: str, recipes: Sequence[Recipe], metadata: Mapping[str, 
     )
 
 
-def write_recipe(file: BinaryIO, shard: Shard, recipe: Recipe, source: TensorSource) -> dict[str, bytes]:
-    """Compute a recipe and put its tensors in their places; the SHA-256 of each. All are freed on return."""
+def write_recipe(
+    file: BinaryIO, shard: Shard, recipe: Recipe, source: TensorSource, running: RunningHash
+) -> None:
+    """Compute a recipe, put its tensors in their places, and hash them. All are freed on return."""
     outputs = recipe.run(source)
     what = recipe.description or f"the recipe of {recipe.targets[0].name}"
     if len(outputs) != len(recipe.targets):
         raise AssertionError(f"{what} computed {len(outputs)} tensors, expected {len(recipe.targets)}")
-    sums = {}
     for info, output in zip(recipe.targets, outputs, strict=True):
-        digest, offset = hashlib.sha256(), shard.start[info.name]
+        offset = shard.start[info.name]
         for data in _checked_bytes(info, output, what):
-            put(file, offset, data)
-            digest.update(data)
-            offset += len(data)
-        sums[info.name] = digest.digest()
-    return sums
-
-
-def whole(output: Output, info: TensorInfo) -> torch.Tensor:
-    """The tensor that an output stands for."""
-    if isinstance(output, torch.Tensor):
-        return output
-    tensor, row = torch.empty(info.shape, dtype=info.dtype), 0
-    for piece in output:
-        tensor[row : row + len(piece)] = piece
-        row += len(piece)
-    assert row == len(tensor), f"{info.name}: {row} rows of {len(tensor)}"
-    return tensor
-
-
-def pieces(output: Output) -> Iterator[torch.Tensor]:
-    """The tensor in pieces along its first dimension; a view that repeats itself is never made whole."""
-    if not isinstance(output, torch.Tensor):
-        yield from output
-    elif output.is_contiguous() or output.dim() < 2:
-        yield output
-    else:
-        yield from output.split(1)
+            for begin in range(0, len(data), _SLICE):
+                part = data[begin : begin + _SLICE]
+                running.update(offset, part)
+                put(file, offset, part)
+                offset += len(part)
+            # Of all that is hashed late, no more than a slice is kept for it.
+            running.wait(_SLICE)
+    running.wait()
 
 
 def _checked_bytes(info: TensorInfo, output: Output, what: str) -> Iterator[memoryview]:
@@ -209,8 +196,7 @@ def _checked_bytes(info: TensorInfo, output: Output, what: str) -> Iterator[memo
                 f"the sources are finite, so a value is out of range for {info.dtype}"
             )
         rows += found[0] if found else 0
-        # Flat first: a tensor without dimensions cannot be viewed as bytes.
-        yield tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        yield as_bytes(tensor).numpy().data
     if info.shape and rows != info.shape[0]:
         raise _broken(info, what, f"{rows} rows in all")
 
@@ -231,30 +217,8 @@ def put(file: BinaryIO, offset: int, data: bytes | memoryview) -> None:
     file.write(data)
 
 
-def combine(shard: Shard, sums: Mapping[str, bytes]) -> str:
-    """One checksum of a shard from those of its tensors, whatever order they were written in."""
-    digest = hashlib.sha256(shard.header)
-    for info in shard.tensors:
-        digest.update(sums[info.name])
-    return digest.hexdigest()
-
-
-def is_intact(path: Path, shard: Shard, checksum: str | None) -> bool:
-    """Whether `path` is the finished shard: its size, its header, and its tensors by checksum."""
-    if checksum is None or not path.is_file() or path.stat().st_size != shard.size:
+def is_intact(path: Path, shard: Shard, sha256: str | None) -> bool:
+    """Whether `path` is the finished shard."""
+    if sha256 is None or not path.is_file() or path.stat().st_size != shard.size:
         return False
-    sums = {}
-    with path.open("rb") as file:
-        if file.read(len(shard.header)) != shard.header:
-            return False
-        for info in shard.tensors:
-            sums[info.name] = _hash_next(file, info.nbytes)
-    return combine(shard, sums) == checksum
-
-
-def _hash_next(file: BinaryIO, nbytes: int) -> bytes:
-    digest = hashlib.sha256()
-    while nbytes and (piece := file.read(min(nbytes, 1 << 24))):
-        digest.update(piece)
-        nbytes -= len(piece)
-    return digest.digest()
+    return sha256_of(path) == sha256

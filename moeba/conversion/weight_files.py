@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -64,6 +65,7 @@ WEIGHT_SUFFIXES = frozenset(
         ".npz",
     )
 )
+_PIECE = 1 << 24  # bytes read at a time, where a tensor may come in pieces
 _MAX_HEADER = 100_000_000  # bytes; the limit the safetensors library itself sets
 
 
@@ -78,6 +80,11 @@ class TensorInfo:
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def rows_a_piece(self) -> int:
+        """How much of the first dimension is read at a time; at least one."""
+        return max(1, _PIECE * self.shape[0] // self.nbytes) if self.shape and self.nbytes else 1
 
 
 class SafetensorsFile:
@@ -96,16 +103,29 @@ class SafetensorsFile:
         self._start = {info.name: self.header_size + begin for info, begin in entries}
 
     def read(self, name: str) -> torch.Tensor:
-        info = self.tensors[name]
-        if info.nbytes == 0:
-            return torch.empty(info.shape, dtype=info.dtype)
-        # Read rather than mapped: a file truncated meanwhile is an error here, and not a dead process.
-        buffer = bytearray(info.nbytes)
         with self.path.open("rb") as file:
             file.seek(self._start[name])
-            if file.readinto(buffer) != info.nbytes:
-                raise ValueError(f"{self.path} changed while it was being read: {name} is cut short")
-        return torch.frombuffer(buffer, dtype=info.dtype).reshape(info.shape)
+            return self._next(file, name, self.tensors[name].shape)
+
+    def pieces(self, name: str) -> Iterator[torch.Tensor]:
+        """The tensor, some of its rows at a time."""
+        info = self.tensors[name]
+        if info.nbytes <= _PIECE or not info.shape:
+            yield self.read(name)
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._start[name])
+            for row in range(0, info.shape[0], info.rows_a_piece):
+                count = min(info.rows_a_piece, info.shape[0] - row)
+                yield self._next(file, name, (count, *info.shape[1:]))
+
+    def _next(self, file: BinaryIO, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        # Read rather than mapped: a file truncated meanwhile is an error here, and not a dead process.
+        tensor = torch.empty(shape, dtype=self.tensors[name].dtype)
+        buffer = tensor.reshape(-1).view(torch.uint8).numpy()
+        if file.readinto(buffer.data) != buffer.nbytes:  # type: ignore[attr-defined]
+            raise ValueError(f"{self.path} changed while it was being read: {name} is cut short")
+        return tensor
 
 
 class PickledFile:
@@ -126,6 +146,15 @@ class PickledFile:
 
     def read(self, name: str) -> torch.Tensor:
         return self._values[name].detach().clone(memory_format=torch.contiguous_format)
+
+    def pieces(self, name: str) -> Iterator[torch.Tensor]:
+        """The tensor, some of its rows at a time."""
+        info = self.tensors[name]
+        if info.nbytes <= _PIECE or not info.shape:
+            yield self.read(name)
+            return
+        for piece in self._values[name].detach().split(info.rows_a_piece):
+            yield piece.clone(memory_format=torch.contiguous_format)
 
 
 WeightFile = SafetensorsFile | PickledFile

@@ -20,9 +20,21 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import TensorSource
-from .destination import LOCK, check_destination, check_free, locked, move_into_place, recover, remove, sync
+from .destination import (
+    LOCK,
+    Flusher,
+    check_destination,
+    check_free,
+    locked,
+    move_into_place,
+    recover,
+    remove,
+    sync,
+)
+from .hashes import RunningHash, remember
 from .json_files import read_json
-from .shards import Recipe, Shard, check_recipes, combine, is_intact, lay_out, parse_size, put, write_recipe
+from .shards import Recipe, Shard, check_recipes, is_intact, lay_out, parse_size, put, write_recipe
+from .threads import one_thread
 from .weight_files import SAFE_INDEX
 
 __all__ = ["Progress", "Recipe", "WriteReport", "check_destination", "write_checkpoint"]
@@ -93,7 +105,8 @@ def write_checkpoint(
             recover(destination)
             check_free(destination, overwrite)
             run.resume(digest, discard=overwrite)
-            run.write_shards()
+            with one_thread():  # the hashes need the other ones
+                run.write_shards()
             run.publish(finish, destination, overwrite)
     return WriteReport(
         shards=len(run.shards),
@@ -175,19 +188,21 @@ class _Run:
     def _write_shard(self, shard: Shard) -> None:
         path = self.folder / shard.file
         unfinished = path.with_name(f"{path.name}.tmp")
-        sums: dict[str, bytes] = {}
-        with unfinished.open("wb") as file:
+        with unfinished.open("w+b") as file, Flusher(file) as flusher, RunningHash() as running:
+            running.update(0, shard.header)
             put(file, 0, shard.header)
             for recipe in shard.recipes:
-                sums |= write_recipe(file, shard, recipe, self.source)
+                write_recipe(file, shard, recipe, self.source, running)
+                flusher.wrote(recipe.nbytes)
                 self._advance(recipe.nbytes, recipe.description or recipe.targets[0].name)
-            file.flush()
-            os.fsync(file.fileno())
+            sha256 = running.finish(file)
+            flusher.finish()
         assert unfinished.stat().st_size == shard.size, f"{unfinished} does not have {shard.size} bytes"
         os.replace(unfinished, path)
         sync(self.folder)
+        remember(path, sha256)
         self.written += shard.size
-        self.state["finished"][shard.file] = combine(shard, sums)
+        self.state["finished"][shard.file] = sha256
         self._save_state()
 
     def _write_index(self) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from ...configuration import MoebaConfig
@@ -19,8 +17,10 @@ from ..families import family_of
 from ..families.shared_tensors import LAYER
 from ..family import Family
 from ..json_files import listing
+from ..pieces import TensorSource, pieces, read_pieces, same_bytes
 from ..plan import PlannedTensors, moeba_shapes, plan_export, plan_import
 from ..provenance import versions
+from ..threads import one_thread
 from .battery import build_battery
 from .comparison import EXACT, REORDERED, Comparison, first_divergence, implementations, rounding_noise
 from .controls import faults_for
@@ -121,17 +121,6 @@ def certify_folders(
     return certificate
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """The products of a twin are so small that several threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 class Side:
     """One of the two folders: its files, its config in Moeba's terms, and its tensors as Moeba holds them."""
 
@@ -226,9 +215,7 @@ def _same_tensors(first: Side, second: Side) -> tuple[int, list[str]]:
     """
     before, after = first.tensors.tensors, second.tensors.tensors
     shared = [name for name in after if name in before and before[name].shape == after[name].shape]
-    changed = [
-        name for name in shared if not _same_bytes(first.tensors.read(name), second.tensors.read(name))
-    ]
+    changed = [name for name in shared if not _same_tensor(first.tensors, name, second.tensors)]
     return len(shared) - len(changed), changed
 
 
@@ -251,16 +238,25 @@ def _returned(side: Side) -> list[str]:
     back = PlannedTensors(plan_export(side.tensors, side.config, side.family, bare_names=side.bare_names))
     expected = set(side.checkpoint.tensors) - set(side.dropped)
     wrong = sorted(expected ^ (set(back.tensors) - set(side.filled)))
-    return wrong + [
-        name for name in back.tensors
-        if name in expected and not _same_bytes(back.read(name), side.checkpoint.read(name))
-    ]  # fmt: skip
+    for recipe in back.plan.recipes:
+        for info, output in zip(recipe.targets, recipe.run(side.tensors), strict=True):
+            stored = side.checkpoint.tensors.get(info.name)
+            if (
+                recipe.compute is list
+                and side.tensors.copied_from(recipe.copied_from(info.name)) == info.name
+            ):
+                continue  # there and back as bytes, to the same name
+            if info.name in expected and stored is not None:
+                same = info == stored and same_bytes(pieces(output), read_pieces(side.checkpoint, info.name))
+                wrong += [] if same else [info.name]
+    return wrong
 
 
-def _same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    return torch.equal(a.contiguous().view(-1).view(torch.uint8), b.contiguous().view(-1).view(torch.uint8))
+def _same_tensor(first: TensorSource, name: str, second: TensorSource) -> bool:
+    """Whether two sources have the same tensor, byte for byte."""
+    return first.tensors[name] == second.tensors[name] and same_bytes(
+        read_pieces(first, name), read_pieces(second, name)
+    )
 
 
 def _round_trip(certificate: Certificate) -> Check:

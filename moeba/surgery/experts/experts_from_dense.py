@@ -6,7 +6,7 @@ projections and the column of the down projection that reads it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -37,31 +37,19 @@ class Copies:
 
     def build(
         self, part: str, layer: int, tensors: Sequence[torch.Tensor], names: Sequence[str], factor: float
-    ) -> torch.Tensor:
-        """A tensor of all experts of a layer, `[experts, ...]`, from the dense projections that it consists of.
+    ) -> Iterator[torch.Tensor]:
+        """A tensor of all experts of a layer, `[1, ...]` each, from the dense projections that it consists of.
 
         Args:
             part: `weight` or `bias`. names: which projections `tensors` are, `gate_proj` and `up_proj` or `down_proj`.
             factor: on the down projection's tensor; 1.0 changes no bit.
         """
-        width = [
-            self.width(tensor.shape[0]) if name != DOWN else tensor.shape[0]
-            for name, tensor in zip(names, tensors, strict=True)
-        ]
-        first = tensors[0]
-        inner = (
-            () if part == "bias" else (first.shape[1] if names[0] != DOWN else self.width(first.shape[1]),)
-        )
-        stacked = first.new_empty(self.experts, sum(width), *inner)
         for expert in range(self.experts):
-            start = 0
-            for name, tensor, rows in zip(names, tensors, width, strict=True):
+            found = []
+            for name, tensor in zip(names, tensors, strict=True):
                 piece = self.piece(name, part, layer, expert, tensor)
-                if name == DOWN and factor != 1.0:
-                    piece = piece * factor
-                stacked[expert, start : start + rows] = piece
-                start += rows
-        return stacked
+                found.append(piece * factor if name == DOWN and factor != 1.0 else piece)
+            yield (found[0] if len(found) == 1 else torch.cat(found)).unsqueeze(0)
 
     def piece(self, name: str, part: str, layer: int, expert: int, dense: torch.Tensor) -> torch.Tensor:
         """One expert's part of one projection. `dense` is `[neurons, hidden]`, or `[hidden, neurons]` for down."""

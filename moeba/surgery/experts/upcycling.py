@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -263,7 +263,7 @@ def _usual_layers(count: int, to: str) -> list[list[int]]:
 
 def _build(
     maker: Copies, kind: str, layer: int, names: Sequence[str], factor: float, tensors: Sequence[torch.Tensor]
-) -> list[torch.Tensor]:
+) -> list[Iterator[torch.Tensor]]:
     return [maker.build(kind, layer, tensors, names, factor)]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,12 @@ class AdaptedCheckpoint(Checkpoint):
         if bad := count_nonfinite(merged):
             raise ValueError(f"the adapter {self.adapter} makes {bad} values of {name} NaN or Inf")
         return merged
+
+    def pieces(self, name: str) -> Iterator[torch.Tensor]:
+        if name in self.changed:
+            yield self.read(name)
+        else:
+            yield from super().pieces(name)
 
     def sha256(self) -> dict[str, str]:
         return {**super().sha256(), f"{self.adapter.name}/{self._file.path.name}": sha256_of(self._file.path)}

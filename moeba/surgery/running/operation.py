@@ -19,8 +19,8 @@ from ...conversion.checkpoint import TensorSource
 from ...conversion.convert import save_moeba, save_native
 from ...conversion.families import family_of
 from ...conversion.job import Job, Outcome, Result, Run, check_start
+from ...conversion.pieces import pieces, read_pieces, same_bytes
 from ...conversion.plan import Plan, PlannedTensors, plan_export
-from ...conversion.shards import pieces
 from ...modeling import MoebaForCausalLM
 from .gap import measure_gap
 from .sources import Source
@@ -188,22 +188,13 @@ class Surgery:
             outputs = recipe.run(self.plan.source)
             for info, output in zip(recipe.targets, outputs, strict=True):
                 count += 1
-                if not _equal(pieces(output), target.read(info.name)):
+                same = info == target.tensors[info.name] and same_bytes(
+                    pieces(output), read_pieces(target, info.name)
+                )
+                if not same:
                     wrong.append(info.name)
         status: Status = "failed" if wrong else "verified"
         return Check("new tensors", status, {"tensors": count}, ", ".join(wrong[:5]), "checkpoint")
-
-
-def _equal(found: Any, stored: torch.Tensor) -> bool:
-    """Whether the pieces are the stored tensor."""
-    if stored.dim() == 0:
-        return all(torch.equal(piece, stored) for piece in found)
-    row = 0
-    for piece in found:
-        if not torch.equal(piece, stored[row : row + piece.shape[0]]):
-            return False
-        row += piece.shape[0]
-    return row == stored.shape[0]
 
 
 def _identity(source: Source) -> dict[str, Any]:
