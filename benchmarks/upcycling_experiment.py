@@ -55,7 +55,8 @@ UPCYCLED: dict[str, dict[str, Any]] = {
     "fine-grained": {"method": "fine-grained", "granularity": 2},
     "drop": {"method": "drop", "drop_ratio": 0.5},
 }
-VARIANTS = ("dense", *UPCYCLED, "merged")
+# The last one tells how much of a copy's result is due to its fewer steps: it is no contender, and spends less.
+VARIANTS = ("dense", *UPCYCLED, "merged", "dense-copy-steps")
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Settings:
     base_steps: int = 700
     dense_steps: int = 120
     base_lr: float = 4e-3
-    continue_lr: float = 4e-3
+    continue_lr: float = 2e-3
     specialist_share: float = 0.25
     layers: str = "from:1"
     experts: int = 8
@@ -127,6 +128,8 @@ class Experiment:
     def maker(self, variant: str, seed: int) -> Callable[[Path], dict[str, Any]]:
         if variant == "merged":
             return lambda folder: self.merged(folder, seed)
+        if variant == "dense-copy-steps":
+            return lambda folder: self.dense_for_steps_of_copy(folder, seed)
         return lambda folder: self.continued(folder, variant, seed)
 
     def step(
@@ -239,6 +242,17 @@ class Experiment:
                 certificate=False, **arguments,
             )  # fmt: skip
         return self.finish(start, folder / "trained", seed, self.budget)
+
+    def dense_for_steps_of_copy(self, folder: Path, seed: int) -> dict[str, Any]:
+        """The base on the very windows that the copies of the same seed read."""
+        copies = self.root / f"copy-{seed}" / "start"
+        if not copies.is_dir():
+            raise ValueError(
+                f"dense-copy-steps needs the steps of copy: run --variants copy with seed {seed} first"
+            )
+        steps = self.steps_for(MoebaConfig.from_pretrained(copies), self.budget)
+        flops = steps * self.flops_per_step(MoebaConfig.from_pretrained(self.base))
+        return self.finish(self.base, folder / "trained", seed, flops)
 
     def merged(self, folder: Path, seed: int) -> dict[str, Any]:
         """Two specialists and the base as experts, trained with what the specialists left of the budget."""

@@ -76,9 +76,7 @@ def markdown(results: dict[str, Any]) -> str:
     if "merged" in grouped:
         parts.append(_specialists(grouped["merged"]))
     if len(copies := [name for name in grouped if name.startswith("copy")]) > 1:
-        parts.append(
-            "Router starts of the copies, against `copy` (small normal noise):\n\n" + _starts(grouped, copies)
-        )
+        parts.append("Router starts of the copies:\n\n" + _starts(grouped, copies))
     if any(runs[0]["balance"] for runs in grouped.values()):
         parts.append("Routers on the held-out tokens, mean over seeds:\n\n" + _balances(grouped))
     return "\n\n".join(parts) + "\n"
@@ -129,14 +127,20 @@ def _specialists(runs: list[dict[str, Any]]) -> str:
 
 
 def _starts(grouped: dict[str, list[dict[str, Any]]], names: Sequence[str]) -> str:
-    rows = ["| router | overall | against normal | |", "| --- | --- | --- | --- |"]
+    """The copies by their router, also against the dense model on the same windows."""
+    controls = [("copy", "normal"), ("dense-copy-steps", "dense, same steps")]
+    controls = [(name, words) for name, words in controls if name in grouped]
+    rows = [
+        "| router | overall |" + "".join(f" against {words} | |" for _, words in controls),
+        "| --- | --- |" + " --- | --- |" * len(controls),
+    ]
     for name in names:
         runs = grouped[name]
-        compared = _against(runs, grouped["copy"]) if name != "copy" and "copy" in grouped else ("", "")
-        rows.append(
-            f"| {name.removeprefix('copy').strip('-') or 'normal'} | "
-            f"{_plus_minus([run['after']['overall'] for run in runs])} | {' | '.join(compared)} |"
-        )
+        cells = [name.removeprefix("copy").strip("-") or "normal"]
+        cells.append(_plus_minus([run["after"]["overall"] for run in runs]))
+        for control, _ in controls:
+            cells += _against(runs, grouped[control]) if name != control else ("", "")
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -77,7 +77,7 @@ def test_balance_of_routers_over_two_domains(benchmark):
 @pytest.mark.slow
 def test_the_quick_experiment(tmp_path):
     pytest.importorskip("datasets")
-    variants = ["dense", "copy", "copy-calibration", "fine-grained", "drop", "merged"]
+    variants = ["dense", "copy", "copy-calibration", "fine-grained", "drop", "merged", "dense-copy-steps"]
     command = [
         sys.executable,
         str(FOLDER / "upcycling_experiment.py"),
@@ -97,6 +97,8 @@ def test_the_quick_experiment(tmp_path):
     assert results["base"]["certificate"] == "verified"
     runs = {run["variant"]: run for run in results["runs"]}
     assert list(runs) == variants
+    shorter = runs.pop("dense-copy-steps")
+    assert shorter["steps"] == runs["copy"]["steps"] < runs["dense"]["steps"]
     for variant, figures in runs.items():
         # A budget is spent to within half a step of what it was spent on, the specialists' steps included.
         assert figures["flops"] == pytest.approx(runs["dense"]["flops"], rel=0.15)
