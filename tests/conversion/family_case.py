@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
-import random
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-import pytest
 import torch
 from draws.common import LENGTH
-from hypothesis import HealthCheck, given, note, seed, settings
-from hypothesis import strategies as st
-from native import build, config_from, draw, load, save
+from native import build, draw, load, save
 from support import random_ids
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
@@ -28,21 +23,6 @@ SEEDS = (0, 1)
 # All families at the first seed come first, so that a test of the first seed alone shares their cases.
 CASES = [(model_type, seed) for seed in SEEDS for model_type in FAMILIES]
 FIRST = CASES[: len(FAMILIES)]
-first_seed = pytest.mark.parametrize(
-    "case", FIRST, indirect=True, ids=[f"{name}-{seed}" for name, seed in FIRST]
-)
-
-
-def many_times(examples: int) -> Callable[[Callable], Callable]:
-    """Run a test with so many sources of randomness `rng`, the same ones each time; report the simplest that fails."""
-    times = settings(
-        max_examples=examples,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        database=None,
-    )
-    # A seed, and not `derandomize`: that hangs on the text of the test, so an edit would draw other configs.
-    return lambda test: seed(0)(times(given(rng=st.randoms(use_true_random=False))(test)))
 
 
 class Case:
@@ -61,13 +41,6 @@ class Case:
     @classmethod
     def drawn(cls, model_type: str, seed: int, folder: Path) -> Case:
         return cls(draw(model_type, seed), folder, seed)
-
-    @classmethod
-    def from_rng(cls, model_type: str, rng: random.Random, folder: Path) -> Case:
-        """For a test that runs `many_times`: its report shows the config that fails."""
-        case = cls(config_from(model_type, rng), folder, seed=rng.randrange(4))
-        note(json.dumps(case.config.to_diff_dict(), default=str))
-        return case
 
     @property
     def family(self) -> Family:
@@ -126,6 +99,10 @@ class Case:
     def ids(self, batch: int = 2, length: int = LENGTH) -> torch.Tensor:
         """Token ids without the padding id 0, `[batch, length]`."""
         return random_ids(batch, length, self.config.vocab_size)
+
+    def describe(self) -> str:
+        """The config's own fields, to find a failing case again."""
+        return json.dumps(self.config.to_diff_dict(), default=str)
 
 
 def padded(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
