@@ -21,7 +21,7 @@ from .experts.expert_rows import require_experts, sizes, stored_dtypes
 from .experts.expert_usage import observe_experts
 from .experts.likeness import Likeness, look
 from .routers.shaping import home
-from .running.operation import RECORD_FILE, Measure, Surgery, before_reading
+from .running.operation import RECORD_FILE, Measure, Surgery, arguments, before_reading
 from .running.sources import Source
 from .running.texts import Texts
 
@@ -60,8 +60,7 @@ def densify(
         ValueError: the source is dense, an argument does not fit it, or it has a part that no dense model has.
         CertificateError: the proof failed; nothing is published.
     """
-    asked = {name: value for name, value in locals().items() if name not in ("source", "destination", "run")}
-    asked["calibration"] = [Path(file).name for file in calibration]
+    asked = arguments(locals())
     if method not in METHODS:
         raise ValueError(f"method={method!r}: choose one of {', '.join(METHODS)}.")
     if (method == "expert") != (expert is not None):

@@ -27,7 +27,7 @@ from ..conversion.plan import Plan
 from .experts.expert_rows import build_config, plan_rows, require_experts, set_sizes, sizes, stored_dtypes
 from .routers.routing_integrity import copies_stay_together
 from .routers.shaping import home
-from .running.operation import Measure, Surgery, moeba_twin
+from .running.operation import Measure, Surgery, arguments, moeba_twin
 from .running.sources import Source
 from .running.texts import Texts
 
@@ -67,8 +67,7 @@ def grow(
         ValueError: the source is dense, an argument does not fit it, or its router cannot keep the function.
         CertificateError: the proof failed; nothing is published.
     """
-    asked = {name: value for name, value in locals().items() if name not in ("source", "destination", "run")}
-    asked["calibration"] = [Path(file).name for file in calibration]
+    asked = arguments(locals())
     if (times is None) == (experts is None):
         raise ValueError("say either times (2: twice as many experts) or experts (how many there are then).")
     if times is not None and times < 2:

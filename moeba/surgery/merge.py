@@ -19,13 +19,15 @@ from ..conversion.destination import check_destination
 from ..conversion.job import Result, Run, RunOptions
 from ..conversion.plan import PlannedTensors
 from ..modeling import MoebaForCausalLM
+from .experts.expert_rows import FEED_FORWARD
 from .experts.experts_from_dense import Copies
-from .experts.upcycling import LAYER, dtypes
+from .experts.upcycling import dtypes
 from .merging_parts.adapters import AdaptedCheckpoint, resolve_adapter
 from .merging_parts.agreement import check_agreement
 from .merging_parts.merge_recipe import AVERAGE, BASE, ExpertRecipe, MergeRecipe, ModelReference, read_recipe
 from .merging_parts.merge_router import notes_on, own_text, route
 from .merging_parts.merging import Branches, Merging
+from .routers.shaping import require_home
 from .running.gap import measure_gap
 from .running.operation import Measure, Surgery, before_reading
 from .running.sources import Source
@@ -88,6 +90,7 @@ def merge(
         dtype=dtype,
     )
     family, found = merging.settle(asked.layers, to, dtypes(base.tensors))
+    require_home(family, export)
     notes += found + _lost_of_adapters(models, merging)
     source = Branches({branch: model.tensors for branch, model in models.items()})
     if not options.dry_run:
@@ -206,7 +209,7 @@ def _lost_of_adapters(models: Mapping[str, Source], merging: Merging) -> list[st
     Raises:
         ValueError: nothing of one is.
     """
-    inside = tuple(LAYER.format(layer=layer) for layer in merging.config.sparse_layers)
+    inside = tuple(FEED_FORWARD.format(layer=layer) for layer in merging.config.sparse_layers)
     notes = []
     for name, model in models.items():
         if not isinstance(model.checkpoint, AdaptedCheckpoint) or name in merging.donors:

@@ -19,7 +19,7 @@ from ..conversion.job import Result, Run, RunOptions
 from .experts.expert_rows import build_config, plan_rows, require_experts, set_sizes, sizes
 from .experts.expert_usage import Usage, observe_experts
 from .routers.shaping import home
-from .running.operation import Measure, Surgery, before_reading
+from .running.operation import Measure, Surgery, arguments, before_reading
 from .running.sources import Source
 from .running.texts import Texts
 
@@ -56,8 +56,7 @@ def prune(
     Raises:
         ValueError: the source is dense, or an argument does not fit it.
     """
-    asked = {name: value for name, value in locals().items() if name not in ("source", "destination", "run")}
-    asked["calibration"] = [Path(file).name for file in calibration]
+    asked = arguments(locals())
     if method not in METHODS:
         raise ValueError(f"method={method!r}: choose one of {', '.join(METHODS)}.")
     if not calibration:

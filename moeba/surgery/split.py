@@ -23,11 +23,13 @@ from ..conversion.job import Result, Run, RunOptions
 from ..conversion.shards import Recipe
 from ..conversion.weight_files import TensorInfo
 from .experts.activity import Activity
+from .experts.expert_rows import FEED_FORWARD
 from .experts.experts_from_dense import Parts
 from .experts.partitions import Division, at_random, by_likeness
-from .experts.upcycling import LAYER, Upcycling, dtypes
+from .experts.upcycling import Upcycling, dtypes
 from .routers.router_init import TOKENS_PER_EXPERT, random_rows
-from .running.operation import Measure, Surgery, before_reading, moeba_twin
+from .routers.shaping import require_home
+from .running.operation import Measure, Surgery, arguments, before_reading, moeba_twin
 from .running.sources import Source
 from .running.streaming import load_feed_forward
 from .running.texts import Texts, observe_feed_forwards
@@ -87,8 +89,7 @@ def split(
         ValueError: the source has experts already, or an argument does not fit it.
         CertificateError: the function should have been kept and was not; nothing is published.
     """
-    asked = {name: value for name, value in locals().items() if name not in ("source", "destination", "run")}
-    asked["calibration"] = [Path(file).name for file in calibration]
+    asked = arguments(locals())
     _check(experts, top_k, method, shared, calibration)
     routed = experts - shared
     router_init = _router_init(router_init, top_k == routed, bool(calibration))
@@ -100,6 +101,7 @@ def split(
     )
     splitting.router_init = router_init
     family, notes = splitting.settle(layers, to, dtypes(opened.tensors))
+    require_home(family, export)
     divided = None
     if not options.dry_run:
         before_reading([opened], destination, options)
@@ -264,7 +266,7 @@ class Splitting(Upcycling):
         name, kind = part.split(".")
         compute = partial(_shared_piece, self.maker, name, kind, layer, self._shared_side)
         words = f"{info.name}: the neurons that are always on"
-        return Recipe((info,), (LAYER.format(layer=layer) + part,), compute, words)
+        return Recipe((info,), (FEED_FORWARD.format(layer=layer) + part,), compute, words)
 
     def twins(self, folder: Path, family: str | None) -> tuple[Any, Any]:
         """A random small dense model, and what this very operation makes of it; all of its four parts are visited."""

@@ -18,8 +18,9 @@ from ..conversion.job import Result, Run, RunOptions
 from .experts.experts_from_dense import Copies, Dropped, Noisy, Shards
 from .experts.upcycling import Upcycling, dtypes
 from .routers.router_init import CHOICES
+from .routers.shaping import require_home
 from .routers.virtual_groups import integrity
-from .running.operation import Measure, Surgery, before_reading
+from .running.operation import Measure, Surgery, arguments, before_reading
 from .running.sources import Source
 from .running.texts import Texts
 
@@ -71,8 +72,7 @@ def upcycle(
         ValueError: the source has experts already, or an argument does not fit it.
         CertificateError: the proof failed; nothing is published.
     """
-    asked = {name: value for name, value in locals().items() if name not in ("source", "destination", "run")}
-    asked["calibration"] = [Path(file).name for file in calibration]
+    asked = arguments(locals())
     maker = _maker(method, experts, top_k, granularity, drop_ratio, noise, seed)
     if router_init not in CHOICES:
         raise ValueError(f"router_init={router_init!r}: choose one of {', '.join(CHOICES)}.")
@@ -90,6 +90,7 @@ def upcycle(
     texts = Texts.read(calibration) if calibration else None
     upcycling = Upcycling(opened.config, maker, top_k, shared_expert, seed)
     family, notes = upcycling.settle(layers, to, dtypes(opened.tensors))
+    require_home(family, export)
     if router_init == "calibration" and not options.dry_run:
         assert texts is not None
         before_reading([opened], destination, options)

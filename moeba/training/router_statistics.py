@@ -23,8 +23,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from ..modeling.balancing import token_mask_from
 from ..modeling.modeling_moeba import MoebaModel
 from ..modeling.router import MoebaRouter
-
-STATISTICS_FILE = "router_statistics.json"
+from .files import STATISTICS_FILE
 
 
 @dataclass(frozen=True)

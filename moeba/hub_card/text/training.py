@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...training.router_statistics import STATISTICS_FILE
+from ...training.files import STATISTICS_FILE
 from ..reading.records import as_dicts, as_float, as_int, read_record
 from ..reading.training_arguments import read_training_arguments
 

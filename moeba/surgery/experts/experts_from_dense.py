@@ -165,6 +165,9 @@ class Parts(Copies):
 
 
 def _generator(seed: int, layer: int, expert: int, what: str) -> torch.Generator:
-    """Its own stream of random numbers for each layer, expert and projection."""
-    place = ("neurons", GATE, UP, DOWN).index(what)
-    return torch.Generator().manual_seed(((seed * 1009 + layer) * 100_003 + expert) * 4 + place)
+    return random_stream(seed, layer, expert, ("neurons", GATE, UP, DOWN).index(what))
+
+
+def random_stream(seed: int, layer: int, expert: int, number: int) -> torch.Generator:
+    """One of four streams of random numbers that each expert of each layer has of its own."""
+    return torch.Generator().manual_seed(((seed * 1009 + layer) * 100_003 + expert) * 4 + number)

@@ -20,13 +20,13 @@ from ...conversion.shards import Recipe
 from ...conversion.weight_files import TensorInfo
 from ..layers import parse_layers
 from ..routers.router_init import calibrated_rows, random_rows
-from ..routers.shaping import shape
+from ..routers.shaping import ROUTER_FIELDS, shape
 from ..running.operation import moeba_twin
 from ..running.sources import Source
 from ..running.texts import Texts
+from .expert_rows import FEED_FORWARD, place
 from .experts_from_dense import DOWN, GATE, UP, Copies
 
-LAYER = "model.layers.{layer}.mlp."
 FIRST_STAYS_DENSE = (
     "layer 0 stays dense: the first block gains least from experts and is the hardest to route (Sparse Upcycling, "
     "appendix B); layers='all' includes it"
@@ -110,7 +110,7 @@ class Upcycling:
             shared_expert_gate=False,
             routed_scaling_factor=scale if by_router else 1.0,
         )
-        for name in _NEW_ROUTER:
+        for name in ROUTER_FIELDS:
             values.pop(name, None)
         return values
 
@@ -139,33 +139,43 @@ class Upcycling:
         return Plan(self.operation, source, recipes, config_json(self.config), notes=notes)
 
     def _recipe(self, source: TensorSource, name: str, shape: tuple[int, ...]) -> Recipe:
-        if name in source.tensors:
-            return Recipe((source.tensors[name],), (name,), list, f"{name} kept")
-        layer = int(name.split(".")[2])
-        prefix = LAYER.format(layer=layer)
-        part = name.removeprefix(prefix)
-        stored = source.tensors[f"{prefix}{DOWN}.weight"].dtype
+        if self._stored_name(name) in source.tensors:
+            return self._kept(source, name, name, shape)
+        layer, part = place(name)
+        prefix = FEED_FORWARD.format(layer=layer)
+        stored = self._dtype(source, f"{prefix}{DOWN}.weight")
         if part.startswith(("gate.", "shared_expert_gate.")):
             return self._new(name, shape, part, layer, stored)
         shared = part.startswith("shared_expert.")
         part = part.removeprefix("shared_expert.").removeprefix("experts.")
         if part.startswith("act_fn."):
-            # What an activation learns is copied once: all experts of a layer share it.
-            return Recipe(
-                (TensorInfo(name, shape, source.tensors[prefix + part].dtype),), (prefix + part,), list, name
-            )
+            # What an activation learns is there once: all experts of a layer share it.
+            return self._kept(source, name, prefix + part, shape)
         if shared and not self.shared_expert:
             return _constant(name, torch.zeros(shape, dtype=stored), "zeros")
         if shared:
             return self._shared(TensorInfo(name, shape, stored), part, layer)
         return self._experts(name, shape, part, layer, stored)
 
+    def _stored_name(self, name: str) -> str:
+        """What the source calls a tensor of the dense model."""
+        return name
+
+    def _dtype(self, source: TensorSource, name: str) -> torch.dtype:
+        """In which a tensor of the dense model, or what is made of it, is written."""
+        return source.tensors[name].dtype
+
+    def _kept(self, source: TensorSource, name: str, dense: str, shape: tuple[int, ...]) -> Recipe:
+        """A tensor as the dense model has it, there perhaps under another name."""
+        info = TensorInfo(name, shape, source.tensors[dense].dtype)
+        return Recipe((info,), (dense,), list, f"{name} kept" if dense == name else name)
+
     def _shared(self, info: TensorInfo, part: str, layer: int) -> Recipe:
         """A tensor of the shared expert, `part` such as `up_proj.weight`."""
         factor = self._shared_side if part.startswith(DOWN) else 1.0
         compute = list if factor == 1.0 else partial(_times, factor)
         words = f"{info.name}: kept, times {factor}"
-        return Recipe((info,), (LAYER.format(layer=layer) + part,), compute, words)
+        return Recipe((info,), (FEED_FORWARD.format(layer=layer) + part,), compute, words)
 
     @property
     def _side(self) -> float:
@@ -183,7 +193,7 @@ class Upcycling:
         kind = "bias" if part.endswith("_bias") else "weight"
         fused = part.removesuffix("_bias")
         names = (GATE, UP) if fused == "gate_up_proj" else (fused,)
-        sources = tuple(f"{LAYER.format(layer=layer)}{projection}.{kind}" for projection in names)
+        sources = tuple(f"{FEED_FORWARD.format(layer=layer)}{projection}.{kind}" for projection in names)
         scale = self._side
         if kind == "weight":
             scale *= self.maker.scale / self.config.routed_scaling_factor
@@ -232,7 +242,7 @@ class Upcycling:
         """The config of a twin: its own sizes, this one's router and kinds of layers."""
         own = self.config
         values = twin.values({torch.float32})
-        values |= {name: getattr(own, name) for name in _NEW_ROUTER}
+        values |= {name: getattr(own, name) for name in ROUTER_FIELDS}
         values |= {name: getattr(own, name) for name in ("shared_expert_gate", "routed_scaling_factor")}
         if own.shared_expert_intermediate_size and not self.shared_expert:
             values["shared_expert_intermediate_size"] = (
@@ -242,15 +252,6 @@ class Upcycling:
         mixed = "dense" in own.mlp_layer_types and layers > 1
         values["mlp_layer_types"] = ["dense" if mixed and i < layers - 1 else "sparse" for i in range(layers)]
         return MoebaConfig.from_dict(values)
-
-
-# Fields that describe a router: `shape` chooses them anew.
-_NEW_ROUTER = (
-    "router_type", "scoring_func", "norm_topk_prob", "norm_topk_eps", "norm_topk_min", "topk_sorted", "n_group",
-    "topk_group", "group_mask", "group_scoring", "router_selection_bias", "router_bias", "router_logit_softcapping",
-    "router_param_dtype", "router_matmul_dtype", "router_score_dtype", "router_weight_dtype",
-    "shared_expert_combination",
-)  # fmt: skip
 
 
 def _usual_layers(count: int, to: str) -> list[list[int]]:

@@ -13,8 +13,9 @@ from ...conversion.checkpoint import TensorSource
 from ...conversion.plan import Plan
 from ...conversion.shards import Output, Recipe
 from ...conversion.weight_files import TensorInfo
-from ..experts.experts_from_dense import DOWN, GATE, UP
-from ..experts.upcycling import LAYER, Upcycling
+from ..experts.expert_rows import FEED_FORWARD
+from ..experts.experts_from_dense import DOWN, GATE, UP, random_stream
+from ..experts.upcycling import Upcycling
 from .merge_recipe import BASE, ExpertRecipe
 
 Edit = Callable[[str, torch.Tensor], torch.Tensor]
@@ -70,34 +71,18 @@ class Merging(Upcycling):
             source = Branches(dict.fromkeys({BASE, *self.branches.values()}, source))
         return super().plan(source)
 
-    def _recipe(self, source: TensorSource, name: str, shape: tuple[int, ...]) -> Recipe:
-        if f"{BASE}/{name}" in source.tensors:
-            return self._other(source, name, name, shape)
-        layer = int(name.split(".")[2])
-        prefix = LAYER.format(layer=layer)
-        part = name.removeprefix(prefix)
-        stored = self.dtype or source.tensors[f"{BASE}/{prefix}{DOWN}.weight"].dtype
-        if part.startswith(("gate.", "shared_expert_gate.")):
-            return self._router_part(name, shape, part, layer, stored)
-        shared = part.startswith("shared_expert.")
-        part = part.removeprefix("shared_expert.").removeprefix("experts.")
-        if part.startswith("act_fn."):
-            # What an activation learns stands once a layer: the experts share it.
-            return self._other(source, name, prefix + part, shape)
-        if shared and self.shared is None:
-            zeros = torch.zeros(shape, dtype=stored)
-            return Recipe((TensorInfo(name, shape, stored),), (), lambda _: [zeros], f"{name} zeros")
-        if shared:
-            edit = partial(_edited, self.shared, self.seed, layer, len(self.experts), self._shared_factor)
-            names = (part.split(".")[0],)
-            compute = partial(_fuse, names, edit, stored)
-            return Recipe(
-                (TensorInfo(name, shape, stored),),
-                (f"{self.branches[self.shared.name]}/{prefix}{part}",),
-                compute,
-                name,
-            )
-        return self._stack(name, shape, part, layer, stored)
+    def _stored_name(self, name: str) -> str:
+        return f"{BASE}/{name}"
+
+    def _dtype(self, source: TensorSource, name: str) -> torch.dtype:
+        return self.dtype or source.tensors[self._stored_name(name)].dtype
+
+    def _shared(self, info: TensorInfo, part: str, layer: int) -> Recipe:
+        assert self.shared is not None
+        edit = partial(_edited, self.shared, self.seed, layer, len(self.experts), self._shared_factor)
+        compute = partial(_fuse, (part.split(".")[0],), edit, info.dtype)
+        source = f"{self.branches[self.shared.name]}/{FEED_FORWARD.format(layer=layer)}{part}"
+        return Recipe((info,), (source,), compute, info.name)
 
     @property
     def _shared_factor(self) -> float:
@@ -105,21 +90,23 @@ class Merging(Upcycling):
         assert self.shared is not None
         return 2.0 if self.config.shared_expert_gate and not self.shared.positive_prompts else 1.0
 
-    def _other(self, source: TensorSource, name: str, stored_name: str, shape: tuple[int, ...]) -> Recipe:
+    def _kept(self, source: TensorSource, name: str, dense: str, shape: tuple[int, ...]) -> Recipe:
         """A tensor outside of the experts: a donor's, or the donors' mean."""
-        names = tuple(f"{donor}/{stored_name}" for donor in self.donors)
+        names = tuple(f"{donor}/{dense}" for donor in self.donors)
         dtype = source.tensors[names[0]].dtype
         if dtype.is_floating_point:
             dtype = self.dtype or dtype
         return Recipe((TensorInfo(name, shape, dtype),), names, partial(_mean, dtype), name, streams=True)
 
-    def _stack(self, name: str, shape: tuple[int, ...], part: str, layer: int, dtype: torch.dtype) -> Recipe:
+    def _experts(
+        self, name: str, shape: tuple[int, ...], part: str, layer: int, dtype: torch.dtype
+    ) -> Recipe:
         kind = "bias" if part.endswith("_bias") else "weight"
         fused = part.removesuffix("_bias")
         names = (GATE, UP) if fused == "gate_up_proj" else (fused,)
         experts = self.experts[: self.maker.experts]
         sources = tuple(
-            f"{self.branches[expert.name]}/{LAYER.format(layer=layer)}{projection}.{kind}"
+            f"{self.branches[expert.name]}/{FEED_FORWARD.format(layer=layer)}{projection}.{kind}"
             for expert in experts
             for projection in names
         )
@@ -129,12 +116,10 @@ class Merging(Upcycling):
         compute = partial(_stacked, names, edits, dtype)
         return Recipe((TensorInfo(name, shape, dtype),), sources, compute, name, streams=True)
 
-    def _router_part(
-        self, name: str, shape: tuple[int, ...], part: str, layer: int, stored: torch.dtype
-    ) -> Recipe:
+    def _new(self, name: str, shape: tuple[int, ...], part: str, layer: int, stored: torch.dtype) -> Recipe:
         """As upcycling has it, but for rows that are found while the merged model runs: they are asked for late."""
         found = {"gate.weight": self.rows, "shared_expert_gate.weight": self.shared_gates}.get(part)
-        fresh = self._new(name, shape, part, layer, stored)
+        fresh = super()._new(name, shape, part, layer, stored)
         if found is None:
             return fresh
         dtype = fresh.targets[0].dtype
@@ -155,8 +140,7 @@ def _edited(
         return tensor
     wide = tensor.float()
     if noise:
-        stream = ((seed * 1009 + layer) * 100_003 + place) * 4 + (GATE, UP, DOWN).index(part)
-        generator = torch.Generator().manual_seed(stream)
+        generator = random_stream(seed, layer, place, (GATE, UP, DOWN).index(part))
         wide = wide + noise * torch.randn(wide.shape, generator=generator)
     return (wide * scale).to(tensor.dtype)
 

@@ -27,6 +27,7 @@ _ROUTER = (
 )  # fmt: skip
 # Weights of the chosen experts sum to 1.
 _NORMALISED = {"norm_topk_prob": True, "n_group": 1, "topk_group": 1, "router_logit_softcapping": None}
+ROUTER_FIELDS = (*_ROUTER, *_NORMALISED)  # what describes a router and is chosen anew
 _EMPTY_SHARED_EXPERT = 64  # neurons: a width that kernels like
 NO_HOME = "no native family can hold it exactly; moeba families --holds tells why"
 PLAIN = {"router_type": "topk", "scoring_func": "softmax", "router_weight_dtype": "float32"}
@@ -60,6 +61,15 @@ def shape(
         raise ValueError(refusal)
     plain = MoebaConfig.from_dict({**values, **_NORMALISED, **PLAIN, "mlp_layer_types": list(mixtures[0])})
     return plain, None, NO_HOME
+
+
+def require_home(family: str | None, export: bool) -> None:
+    """
+    Raises:
+        ValueError: a native checkpoint is wanted, and no family holds the model.
+    """
+    if export and family is None:
+        raise ValueError(f"export: {NO_HOME}")
 
 
 def home(config: MoebaConfig, to: str, export: bool) -> tuple[str | None, list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,13 @@ def before_reading(sources: Sequence[Source], destination: str | Path, options: 
     check_start([source.origin for source in sources], destination, options)
     for source in sources:
         source.check_equal()
+
+
+def arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """An operation's `locals()` as its record keeps them: what decides the result, and no path of this machine."""
+    asked = {name: value for name, value in given.items() if name not in ("source", "destination", "run")}
+    asked["calibration"] = [Path(file).name for file in asked["calibration"]]
+    return asked
 
 
 @dataclass
@@ -102,17 +109,16 @@ class Surgery:
     def run(self, destination: str | Path, export: bool, options: Run) -> Result:
         """Write the folder, as a Moeba checkpoint or as the native one.
 
+        Args:
+            export: as the native one; `family` is given then.
+
         Raises:
-            ValueError: no native family can hold the model that should be exported.
             CertificateError: the proof failed.
         """
         plan, save = self.plan, partial(save_moeba, self.config)
         recipe = {**self.recipe, "family": self.family}
         if export:
-            if self.family is None:
-                raise ValueError(
-                    f"export: {next(iter(self.plan.notes), 'no native family can hold the result')}"
-                )
+            assert self.family is not None  # refused before anything was read
             family = family_of(self.family)
             notes = [*self.plan.notes, f"written as a native '{self.family}' checkpoint"]
             plan = plan_export(PlannedTensors(self.plan), self.config, family)

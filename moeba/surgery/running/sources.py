@@ -45,9 +45,10 @@ class Source:
             self.tensors = PlannedTensors(self._plan)
 
     def check_equal(self) -> None:
-        """Refuse a head that is declared as tied and differs from the embedding; reads both."""
+        """Refuse a head that is declared as tied and differs from the embedding; reads both, the first time."""
         if self._plan is not None:
             self._plan.check_equal()
+            self._plan = None
 
     @property
     def model_type(self) -> str:
