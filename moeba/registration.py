@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
 from .configuration import MoebaConfig
+from .kernels import register_experts
 from .modeling import modeling_moeba
 from .modeling.code_files import AUTO_MAP
 from .tokenization import MoebaTokenizer
@@ -19,7 +20,8 @@ logger = logging.get_logger(__name__)
 
 
 def register() -> None:
-    """Register config, every head and the tokenizer; registering twice changes nothing."""
+    """Register config, every head, the tokenizer and the experts kernels; registering twice changes nothing."""
+    register_experts()
     AutoConfig.register(MoebaConfig.model_type, MoebaConfig, exist_ok=True)
     for auto_class, reference in AUTO_MAP.items():
         if auto_class != "AutoConfig":

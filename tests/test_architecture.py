@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room may import rooms that stand further to the left; the rooms in one group do not know each other.
 ORDER = [
     {"version"},
-    {"configuration"},
+    {"configuration", "kernels"},  # the kernels know any model of transformers, and nothing of this one
     {"modeling"},
     {"tokenization", "training", "explorer"},
     {"conversion"},
@@ -85,6 +85,16 @@ def test_imports_run_one_way():
             if FLOOR[target] >= level:
                 wrong.append(f"{name_of(path)} imports {target}")
     assert not wrong
+
+
+def test_kernels_stand_alone_and_models_run_without_them():
+    """A model's code travels to the Hub, where the kernels are known only by their registered name."""
+    for path in FILES:
+        targets = {target for target, _ in imports(path)}
+        if room_of(path) == "kernels":
+            assert targets <= {"kernels"}, name_of(path)
+        if room_of(path) in ("modeling", "configuration"):
+            assert "kernels" not in targets, name_of(path)
 
 
 def test_every_room_has_its_place():

@@ -1,6 +1,7 @@
-"""What training a mixture of experts with the stock Trainer needs beside it: a view of its routers.
+"""What training a mixture of experts with the stock Trainer needs beside it: a view of its routers, and LoRA on experts
+that does not compute every expert's matrix.
 
-The names load when they are first used: the Trainer behind them takes a second to import.
+The names load when they are first used: the Trainer behind them takes a second to import, and adapters need `peft`.
 """
 
 from __future__ import annotations
@@ -9,12 +10,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..kernels.adapters import group_adapters, ungroup_adapters
     from .router_statistics import LayerStatistics, RouterStatistics, RouterStatisticsCallback
 
-__all__ = ["LayerStatistics", "RouterStatistics", "RouterStatisticsCallback"]
+_HOMES = {
+    "LayerStatistics": ".router_statistics",
+    "RouterStatistics": ".router_statistics",
+    "RouterStatisticsCallback": ".router_statistics",
+    "group_adapters": "..kernels.adapters",
+    "ungroup_adapters": "..kernels.adapters",
+}
+
+__all__ = [
+    "LayerStatistics",
+    "RouterStatistics",
+    "RouterStatisticsCallback",
+    "group_adapters",
+    "ungroup_adapters",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(".router_statistics", __name__), name)
+    return getattr(importlib.import_module(_HOMES[name], __name__), name)

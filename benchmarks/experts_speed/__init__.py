@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/fast_experts.py`: models, floors, works, and the report."""

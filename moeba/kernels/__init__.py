@@ -1,0 +1,5 @@
+"""Experts at the speed of the machine, under the name "moeba" in transformers' experts interface."""
+
+from .implementation import NAME, register_experts
+
+__all__ = ["NAME", "register_experts"]

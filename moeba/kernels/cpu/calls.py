@@ -1,0 +1,228 @@
+"""Calls of the compiled kernels: tensors in, tensors out."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from ..gates import KINDS
+from ..layer import ExpertsLayer
+from ..memory import gradient_memory, lazy_zeros
+from .build import library
+
+_POINTER, _INTEGER, _NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+
+
+class Problem(ctypes.Structure):
+    """One call, as `Problem` in source/experts.cpp reads it."""
+
+    _fields_ = [
+        *((name, _INTEGER) for name in ("tokens", "top_k", "experts", "hidden", "width")),
+        *((name, _INTEGER) for name in ("gate_kind", "gated", "interleaved", "threads")),
+        *((name, _NUMBER) for name in ("alpha", "limit")),
+        *((name, _POINTER) for name in ("inner", "down", "inner_bias", "down_bias")),
+        *((f"inner_{name}", _INTEGER) for name in ("expert", "out", "in")),
+        *((f"down_{name}", _INTEGER) for name in ("expert", "out", "in")),
+        *((name, _POINTER) for name in ("x", "index", "weights", "out", "saved")),
+        *((name, _POINTER) for name in ("d_out", "d_x", "d_weights")),
+        *((name, _POINTER) for name in ("d_inner", "d_down", "d_inner_bias", "d_down_bias")),
+        *((name, _INTEGER) for name in ("add_inner", "add_down")),
+    ]
+
+
+class Grouped(ctypes.Structure):
+    """A product of sorted rows, as `Grouped` in source/grouped.h reads it."""
+
+    _fields_ = [
+        *((name, _INTEGER) for name in ("rows", "experts", "in", "out", "threads")),
+        *((name, _POINTER) for name in ("counts", "weight", "bias")),
+        *((f"weight_{name}", _INTEGER) for name in ("expert", "out", "in")),
+        *((name, _POINTER) for name in ("x", "y", "d_weight")),
+    ]
+
+
+class Spec(NamedTuple):
+    """What is fixed for a layer: its gate, and whether its matrices are stored `[in, out]`."""
+
+    kind: str
+    gated: bool
+    interleaved: bool
+    alpha: float
+    limit: float
+    transposed: bool
+
+    @classmethod
+    def of(cls, layer: ExpertsLayer) -> Spec:
+        gate = layer.gate
+        assert gate is not None
+        return cls(gate.kind, gate.gated, gate.interleaved, gate.alpha, gate.limit, layer.transposed)
+
+
+class Tensors(NamedTuple):
+    """The tensors of one call: `hidden` `[tokens, hidden]`, `index` and `weights` `[tokens, top_k]`, then the layer's."""
+
+    hidden: torch.Tensor
+    index: torch.Tensor
+    weights: torch.Tensor
+    inner: torch.Tensor
+    down: torch.Tensor
+    inner_bias: torch.Tensor | None
+    down_bias: torch.Tensor | None
+
+
+def _pointer(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _plain(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return tensor.detach().to(dtype).contiguous()
+
+
+class Call:
+    """A `Problem`, and the tensors that must live as long as its pointers are used."""
+
+    def __init__(self, spec: Spec, tensors: Tensors) -> None:
+        self.tensors = tensors
+        self.x = _plain(tensors.hidden, torch.float32)
+        self.index = _plain(tensors.index, torch.int64)
+        self.weights = _plain(tensors.weights, torch.float32)
+        self.biases = [bias if bias is None else bias.detach().contiguous() for bias in tensors[5:]]
+        p = self.problem = Problem()
+        p.tokens, p.top_k = self.index.shape
+        p.experts, p.hidden = tensors.inner.shape[0], self.x.shape[1]
+        p.width = tensors.down.shape[1 if spec.transposed else 2]
+        p.gate_kind, p.gated, p.interleaved = KINDS.index(spec.kind), spec.gated, spec.interleaved
+        p.alpha, p.limit, p.threads = spec.alpha, spec.limit, torch.get_num_threads()
+        p.inner, p.down = tensors.inner.data_ptr(), tensors.down.data_ptr()
+        out, into = (2, 1) if spec.transposed else (1, 2)
+        p.inner_expert, p.inner_out, p.inner_in = (tensors.inner.stride(i) for i in (0, out, into))
+        p.down_expert, p.down_out, p.down_in = (tensors.down.stride(i) for i in (0, out, into))
+        p.inner_bias, p.down_bias = map(_pointer, self.biases)
+        p.x, p.index, p.weights = self.x.data_ptr(), self.index.data_ptr(), self.weights.data_ptr()
+
+    @property
+    def inner_rows(self) -> int:
+        return self.problem.width * (1 + self.problem.gated)
+
+    def run(self, direction: str) -> None:
+        if _run(direction, self.tensors.inner.dtype, self.problem):
+            raise ValueError("top_k_index holds a negative expert index")
+
+
+def _run(name: str, dtype: torch.dtype, arguments: ctypes.Structure) -> int:
+    kernels = library()
+    assert not isinstance(kernels, str)
+    return getattr(kernels, f"moeba_{name}_{str(dtype).removeprefix('torch.')}")(ctypes.byref(arguments))
+
+
+def forward(spec: Spec, tensors: Tensors, keep: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The layer's output in hidden's dtype and, if `keep`, what the backward wants: the inner product before its gate,
+    `[selections, inner rows]` in the weights' dtype."""
+    call = Call(spec, tensors)
+    out = torch.empty_like(call.x)
+    saved = call.x.new_empty(call.index.numel(), call.inner_rows, dtype=tensors.inner.dtype) if keep else None
+    call.problem.out, call.problem.saved = out.data_ptr(), _pointer(saved)
+    call.run("forward")
+    return out.to(tensors.hidden.dtype), saved
+
+
+class Gradients(NamedTuple):
+    """Of each of `Tensors` but the index; None where none was asked for."""
+
+    hidden: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
+    inner: torch.Tensor | None = None
+    down: torch.Tensor | None = None
+    inner_bias: torch.Tensor | None = None
+    down_bias: torch.Tensor | None = None
+
+
+def backward(
+    spec: Spec,
+    tensors: Tensors,
+    d_out: torch.Tensor,
+    saved: torch.Tensor | None,
+    needed: Gradients | Sequence[bool],
+    add_to: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None),
+) -> Gradients:
+    """The gradients that `needed` has set; `saved` None computes the inner product again.
+
+    `add_to` holds tensors to which the gradients of `inner` and `down` are added; those are returned as None.
+    """
+    call = Call(spec, tensors)
+    p = call.problem
+    d_out = _plain(d_out, torch.float32)
+    p.d_out, p.saved = d_out.data_ptr(), _pointer(saved)
+    found: dict[str, torch.Tensor] = {}
+    adding = {name for name, into in zip(("inner", "down"), add_to, strict=True) if into is not None}
+    active = torch.zeros(p.experts, dtype=torch.bool)
+    active[tensors.index[tensors.index < p.experts]] = True
+    for name, wanted in zip(Gradients._fields, needed, strict=True):
+        if not wanted or name in adding:
+            continue
+        like = getattr(tensors, name)
+        if name in ("hidden", "weights"):
+            found[name] = torch.empty(like.shape, dtype=torch.float32)
+        else:
+            found[name] = gradient_memory(like, active)
+    if "weights" in found and (tensors.index >= p.experts).any():
+        found["weights"].zero_()
+    targets = {name: found.get(name) for name in Gradients._fields}
+    for name, into in zip(("inner", "down"), add_to, strict=True):
+        if into is not None:
+            torch.autograd.graph.increment_version(into)
+            targets[name] = into
+    p.add_inner, p.add_down = (into is not None for into in add_to)
+    p.d_x, p.d_weights, p.d_inner, p.d_down, p.d_inner_bias, p.d_down_bias = map(_pointer, targets.values())
+    call.run("backward")
+    return Gradients(**{name: value.to(getattr(tensors, name).dtype) for name, value in found.items()})
+
+
+def grouped_product(
+    rows: torch.Tensor, weight: torch.Tensor, counts: list[int], bias: torch.Tensor | None
+) -> torch.Tensor:
+    """`[rows, in]` sorted by expert, times `weight` `[experts, out, in]` each; float32 `[rows, out]`."""
+    x = _plain(rows, torch.float32)
+    y = x.new_empty(x.shape[0], weight.shape[1])
+    _run_grouped(
+        "grouped_product", x, y, weight, counts, bias=None if bias is None else bias.detach().contiguous()
+    )
+    return y
+
+
+def grouped_gradient(
+    rows: torch.Tensor, d_output: torch.Tensor, weight: torch.Tensor, counts: list[int]
+) -> torch.Tensor:
+    """The gradient of `weight` in `grouped_product`, stored as it is stored."""
+    d_weight = lazy_zeros(weight)
+    x, y = _plain(rows, torch.float32), _plain(d_output, torch.float32)
+    _run_grouped("grouped_gradient", x, y, weight, counts, d_weight=d_weight)
+    return d_weight
+
+
+def _run_grouped(
+    name: str,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    weight: torch.Tensor,
+    counts: list[int],
+    **others: torch.Tensor | None,
+) -> None:
+    g = Grouped()
+    g.rows, g.experts, g.out, g.threads = (
+        x.shape[0],
+        weight.shape[0],
+        weight.shape[1],
+        torch.get_num_threads(),
+    )
+    setattr(g, "in", x.shape[1])
+    rows_of_experts = (_INTEGER * len(counts))(*counts)
+    g.counts, g.weight = ctypes.addressof(rows_of_experts), weight.data_ptr()
+    g.weight_expert, g.weight_out, g.weight_in = weight.stride()
+    g.x, g.y = x.data_ptr(), y.data_ptr()
+    for field, tensor in others.items():
+        setattr(g, field, _pointer(tensor))
+    _run(name, weight.dtype, g)

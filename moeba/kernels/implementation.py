@@ -1,0 +1,48 @@
+"""What runs behind `experts_implementation="moeba"`, for any model of transformers whose experts use its interface."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from torch import nn
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.utils import logging
+
+from . import composed, cpu, gpu
+from .layer import layer_of
+
+logger = logging.get_logger(__name__)
+
+NAME = "moeba"
+# The fastest first. Each has `obstacle(layer, hidden)`, why it cannot run, and `run(layer, hidden, index, weights)`.
+PATHS: dict[str, tuple[ModuleType, ...]] = {"cpu": (cpu, composed), "cuda": (gpu,)}
+
+
+def moeba_experts_forward(
+    self: nn.Module, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+) -> torch.Tensor:
+    """The experts' answer, `[tokens, hidden]` in and out; `top_k_index` and `top_k_weights` `[tokens, top_k]`.
+
+    Takes the fastest path that can run this module here, and transformers' `grouped_mm` where none can.
+    """
+    layer = layer_of(self)
+    for path in PATHS.get(hidden_states.device.type, ()):
+        reason = path.obstacle(layer, hidden_states)
+        if reason is None:
+            return path.run(layer, hidden_states, top_k_index, top_k_weights)
+        _say("info", f"{type(self).__name__}: {path.__name__} does not run, because {reason}.")
+    _say(
+        "warning", f"{type(self).__name__}: experts run on transformers' grouped_mm instead of moeba's kernels."
+    )
+    return ALL_EXPERTS_FUNCTIONS["grouped_mm"](self, hidden_states, top_k_index, top_k_weights)
+
+
+@torch.compiler.assume_constant_result  # torch.compile cannot trace a logger: it says this while it traces
+def _say(level: str, message: str) -> None:
+    getattr(logger, f"{level}_once")(message)
+
+
+def register_experts() -> None:
+    """Make the name known to transformers; registering twice changes nothing."""
+    ALL_EXPERTS_FUNCTIONS.register(NAME, moeba_experts_forward)

@@ -1,0 +1,60 @@
+"""What the kernels know of one layer of experts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .gates import Gate, gate_of
+
+
+@dataclass(frozen=True)
+class ExpertsLayer:
+    """Tensors, layout and gate of an experts module.
+
+    `inner` is `[experts, inner rows, hidden]` and `down` `[experts, hidden, width]`, or with the last two dimensions
+    exchanged if `transposed`; inner rows are twice the width (gate and up) where the gate is gated. Biases are
+    `[experts, inner rows]` and `[experts, hidden]`. `gate` is None if no kernel knows it.
+    """
+
+    module: nn.Module
+    inner: torch.Tensor
+    down: torch.Tensor
+    inner_bias: torch.Tensor | None
+    down_bias: torch.Tensor | None
+    gate: Gate | None
+    transposed: bool
+
+    @property
+    def num_experts(self) -> int:
+        return self.inner.shape[0]
+
+    @property
+    def hidden_size(self) -> int:
+        return self.down.shape[2] if self.transposed else self.down.shape[1]
+
+    @property
+    def width(self) -> int:
+        return self.down.shape[1] if self.transposed else self.down.shape[2]
+
+    @property
+    def weights(self) -> list[torch.Tensor]:
+        """Every tensor that the layer has."""
+        tensors = (self.inner, self.down, self.inner_bias, self.down_bias)
+        return [tensor for tensor in tensors if tensor is not None]
+
+
+def layer_of(module: nn.Module) -> ExpertsLayer:
+    """Describe a module that transformers' `use_experts_implementation` has decorated."""
+    inner = "gate_up_proj" if module.has_gate else "up_proj"
+    return ExpertsLayer(
+        module=module,
+        inner=getattr(module, inner),
+        down=module.down_proj,
+        inner_bias=getattr(module, f"{inner}_bias") if module.has_bias else None,
+        down_bias=module.down_proj_bias if module.has_bias else None,
+        gate=gate_of(module),
+        transposed=module.is_transposed,
+    )

@@ -1,0 +1,73 @@
+"""Memory for the gradients of experts: large, written anew at every step, and zero where an expert had no tokens.
+
+A fresh page costs more than the products that fill it. So the memory of a parameter's gradient is kept until the next
+step and handed out again, if by then nobody holds it any more (`zero_grad(set_to_none=True)`, which is the default). It
+goes when the parameter goes.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.weak import WeakIdKeyDictionary
+
+_BITS = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
+_ALIGNMENT = 64  # bytes: whole lines of the cache can be written without reading them first
+_KEPT_FROM = 1 << 20  # bytes: below, memory comes from the heap anyway
+
+
+def lazy_zeros(like: torch.Tensor) -> torch.Tensor:
+    """Zeros of the shape, dtype and device of `like`, stored as it is stored.
+
+    On CPU they take neither memory nor time where they are never written: the gradient of experts without tokens.
+    """
+    if like.device.type != "cpu":
+        return torch.zeros_like(like)
+    if like.dim() > 1 and not like.is_contiguous() and like.mT.is_contiguous():
+        return lazy_zeros(like.mT).mT
+    size = like.element_size()
+    padding = _ALIGNMENT // size
+    memory = np.zeros(like.numel() + padding, _BITS[size])
+    start = -memory.ctypes.data % _ALIGNMENT // size
+    return torch.from_numpy(memory[start : start + like.numel()]).view(like.dtype).view(like.shape)
+
+
+@dataclass
+class _Kept:
+    memory: torch.Tensor
+    holders: int  # of its storage while only `memory` does
+    version: int
+    written: torch.Tensor  # [experts], which of them may differ from zero
+
+
+_kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
+_lock = threading.Lock()
+
+
+def _holders(tensor: torch.Tensor) -> int:
+    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
+
+
+def gradient_memory(parameter: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
+    """Memory for the gradient of `parameter` `[experts, …]`, zero for the experts that are not `active` `[experts]`.
+
+    What it holds for the active ones is undefined: all of it must be written.
+    """
+    if parameter.numel() * parameter.element_size() < _KEPT_FROM or not parameter.is_leaf:
+        return lazy_zeros(parameter)
+    with _lock:
+        kept = _kept.get(parameter)
+        if kept is not None and kept.memory.shape == parameter.shape and kept.memory.dtype == parameter.dtype:
+            if _holders(kept.memory) > kept.holders:
+                return lazy_zeros(parameter)  # somebody still holds the last gradient
+            touched = kept.written if kept.memory._version == kept.version else torch.ones_like(active)
+            for expert in (touched & ~active).nonzero().flatten().tolist():
+                kept.memory[expert].zero_()
+        else:
+            memory = lazy_zeros(parameter)
+            kept = _kept[parameter] = _Kept(memory, _holders(memory), 0, active)
+        kept.version, kept.written = kept.memory._version, active
+        return kept.memory.detach()
