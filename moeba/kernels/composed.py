@@ -16,6 +16,8 @@ def obstacle(layer: ExpertsLayer, hidden: torch.Tensor) -> str | None:
         return "the size of each expert's share depends on data, which torch.compile cannot follow"
     if hidden.device.type != "cpu":
         return f"reading how many tokens each expert has would wait for the device ({hidden.device.type})"
+    if layer.foreign_type is not None:
+        return f"the weights are of type {layer.foreign_type}"
     return None
 
 

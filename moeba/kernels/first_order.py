@@ -15,7 +15,7 @@ def first_order(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
     """Decorate the `backward` of an autograd function that cannot be differentiated again.
 
     Under `create_graph` the gradients carry a node that raises. PyTorch's `once_differentiable` adds it only where the
-    incoming gradient requires one: after a loss that is linear in the output, second derivatives would silently be zero.
+    incoming gradient requires one: after a loss linear in the output, second derivatives would silently be zero.
     `ctx.creates_graph` tells the wrapped function, which runs without recording, where it is called from.
     """
 
@@ -26,7 +26,9 @@ def first_order(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
             found = backward(ctx, *changes)
         if not ctx.creates_graph:
             return found
-        return tuple(gradient if gradient is None else _NoSecond.apply(gradient, _one()) for gradient in found)
+        return tuple(
+            gradient if gradient is None else _NoSecond.apply(gradient, _one()) for gradient in found
+        )
 
     return wrapper
 

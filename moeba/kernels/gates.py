@@ -1,8 +1,8 @@
 """The activations between an expert's two products that kernels know by formula.
 
-An experts class of transformers may compute anything in its `_apply_gate`. Which formula that is, is found by behaviour:
-the method is asked about a grid of numbers that reaches beyond every bend, and a formula that answers the same to within
-rounding is the gate. What agrees with none has no `Gate`, and runs through PyTorch.
+An experts class of transformers may compute anything in its `_apply_gate`. Which formula that is, is found by
+behaviour: the method is asked about a grid of numbers that reaches beyond every bend, and a formula that answers the
+same to within rounding is the gate. What agrees with none has no `Gate`, and runs through PyTorch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
@@ -66,7 +66,9 @@ def apply_gate(module: nn.Module, inner: torch.Tensor) -> torch.Tensor:
 _ALPHAS = ("alpha", "swiglu_alpha")
 _LIMITS = ("limit", "swiglu_limit")
 # By module: the state in which it was asked, and its gate.
-_known: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], Gate | None]] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], Gate | None]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def gate_of(module: nn.Module) -> Gate | None:

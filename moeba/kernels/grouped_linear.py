@@ -1,4 +1,7 @@
-"""Rows sorted by expert, each times the matrix of its expert: the readable loop, with a backward of its own."""
+"""Rows sorted by expert, each times the matrix of its expert, with a backward of its own.
+
+The loops here are the readable version; on CPU the compiled kernels do the same where they can be had.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 
 import torch
 
+from . import cpu
 from .first_order import first_order
 from .memory import lazy_zeros
 
@@ -25,6 +29,33 @@ def _is_slow_on_cpu(matrix: torch.Tensor) -> bool:
     return matrix.device.type == "cpu" and matrix.dtype in (torch.bfloat16, torch.float16)
 
 
+def _product(
+    rows: torch.Tensor, weight: torch.Tensor, counts: list[int], bias: torch.Tensor | None
+) -> torch.Tensor:
+    """`[rows, in]` and `[experts, out, in]` to `[rows, out]`, in the weights' dtype."""
+    if cpu.multiplies(rows, weight):
+        return cpu.grouped_product(rows, weight, counts, bias).to(weight.dtype)
+    wide = torch.float32 if _is_slow_on_cpu(weight) else weight.dtype
+    output = rows.new_empty(rows.shape[0], weight.shape[1], dtype=weight.dtype)
+    for expert, where in _slices(counts):
+        some, matrix = rows[where].to(wide), weight[expert].to(wide).T
+        output[where] = some @ matrix if bias is None else torch.addmm(bias[expert].to(wide), some, matrix)
+    return output
+
+
+def _gradient(
+    rows: torch.Tensor, d_output: torch.Tensor, weight: torch.Tensor, counts: list[int]
+) -> torch.Tensor:
+    """How `weight` changes; experts without rows are never written."""
+    if cpu.multiplies(rows, weight):
+        return cpu.grouped_gradient(rows, d_output, weight, counts)
+    wide = torch.float32 if _is_slow_on_cpu(weight) else weight.dtype
+    d_weight = lazy_zeros(weight)
+    for expert, where in _slices(counts):
+        d_weight[expert] = d_output[where].to(wide).T @ rows[where].to(wide)
+    return d_weight
+
+
 class _GroupedLinear(torch.autograd.Function):
     """`weight` `[experts, out, in]`; see `grouped_linear`."""
 
@@ -34,35 +65,22 @@ class _GroupedLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(rows, weight, bias)
         ctx.counts = counts
-        output = rows.new_empty(rows.shape[0], weight.shape[1], dtype=weight.dtype)
-        for expert, where in _slices(counts):
-            matrix, some = weight[expert], rows[where].to(weight.dtype)
-            if _is_slow_on_cpu(weight):
-                answer = some.float() @ matrix.float().T
-                output[where] = answer if bias is None else answer + bias[expert]
-            elif bias is None:
-                torch.mm(some, matrix.T, out=output[where])
-            else:
-                torch.addmm(bias[expert], some, matrix.T, out=output[where])
-        return output
+        return _product(rows, weight, counts, bias)
 
     @staticmethod
     @first_order
     def backward(ctx: Any, d_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, weight, bias = ctx.saved_tensors
         wants_rows, wants_weight, wants_bias, _ = ctx.needs_input_grad
-        wide = torch.float32 if _is_slow_on_cpu(weight) else weight.dtype
-        d_rows = torch.empty_like(rows) if wants_rows else None
-        d_weight = lazy_zeros(weight) if wants_weight else None
-        d_bias = torch.zeros_like(bias) if wants_bias else None
-        for expert, where in _slices(ctx.counts):
-            change = d_output[where].to(wide)
-            if d_rows is not None:
-                d_rows[where] = (change @ weight[expert].to(wide)).to(rows.dtype)
-            if d_weight is not None:
-                d_weight[expert] = (change.T @ rows[where].to(wide)).to(weight.dtype)
-            if d_bias is not None:
-                d_bias[expert] = change.sum(0)
+        d_rows = d_weight = d_bias = None
+        if wants_rows:
+            d_rows = _product(d_output, weight.mT, ctx.counts, None).to(rows.dtype)
+        if wants_weight:
+            d_weight = _gradient(rows, d_output, weight, ctx.counts)
+        if wants_bias:
+            d_bias = torch.zeros_like(bias)
+            for expert, where in _slices(ctx.counts):
+                d_bias[expert] = d_output[where].sum(0, dtype=torch.float32)
         return d_rows, d_weight, d_bias, None
 
 

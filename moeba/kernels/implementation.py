@@ -31,16 +31,14 @@ def moeba_experts_forward(
         reason = path.obstacle(layer, hidden_states)
         if reason is None:
             return path.run(layer, hidden_states, top_k_index, top_k_weights)
-        _say("info", f"{type(self).__name__}: {path.__name__} does not run, because {reason}.")
-    _say(
-        "warning", f"{type(self).__name__}: experts run on transformers' grouped_mm instead of moeba's kernels."
-    )
+        _say(f"{type(self).__name__}: {path.__name__} does not run, because {reason}.")
+    _say(f"{type(self).__name__}: experts run on transformers' grouped_mm instead of moeba's kernels.")
     return ALL_EXPERTS_FUNCTIONS["grouped_mm"](self, hidden_states, top_k_index, top_k_weights)
 
 
 @torch.compiler.assume_constant_result  # torch.compile cannot trace a logger: it says this while it traces
-def _say(level: str, message: str) -> None:
-    getattr(logger, f"{level}_once")(message)
+def _say(message: str) -> None:
+    logger.warning_once(message)
 
 
 def register_experts() -> None:

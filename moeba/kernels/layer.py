@@ -10,7 +10,7 @@ from torch import nn
 from .gates import Gate, gate_of
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ExpertsLayer:
     """Tensors, layout and gate of an experts module.
 
@@ -45,16 +45,28 @@ class ExpertsLayer:
         tensors = (self.inner, self.down, self.inner_bias, self.down_bias)
         return [tensor for tensor in tensors if tensor is not None]
 
+    @property
+    def foreign_type(self) -> str | None:
+        """The name of a tensor subclass among the weights (sharded, quantised …), whose memory is not what it seems."""
+        types = {type(tensor) for tensor in self.weights} - {torch.Tensor, nn.Parameter}
+        return next((found.__name__ for found in types), None)
+
 
 def layer_of(module: nn.Module) -> ExpertsLayer:
     """Describe a module that transformers' `use_experts_implementation` has decorated."""
     inner = "gate_up_proj" if module.has_gate else "up_proj"
     return ExpertsLayer(
         module=module,
-        inner=getattr(module, inner),
-        down=module.down_proj,
-        inner_bias=getattr(module, f"{inner}_bias") if module.has_bias else None,
-        down_bias=module.down_proj_bias if module.has_bias else None,
+        inner=_tensor(module, inner),
+        down=_tensor(module, "down_proj"),
+        inner_bias=_tensor(module, f"{inner}_bias") if module.has_bias else None,
+        down_bias=_tensor(module, "down_proj_bias") if module.has_bias else None,
         gate=gate_of(module),
         transposed=module.is_transposed,
     )
+
+
+def _tensor(module: nn.Module, name: str) -> torch.Tensor:
+    # A module's own lookup takes five times as long; what is not a plain parameter (parametrised, adapted) needs it.
+    found = module._parameters.get(name)
+    return getattr(module, name) if found is None else found

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.modeling_layers import (
     GenericForQuestionAnswering,
     GenericForSequenceClassification,
@@ -110,6 +111,13 @@ class MoebaPreTrainedModel(MoebaFolders, PreTrainedModel):
                 )
             attn_implementation = "eager"
         return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+
+    def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
+        """Where none is named and no accelerator is at hand, moeba's kernels, if the package has registered them."""
+        fast = "moeba" in ALL_EXPERTS_FUNCTIONS and not torch.accelerator.is_available()
+        return super().get_correct_experts_implementation(
+            "moeba" if requested_experts is None and fast else requested_experts
+        )
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -57,7 +57,9 @@ def path(request, only):
     """A test runs on each path alone, and fails if that path did not run everything that was asked."""
     (spy,) = only(request.param)
     yield spy
-    assert spy.runs and not spy.reasons, f"{request.param} ran {spy.runs} times, and did not because {spy.reasons}"
+    assert spy.runs and not spy.reasons, (
+        f"{request.param} ran {spy.runs} times, and did not because {spy.reasons}"
+    )
 
 
 @pytest.fixture

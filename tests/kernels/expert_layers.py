@@ -161,6 +161,7 @@ def gradients(layer: nn.Module) -> dict[str, torch.Tensor | None]:
     return {name: parameter.grad for name, parameter in layer.named_parameters()}
 
 
+@torch.enable_grad()
 def exact(layer: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:
     """What `run` must find, in float64."""
     wide = copy.deepcopy(layer).double()

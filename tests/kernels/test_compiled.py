@@ -136,7 +136,13 @@ def test_a_whole_model(backend):
 
 def test_the_operators_are_well_formed():
     layer, inputs = make_layer(bias=True), make_inputs(6, 2)
-    tensors = (*inputs[:3], layer.gate_up_proj, layer.down_proj, layer.gate_up_proj_bias, layer.down_proj_bias)
+    tensors = (
+        *inputs[:3],
+        layer.gate_up_proj,
+        layer.down_proj,
+        layer.gate_up_proj_bias,
+        layer.down_proj_bias,
+    )
     tensors = tuple(t.detach().requires_grad_(t.is_floating_point()) for t in tensors)
     spec = ("silu", True, False, 1.0, float("inf"), False)
     torch.library.opcheck(torch.ops.moeba.experts.default, (*tensors, *spec, True))

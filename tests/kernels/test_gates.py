@@ -37,7 +37,9 @@ def test_activations_of_transformers(name, gated):
     assert gate_of(layer) == Gate(KNOWN[name], gated=gated)
 
 
-@pytest.mark.parametrize("name", ["quick_gelu", "mish", "sigmoid", "tanh", "relu6", "leaky_relu", "gelu_10", "laplace"])
+@pytest.mark.parametrize(
+    "name", ["quick_gelu", "mish", "sigmoid", "tanh", "relu6", "leaky_relu", "gelu_10", "laplace"]
+)
 def test_other_activations_are_not_taken_for_known_ones(name):
     for gated in (True, False):
         layer = make_layer(gated=gated)
@@ -91,11 +93,15 @@ ALMOST = {
     "silu with another limit": lambda x: limited(x, limit=LIMIT - 1e-3),
     "up cut above only": lambda x: limited(x, low=None),
     "silu cut far out": lambda x: F.silu(halves(x)[0].clamp(max=1000.0)) * halves(x)[1],
-    "cut after the activation": lambda x: F.silu(halves(x)[0]).clamp(max=LIMIT) * halves(x)[1].clamp(-LIMIT, LIMIT),
+    "cut after the activation": lambda x: (
+        F.silu(halves(x)[0]).clamp(max=LIMIT) * halves(x)[1].clamp(-LIMIT, LIMIT)
+    ),
     "scaled": lambda x: F.silu(halves(x)[0]) * halves(x)[1] * 1.0001,
     "a norm over the columns": lambda x: F.normalize(F.silu(halves(x)[0]) * halves(x)[1], dim=-1),
     "columns turned": lambda x: (F.silu(halves(x)[0]) * halves(x)[1]).flip(-1),
-    "gelu near gelu_tanh": lambda x: (F.gelu(halves(x)[0]) + F.gelu(halves(x)[0], approximate="tanh")) / 2 * halves(x)[1],
+    "gelu near gelu_tanh": lambda x: (
+        (F.gelu(halves(x)[0]) + F.gelu(halves(x)[0], approximate="tanh")) / 2 * halves(x)[1]
+    ),
     "rounded": lambda x: (F.silu(halves(x)[0]) * halves(x)[1]).bfloat16().to(x.dtype),
     "noise": lambda x: F.silu(halves(x)[0]) * halves(x)[1] + 1e-3 * torch.randn(x[..., ::2].shape),
     "another shape": lambda x: F.silu(halves(x)[0]).sum(-1, keepdim=True),
@@ -177,5 +183,8 @@ def test_formulas_are_those_of_pytorch(kind):
     x = torch.linspace(-6, 6, 101, dtype=torch.float64)
     act = ACT2FN["gelu_pytorch_tanh" if kind == "gelu_tanh" else kind]
     torch.testing.assert_close(Gate(kind, gated=False)(x), act(x))
-    for interleaved, inner in ((False, torch.cat((x, x.flip(0)))), (True, torch.stack((x, x.flip(0)), -1).reshape(-1))):
+    for interleaved, inner in (
+        (False, torch.cat((x, x.flip(0)))),
+        (True, torch.stack((x, x.flip(0)), -1).reshape(-1)),
+    ):
         torch.testing.assert_close(Gate(kind, interleaved=interleaved)(inner), act(x) * x.flip(0))

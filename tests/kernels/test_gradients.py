@@ -192,7 +192,9 @@ def test_gradients_in_another_layout_or_dtype_are_kept(layer, inputs, path):
 
 def test_bfloat16_accumulates_as_pytorch_does(inputs, path):
     layer = make_layer(dtype=torch.bfloat16)
-    inputs = inputs._replace(**{name: getattr(inputs, name).bfloat16() for name in ("hidden", "weights", "change")})
+    inputs = inputs._replace(
+        **{name: getattr(inputs, name).bfloat16() for name in ("hidden", "weights", "change")}
+    )
     wanted = exact(layer, inputs)
     for _ in range(3):
         loss_of(layer, inputs).backward()

@@ -100,7 +100,9 @@ def test_mixed_dtypes(hidden, weight, routing, tolerance, path):
     for tokens in (3, 60):
         inputs = make_inputs(tokens, 2)
         inputs = inputs._replace(
-            hidden=inputs.hidden.to(hidden), weights=inputs.weights.to(routing), change=inputs.change.to(hidden)
+            hidden=inputs.hidden.to(hidden),
+            weights=inputs.weights.to(routing),
+            change=inputs.change.to(hidden),
         )
         found = run(layer, inputs)
         assert_same(found, exact(layer, inputs), tolerance)

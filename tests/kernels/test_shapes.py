@@ -53,7 +53,9 @@ def test_widths_that_fill_no_vector(hidden, width, path):
 @pytest.mark.parametrize("hidden, width", [(300, 20), (20, 300), (257, 128), (512, 31)])
 def test_widths_beyond_a_block(hidden, width, path):
     for transposed in (False, True):
-        layer = make_layer("clamped", hidden=hidden, width=width, transposed=transposed, interleaved=True, bias=True)
+        layer = make_layer(
+            "clamped", hidden=hidden, width=width, transposed=transposed, interleaved=True, bias=True
+        )
         for tokens in (4, 70):
             check(layer, make_inputs(tokens, 2, hidden=hidden))
 
@@ -63,7 +65,8 @@ def test_rows_of_one_expert(tokens, path):
     """One expert, so that tokens are the rows of its products: around each switch and edge of a panel."""
     for transposed in (False, True):
         check(
-            make_layer(experts=1, transposed=transposed, bias=True), make_inputs(tokens, 1, experts=1, seed=tokens)
+            make_layer(experts=1, transposed=transposed, bias=True),
+            make_inputs(tokens, 1, experts=1, seed=tokens),
         )
 
 

@@ -1,5 +1,6 @@
 """Experts on CPU: C++ kernels, compiled for the machine when they are first used."""
 
-from .function import obstacle, run
+from .calls import grouped_gradient, grouped_product
+from .function import multiplies, obstacle, run
 
-__all__ = ["obstacle", "run"]
+__all__ = ["grouped_gradient", "grouped_product", "multiplies", "obstacle", "run"]

@@ -1,8 +1,8 @@
 """Compiles the C++ kernels for this machine at first use, and keeps the library for the next process.
 
-Nothing is compiled at installation. Without a compiler, or with MOEBA_CPU_KERNELS=0, `library` says why and experts run
-through PyTorch. The library is kept in `$MOEBA_CACHE`, or `~/.cache/moeba`, under a name made of the source, the compiler,
-its flags and the instructions of the processor, so that a folder shared between machines is safe.
+Nothing is compiled at installation. Without a compiler, or with MOEBA_CPU_KERNELS=0, `library` says why and experts
+run through PyTorch. The library is kept in `$MOEBA_CACHE`, or `~/.cache/moeba`, under a name made of the source, the
+compiler, its flags and the instructions of the processor, so that a folder shared between machines is safe.
 """
 
 from __future__ import annotations

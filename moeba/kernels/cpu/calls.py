@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -62,7 +63,7 @@ class Spec(NamedTuple):
 
 
 class Tensors(NamedTuple):
-    """The tensors of one call: `hidden` `[tokens, hidden]`, `index` and `weights` `[tokens, top_k]`, then the layer's."""
+    """Of one call: `hidden` `[tokens, hidden]`, `index` and `weights` `[tokens, top_k]`, then the layer's tensors."""
 
     hidden: torch.Tensor
     index: torch.Tensor
@@ -78,30 +79,40 @@ def _pointer(tensor: torch.Tensor | None) -> int | None:
 
 
 def _plain(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return tensor.detach().to(dtype).contiguous()
+    """Contiguous and of `dtype`; the tensor itself where it is so already, because only its memory is read."""
+    return (
+        tensor if tensor.dtype is dtype and tensor.is_contiguous() else tensor.detach().to(dtype).contiguous()
+    )
 
 
 class Call:
     """A `Problem`, and the tensors that must live as long as its pointers are used."""
 
     def __init__(self, spec: Spec, tensors: Tensors) -> None:
-        self.tensors = tensors
-        self.x = _plain(tensors.hidden, torch.float32)
-        self.index = _plain(tensors.index, torch.int64)
-        self.weights = _plain(tensors.weights, torch.float32)
-        self.biases = [bias if bias is None else bias.detach().contiguous() for bias in tensors[5:]]
-        p = self.problem = Problem()
-        p.tokens, p.top_k = self.index.shape
-        p.experts, p.hidden = tensors.inner.shape[0], self.x.shape[1]
-        p.width = tensors.down.shape[1 if spec.transposed else 2]
-        p.gate_kind, p.gated, p.interleaved = KINDS.index(spec.kind), spec.gated, spec.interleaved
-        p.alpha, p.limit, p.threads = spec.alpha, spec.limit, torch.get_num_threads()
-        p.inner, p.down = tensors.inner.data_ptr(), tensors.down.data_ptr()
-        out, into = (2, 1) if spec.transposed else (1, 2)
-        p.inner_expert, p.inner_out, p.inner_in = (tensors.inner.stride(i) for i in (0, out, into))
-        p.down_expert, p.down_out, p.down_in = (tensors.down.stride(i) for i in (0, out, into))
-        p.inner_bias, p.down_bias = map(_pointer, self.biases)
-        p.x, p.index, p.weights = self.x.data_ptr(), self.index.data_ptr(), self.weights.data_ptr()
+        hidden, index, weights, inner, down, *biases = self.tensors = tensors
+        self.x, self.index = _plain(hidden, torch.float32), _plain(index, torch.int64)
+        self.weights = _plain(weights, torch.float32)
+        self.biases = [None if bias is None else _plain(bias, bias.dtype) for bias in biases]
+        experts, inner_out, inner_in = inner.stride()
+        down_experts, down_out, down_in = down.stride()
+        width = down.shape[2]
+        if spec.transposed:
+            inner_out, inner_in, down_out, down_in, width = (
+                inner_in,
+                inner_out,
+                down_in,
+                down_out,
+                down.shape[1],
+            )
+        # In the order of the fields: setting them one by one takes as long as a small layer.
+        self.problem = Problem(
+            *self.index.shape, inner.shape[0], self.x.shape[1], width,
+            KINDS.index(spec.kind), spec.gated, spec.interleaved, torch.get_num_threads(),
+            spec.alpha, spec.limit,
+            inner.data_ptr(), down.data_ptr(), *map(_pointer, self.biases),
+            experts, inner_out, inner_in, down_experts, down_out, down_in,
+            self.x.data_ptr(), self.index.data_ptr(), self.weights.data_ptr(),
+        )  # fmt: skip
 
     @property
     def inner_rows(self) -> int:
@@ -113,9 +124,14 @@ class Call:
 
 
 def _run(name: str, dtype: torch.dtype, arguments: ctypes.Structure) -> int:
+    return _function(name, dtype)(ctypes.byref(arguments))
+
+
+@functools.cache
+def _function(name: str, dtype: torch.dtype) -> Callable[[Any], int]:
     kernels = library()
     assert not isinstance(kernels, str)
-    return getattr(kernels, f"moeba_{name}_{str(dtype).removeprefix('torch.')}")(ctypes.byref(arguments))
+    return getattr(kernels, f"moeba_{name}_{str(dtype).removeprefix('torch.')}")
 
 
 def forward(spec: Spec, tensors: Tensors, keep: bool) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -33,11 +33,28 @@ def obstacle(layer: ExpertsLayer, hidden: torch.Tensor) -> str | None:
         return f"the gate of {type(layer.module).__name__} is none that the kernels know"
     if layer.module.has_post_expert_norm:
         return "there is a norm after each expert"
-    if any(type(tensor) not in (torch.Tensor, torch.nn.Parameter) for tensor in layer.weights):
-        return f"the weights are of type {type(layer.inner).__name__}"
-    if any(1 not in tensor.stride()[1:] or tensor.stride(0) < 0 for tensor in (layer.inner, layer.down)):
+    if layer.foreign_type is not None:
+        return f"the weights are of type {layer.foreign_type}"
+    if any(_has_gaps(tensor) for tensor in (layer.inner, layer.down)):
         return "the weights are stored with gaps"
     return _missing()
+
+
+def multiplies(rows: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether `grouped_product` and `grouped_gradient` can do `rows` `[rows, in]` by `weight` `[experts, out, in]`."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype in DTYPES
+        and rows.dtype in (*DTYPES, torch.float16)
+        and type(weight) in (torch.Tensor, torch.nn.Parameter)
+        and not _has_gaps(weight)
+        and _missing() is None
+    )
+
+
+def _has_gaps(weight: torch.Tensor) -> bool:
+    """Whether neither rows nor columns of the experts' matrices are contiguous."""
+    return 1 not in weight.stride()[1:]
 
 
 @torch.compiler.assume_constant_result  # torch.compile asks, and does not trace the compiler's call

@@ -7,7 +7,7 @@
 #include "streaming.h"
 
 constexpr int64_t STREAM_TOKENS = 8;  // average tokens an expert up to which reading the weights is all that counts
-constexpr int64_t STREAM_ROWS = 64;   // of a task
+constexpr int64_t STREAM_ROWS = 128;  // of a task
 constexpr int64_t TASK_TOKENS = 3 * PANEL;
 
 // ---- few tokens: stream the weights ----
@@ -38,6 +38,11 @@ void stream_inner(const Layer<W>& layer, const Routing& routing, int64_t e, int6
         else ups = gates;
     }
     for (int64_t t = 0; t < count; t++) {
+        if (W* saved = p.saved ? (W*)p.saved + (task.first + t) * layer.rows : nullptr)
+            for (int64_t r = 0; r < rows; r++) {
+                narrow(saved + layer.gate_row(first + r), gates[t * STREAM_ROWS + r]);
+                narrow(saved + layer.up_row(first + r), ups[t * STREAM_ROWS + r]);
+            }
         layer.gate.forward(gates + t * STREAM_ROWS, ups + t * STREAM_ROWS, result, STREAM_ROWS, layer.numbers);
         memcpy(act + (task.first + t) * p.width + first, result, rows * 4);
     }
@@ -139,7 +144,7 @@ int forward(const Problem& p) {
     Routing routing(p.index, p.tokens * p.top_k, p.experts);
     if (!routing.valid) return 1;
     Layer<W> layer(p);
-    if (!p.saved && routing.size() <= STREAM_TOKENS * (int64_t)routing.active.size()) forward_few(layer, routing);
+    if (routing.size() <= STREAM_TOKENS * (int64_t)routing.active.size()) forward_few(layer, routing);
     else forward_many(layer, routing);
     return 0;
 }

@@ -6,12 +6,13 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "vectors.h"
 
-constexpr int DEPTH = 256;
-constexpr int BLOCK_ROWS = 2 * TILE_ROWS;  // a block of weights that is widened at a time: 16 kB, half of L1
+constexpr int DEPTH = 512;
+constexpr int BLOCK_ROWS = 2 * TILE_ROWS;  // a block of weights that is widened at a time
 constexpr int PANEL = TILE_VECTORS * LANES;
 
 // A matrix as it is stored: strides in elements, one of which is 1.
@@ -45,27 +46,32 @@ struct Panels {
 
 // Addresses of the next block's weights, asked for one by one while this block is multiplied.
 struct Ahead {
-    const void* lines[BLOCK_ROWS * DEPTH * 4 / 64 + BLOCK_ROWS];
-    int count = 0, done = 0;
+    const void* lines[BLOCK_ROWS * 2 * DEPTH * 4 / 64 + BLOCK_ROWS];
+    int count = 0, done = 0, pace = 0;
 
-    void next() {
-        if (done < count) __builtin_prefetch(lines[done++], 0, 2);
+    // Spreads the requests over `steps` calls of next: the processor can wait for a dozen lines at a time only.
+    void begin(int64_t steps) {
+        for (pace = 0; count && (count << (pace + 1)) <= steps; pace++) {}
+        done = 0;
+    }
+    void next(int step) {
+        if (!(step & ((1 << pace) - 1)) && done < count) __builtin_prefetch(lines[done++], 0, 2);
     }
 };
 
-// out[TILE_ROWS][vectors] (+)= block[TILE_ROWS][depth] * panel[depth][vectors]
-template <int VECTORS, bool ALONG>
-static inline void tile(const float* block, const float* panel, float* out, int depth, Ahead& ahead) {
-    constexpr int ROW = ALONG ? DEPTH : 1, STEP = ALONG ? 1 : BLOCK_ROWS, WIDTH = VECTORS * LANES;
+// out[TILE_ROWS][vectors] (+)= rows[TILE_ROWS][depth] * panel[depth][vectors]; the weights of a row are STEP apart.
+template <int VECTORS, int STEP>
+static inline void tile(const float* const (&rows)[TILE_ROWS], const float* panel, float* out, int depth, Ahead& ahead) {
+    constexpr int WIDTH = VECTORS * LANES;
     Vector sums[TILE_ROWS][VECTORS];
     for (int r = 0; r < TILE_ROWS; r++)
         for (int v = 0; v < VECTORS; v++) sums[r][v] = load(out + r * WIDTH + v * LANES);
     for (int k = 0; k < depth; k++) {
-        ahead.next();
+        ahead.next(k);
         Vector tokens[VECTORS];
         for (int v = 0; v < VECTORS; v++) tokens[v] = load(panel + k * WIDTH + v * LANES);
         for (int r = 0; r < TILE_ROWS; r++) {
-            Vector weight = broadcast(block[r * ROW + k * STEP]);
+            Vector weight = broadcast(rows[r][k * STEP]);
             for (int v = 0; v < VECTORS; v++) sums[r][v] += weight * tokens[v];
         }
     }
@@ -73,11 +79,12 @@ static inline void tile(const float* block, const float* panel, float* out, int 
         for (int v = 0; v < VECTORS; v++) store(out + r * WIDTH + v * LANES, sums[r][v]);
 }
 
-template <bool ALONG>
-static inline void tile_of(int vectors, const float* block, const float* panel, float* out, int depth, Ahead& ahead) {
-    if (vectors == 3) tile<3, ALONG>(block, panel, out, depth, ahead);
-    else if (vectors == 2) tile<2, ALONG>(block, panel, out, depth, ahead);
-    else tile<1, ALONG>(block, panel, out, depth, ahead);
+template <int STEP>
+static inline void tile_of(int vectors, const float* const (&rows)[TILE_ROWS], const float* panel, float* out, int depth,
+                           Ahead& ahead) {
+    if (vectors == 3) tile<3, STEP>(rows, panel, out, depth, ahead);
+    else if (vectors == 2) tile<2, STEP>(rows, panel, out, depth, ahead);
+    else tile<1, STEP>(rows, panel, out, depth, ahead);
 }
 
 // Widens BLOCK_ROWS x depth weights, [row][DEPTH] or [depth][BLOCK_ROWS] as they are stored; rows beyond the matrix
@@ -107,7 +114,7 @@ static inline void read_block(const Matrix<W>& m, int64_t row, int64_t column, i
 
 template <class W>
 static inline void look_ahead(const Matrix<W>& m, int64_t row, int64_t column, int depth, Ahead& ahead) {
-    ahead.count = ahead.done = 0;
+    ahead.count = 0;
     int rows = std::min<int64_t>(BLOCK_ROWS, m.rows - row);
     if (m.rows_are_contiguous()) {
         for (int r = 0; r < rows; r++)
@@ -132,25 +139,31 @@ static void multiply(const Matrix<W>& m, const W* bias, const Panels& panels, co
     }
     alignas(64) float block[BLOCK_ROWS * DEPTH];
     Ahead ahead;
-    for (int64_t column = 0; column < m.columns; column += DEPTH) {
-        int depth = std::min<int64_t>(DEPTH, m.columns - column);
+    const bool in_place = std::is_same<W, float>::value && m.rows_are_contiguous();
+    const int64_t most = in_place ? 2 * DEPTH : DEPTH;
+    for (int64_t column = 0; column < m.columns; column += most) {
+        int depth = std::min(most, m.columns - column);
         for (int64_t row = 0; row < m.rows; row += BLOCK_ROWS) {
-            read_block(m, row, column, depth, block);
+            if (!in_place) read_block(m, row, column, depth, block);
             if (row + BLOCK_ROWS < m.rows) look_ahead(m, row + BLOCK_ROWS, column, depth, ahead);
-            else if (column + DEPTH < m.columns)
-                look_ahead(m, 0, column + DEPTH, std::min<int64_t>(DEPTH, m.columns - column - DEPTH), ahead);
-            else ahead.count = ahead.done = 0;
+            else if (column + most < m.columns)
+                look_ahead(m, 0, column + most, std::min(most, m.columns - column - most), ahead);
+            else ahead.count = 0;
             int64_t last = std::min(row + BLOCK_ROWS, out_rows);
+            ahead.begin(panels.count * (last - row) / TILE_ROWS * depth);
             for (int p = 0; p < panels.count; p++) {
                 const float* panel = in + panels.starts[p] * m.columns + column * panels.width(p);
                 float* to = out + panels.starts[p] * out_rows;
-                for (int64_t r = row; r < last; r += TILE_ROWS)
-                    if (m.rows_are_contiguous())
-                        tile_of<true>(panels.vectors[p], block + (r - row) * DEPTH, panel, to + r * panels.width(p),
-                                      depth, ahead);
-                    else
-                        tile_of<false>(panels.vectors[p], block + (r - row), panel, to + r * panels.width(p), depth,
-                                       ahead);
+                for (int64_t first = row; first < last; first += TILE_ROWS) {
+                    const float* rows[TILE_ROWS];
+                    for (int r = 0; r < TILE_ROWS; r++)
+                        rows[r] = in_place ? (const float*)m.at(std::min(first + r, m.rows - 1), column)
+                                  : m.rows_are_contiguous() ? block + (first - row + r) * DEPTH
+                                                            : block + (first - row + r);
+                    float* sums = to + first * panels.width(p);
+                    if (m.rows_are_contiguous()) tile_of<1>(panels.vectors[p], rows, panel, sums, depth, ahead);
+                    else tile_of<BLOCK_ROWS>(panels.vectors[p], rows, panel, sums, depth, ahead);
+                }
             }
         }
     }

@@ -6,6 +6,8 @@
 constexpr int DOT_TOKENS = LANES == 16 ? 6 : 3;  // at once
 // Rows at once: as many sums as there are registers.
 constexpr int dot_rows_for(int tokens) { return LANES == 16 && tokens <= 3 ? 8 : 4; }
+// Vectors of columns at once, where columns are contiguous: long pieces of each row, for memory gives those faster.
+constexpr int columns_for(int tokens) { return LANES == 16 ? (tokens == 1 ? 16 : tokens <= 3 ? 8 : 4) : 4; }
 constexpr int64_t NEAR = 16384;  // elements: rows further apart are long enough for the processor to foresee
 
 template <int TOKENS, int ROWS, class W>
@@ -77,7 +79,7 @@ static void stream_group(const Matrix<W>& m, int64_t first, int64_t rows, const 
         for (; row < rows; row++) dot_rows<TOKENS, 1>(m.at(first + row, 0), m.row_stride, m.columns, x, at(row));
         return;
     }
-    constexpr int VECTORS = 4;
+    constexpr int VECTORS = columns_for(TOKENS);
     for (; row + VECTORS * LANES <= rows; row += VECTORS * LANES)
         add_columns<TOKENS, VECTORS>(m.at(first + row, 0), m.column_stride, m.columns, x, at(row));
     for (; row + LANES <= rows; row += LANES)
