@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from .gates import activate, slopes
-from .language import halves, multiply_add, place, rows_of, selections_of, summed
+from .language import add_product, halves, multiply_add, place, rows_of, selections_of, summed
 
 
 @triton.jit
@@ -132,19 +132,18 @@ def gate_gradient(
         token = (selections // top_k).to(tl.int64)
         token_rows = upstream + token[:, None] * upstream_stride_t
         weight_columns = weight + expert.to(tl.int64) * weight_stride_e + n[None, :] * weight_stride_out
-        for start in range(0, HIDDEN, BLOCK_K):
-            k = start + tl.arange(0, BLOCK_K)
-            x = token_rows + k[None, :] * upstream_stride_h
-            w = weight_columns + k[:, None] * weight_stride_in
-            if HIDDEN % BLOCK_K == 0:
-                left = tl.load(x)
-            else:
-                left = tl.load(x, mask=(k < HIDDEN)[None, :], other=0.0)
-            if HIDDEN % BLOCK_K == 0 and WIDTH % BLOCK_N == 0:
-                right = tl.load(w)
-            else:
-                right = tl.load(w, mask=(k < HIDDEN)[:, None] & inside[None, :], other=0.0)
-            total = multiply_add(left.to(right.dtype), right, total, PRECISION)
+        total = add_product(
+            total,
+            token_rows,
+            upstream_stride_h,
+            weight_columns,
+            weight_stride_in,
+            inside,
+            HIDDEN,
+            BLOCK_K,
+            WIDTH % BLOCK_N == 0,
+            PRECISION,
+        )
 
     scale = tl.load(scales + selections).to(tl.float32)
     # In narrow strips: what a whole tile needs at this point does not fit into registers.

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from .gates import activate
-from .language import halves, multiply_add, place, rows_of, selections_of
+from .language import add_product, halves, place, rows_of, selections_of
 
 
 @triton.jit(do_not_specialize=["tiles"])
@@ -85,19 +85,18 @@ def inner_product(
     token_rows = hidden + token.to(tl.int64)[:, None] * hidden_stride_t
     weight_columns = weight + expert.to(tl.int64) * weight_stride_e + outputs[None, :] * weight_stride_out
     total = tl.full((BLOCK_M, SPAN), 0.0, tl.float32)
-    for start in range(0, HIDDEN, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K)
-        x = token_rows + k[None, :] * hidden_stride_h
-        w = weight_columns + k[:, None] * weight_stride_in
-        if HIDDEN % BLOCK_K == 0:
-            left = tl.load(x)
-        else:
-            left = tl.load(x, mask=(k < HIDDEN)[None, :], other=0.0)
-        if HIDDEN % BLOCK_K == 0 and WIDTH % BLOCK_N == 0:
-            right = tl.load(w)
-        else:
-            right = tl.load(w, mask=(k < HIDDEN)[:, None] & inside[None, :], other=0.0)
-        total = multiply_add(left.to(right.dtype), right, total, PRECISION)
+    total = add_product(
+        total,
+        token_rows,
+        hidden_stride_h,
+        weight_columns,
+        weight_stride_in,
+        inside,
+        HIDDEN,
+        BLOCK_K,
+        WIDTH % BLOCK_N == 0,
+        PRECISION,
+    )
     if bias is not None:
         added = tl.load(
             bias + expert.to(tl.int64) * bias_stride_e + outputs * bias_stride_out, mask=inside, other=0.0
@@ -171,18 +170,18 @@ def rows_product(
     value_rows = values + safe.to(tl.int64)[:, None] * INPUTS
     weight_columns = weight + expert.to(tl.int64) * weight_stride_e + n[None, :] * weight_stride_out
     total = tl.full((BLOCK_M, BLOCK_N), 0.0, tl.float32)
-    for start in range(0, INPUTS, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K)
-        w = weight_columns + k[:, None] * weight_stride_in
-        if INPUTS % BLOCK_K == 0:
-            left = tl.load(value_rows + k[None, :])
-        else:
-            left = tl.load(value_rows + k[None, :], mask=(k < INPUTS)[None, :], other=0.0)
-        if INPUTS % BLOCK_K == 0 and OUTPUTS % BLOCK_N == 0:
-            right = tl.load(w)
-        else:
-            right = tl.load(w, mask=(k < INPUTS)[:, None] & inside[None, :], other=0.0)
-        total = multiply_add(left.to(right.dtype), right, total, PRECISION)
+    total = add_product(
+        total,
+        value_rows,
+        1,
+        weight_columns,
+        weight_stride_in,
+        inside,
+        INPUTS,
+        BLOCK_K,
+        OUTPUTS % BLOCK_N == 0,
+        PRECISION,
+    )
     if bias is not None:
         added = tl.load(
             bias + expert.to(tl.int64) * bias_stride_e + n * bias_stride_out, mask=inside, other=0.0

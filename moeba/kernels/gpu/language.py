@@ -27,6 +27,40 @@ def multiply_add(left, right, total, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def add_product(
+    total,
+    left_rows,
+    left_stride,
+    weight_columns,
+    weight_stride,
+    inside,
+    DEPTH: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    WHOLE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """`total` `[M, N]` `+ left @ weights`, summed over `DEPTH`, in the weights' dtype.
+
+    `left_rows` `[M, 1]` and `weight_columns` `[1, N]` point at where each begins, `inside` `[N]` says which columns
+    exist, `WHOLE` that all do.
+    """
+    for start in range(0, DEPTH, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        x = left_rows + k[None, :] * left_stride
+        w = weight_columns + k[:, None] * weight_stride
+        if DEPTH % BLOCK_K == 0:
+            left = tl.load(x)
+        else:
+            left = tl.load(x, mask=(k < DEPTH)[None, :], other=0.0)
+        if DEPTH % BLOCK_K == 0 and WHOLE:
+            right = tl.load(w)
+        else:
+            right = tl.load(w, mask=(k < DEPTH)[:, None] & inside[None, :], other=0.0)
+        total = multiply_add(left.to(right.dtype), right, total, PRECISION)
+    return total
+
+
+@triton.jit
 def summed(values, AXIS: tl.constexpr):
     """Sum along one axis, always in the same order."""
     return tl.reduce(values, AXIS, tl.standard._sum_combine)
