@@ -3,8 +3,6 @@
 //
 // Built by build.py with the C++ compiler of the machine; the functions are called through ctypes.
 
-#include <omp.h>
-
 #include "backward.h"
 #include "grouped.h"
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX__)
 #include <immintrin.h>
@@ -105,21 +106,40 @@ static inline void narrow(BFloat16* to, float value) {
     to->bits = value != value ? (word >> 16) | 0x40 : (word + 0x7fff + ((word >> 16) & 1)) >> 16;
 }
 
-// The sum of each of LANES vectors, in the lane of its number: pairs of vectors are folded into one, log2(LANES) times.
-static inline Vector sums_of(Vector (&vectors)[LANES]) {
-#pragma GCC unroll 4
-    for (int fold = 1; fold < LANES; fold *= 2) {
-        Integers low, high;
-        for (int lane = 0; lane < LANES; lane++) {
-            int within = lane % (2 * fold);
-            low[lane] = lane - within + (within < fold ? within : LANES + within - fold);
-            high[lane] = low[lane] + fold;
-        }
-        for (int i = 0; i < LANES / (2 * fold); i++)
-            vectors[i] = __builtin_shuffle(vectors[2 * i], vectors[2 * i + 1], low) +
-                         __builtin_shuffle(vectors[2 * i], vectors[2 * i + 1], high);
+// Lanes of two vectors, lane i from place `from(i)` of the 2 * LANES that they have.
+template <class From, int... Lane>
+static inline Vector shuffle_lanes(Vector a, Vector b, From, std::integer_sequence<int, Lane...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+    return __builtin_shufflevector(a, b, From::at(Lane)...);
+#else
+    return __builtin_shuffle(a, b, Integers{From::at(Lane)...});
+#endif
+}
+template <class From>
+static inline Vector shuffle(Vector a, Vector b) {
+    return shuffle_lanes(a, b, From{}, std::make_integer_sequence<int, LANES>{});
+}
+
+// Of each pair of runs of FOLD lanes, the first (or second) run of `a` and then of `b`.
+template <int FOLD, bool SECOND>
+struct Runs {
+    static constexpr int at(int lane) {
+        int within = lane % (2 * FOLD);
+        return lane - within + (within < FOLD ? within : LANES + within - FOLD) + (SECOND ? FOLD : 0);
     }
-    return vectors[0];
+};
+
+// The sum of each of LANES vectors, in the lane of its number: pairs of vectors are folded into one, log2(LANES) times.
+template <int FOLD = 1>
+static inline Vector sums_of(Vector (&vectors)[LANES]) {
+    if constexpr (FOLD == LANES) {
+        return vectors[0];
+    } else {
+        for (int i = 0; i < LANES / (2 * FOLD); i++)
+            vectors[i] = shuffle<Runs<FOLD, false>>(vectors[2 * i], vectors[2 * i + 1]) +
+                         shuffle<Runs<FOLD, true>>(vectors[2 * i], vectors[2 * i + 1]);
+        return sums_of<2 * FOLD>(vectors);
+    }
 }
 
 static inline Vector pick(Integers condition, Vector yes, Vector no) {
@@ -164,18 +184,19 @@ static inline Vector error_function(Vector x) {
     return x * a / b;
 }
 
+// Lanes of `a` and `b` in turn, from their first (or second) half.
+template <bool SECOND>
+struct InTurn {
+    static constexpr int at(int lane) { return (SECOND ? LANES / 2 : 0) + lane / 2 + lane % 2 * LANES; }
+};
+
 // A square of LANES rows in registers, turned over its diagonal: log2(LANES) perfect shuffles.
 static inline void transpose(Vector (&rows)[LANES]) {
-    Integers low, high;
-    for (int i = 0; i < LANES; i++) {
-        low[i] = i / 2 + (i % 2) * LANES;
-        high[i] = LANES / 2 + i / 2 + (i % 2) * LANES;
-    }
     for (int stage = 1; stage < LANES; stage *= 2) {
         Vector shuffled[LANES];
         for (int i = 0; i < LANES / 2; i++) {
-            shuffled[2 * i] = __builtin_shuffle(rows[i], rows[i + LANES / 2], low);
-            shuffled[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + LANES / 2], high);
+            shuffled[2 * i] = shuffle<InTurn<false>>(rows[i], rows[i + LANES / 2]);
+            shuffled[2 * i + 1] = shuffle<InTurn<true>>(rows[i], rows[i + LANES / 2]);
         }
         for (int i = 0; i < LANES; i++) rows[i] = shuffled[i];
     }
