@@ -544,6 +544,7 @@ def test_static_forward_compiles_as_one_graph(model, shape):
     compiling = CompileConfig(fullgraph=True, dynamic=None, backend="aot_eager", mode=None)
     compiling._compile_all_devices = True
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()  # of whatever was compiled before in this process
     with torch._dynamo.config.patch(error_on_recompile=False):
         out = model.generate(
             ids, max_new_tokens=NEW, cache_implementation="static", compile_config=compiling, use_cache=True
