@@ -26,7 +26,11 @@ def test_narrower_vectors(processor, only, monkeypatch, tmp_path):
     calls._function.cache_clear()
     monkeypatch.setattr(calls, "library", lambda: kernels)
     try:
-        for tokens, top_k, experts, hidden, width in ((1, 2, 5, 33, 17), (40, 2, 3, 48, 20), (330, 2, 5, 33, 65)):
+        for tokens, top_k, experts, hidden, width in (
+            (1, 2, 5, 33, 17),
+            (40, 2, 3, 48, 20),
+            (330, 2, 5, 33, 65),
+        ):
             for layout in ({}, {"transposed": True, "interleaved": True, "bias": True}, {"gated": False}):
                 layer = make_layer(experts=experts, hidden=hidden, width=width, **layout)
                 inputs = make_inputs(tokens, top_k, experts=experts, hidden=hidden)

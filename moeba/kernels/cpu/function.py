@@ -71,7 +71,10 @@ def run(
     tensors = Tensors(hidden, index, weights, layer.inner, layer.down, layer.inner_bias, layer.down_bias)
     needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     if torch.compiler.is_compiling():
-        return torch.ops.moeba.experts(*tensors, *spec, needs_grad)[0]
+        operators = torch.ops.moeba
+        if needs_grad:
+            return operators.experts_in_training(*tensors, *spec)[0]
+        return operators.experts(*tensors, *spec)
     if needs_grad:
         return _Experts.apply(spec, *tensors)
     return forward(spec, tensors, keep=False)[0]
@@ -129,61 +132,66 @@ def _existing_gradient(tensor: torch.Tensor, node: Any) -> torch.Tensor | None:
         return None
 
 
-# ---- for torch.compile: the same as two operators that it does not look into ----
+# ---- for torch.compile: the same as operators that it does not look into ----
+# They are defined in the plainest way that there is: around a small layer, `torch.library.custom_op` is what takes time.
 
 _SPEC = "str kind, bool gated, bool interleaved, float alpha, float limit, bool transposed"
 _TENSORS = (
     "Tensor hidden, Tensor index, Tensor weights, Tensor inner, Tensor down, "
     "Tensor? inner_bias, Tensor? down_bias"
 )
-
-
-@torch.library.custom_op(
-    "moeba::experts",
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"({_TENSORS}, {_SPEC}, bool keep) -> (Tensor, Tensor)",
+_operators = torch.library.Library("moeba", "FRAGMENT")
+_operators.define(f"experts({_TENSORS}, {_SPEC}) -> Tensor")
+_operators.define(f"experts_in_training({_TENSORS}, {_SPEC}) -> (Tensor, Tensor)")
+_operators.define(
+    f"experts_backward(Tensor d_output, Tensor saved, bool[] needed, {_TENSORS}, {_SPEC}) -> Tensor[]"
 )
-def _forward_operator(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    tensors, spec, keep = Tensors(*arguments[:7]), Spec(*arguments[7:13]), arguments[13]
-    output, saved = forward(spec, tensors, keep)
-    return output, tensors.hidden.new_empty(0) if saved is None else saved
 
 
-@_forward_operator.register_fake
-def _(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    tensors, spec, keep = Tensors(*arguments[:7]), Spec(*arguments[7:13]), arguments[13]
-    rows = tensors.inner.shape[2 if spec.transposed else 1]
-    saved = tensors.inner.new_empty(tensors.index.numel(), rows) if keep else tensors.hidden.new_empty(0)
-    return torch.empty_like(tensors.hidden, memory_format=torch.contiguous_format), saved
+def _answer(*arguments: Any) -> torch.Tensor:
+    return forward(Spec(*arguments[7:]), Tensors(*arguments[:7]), keep=False)[0]
 
 
-@torch.library.custom_op(
-    "moeba::experts_backward",
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"(Tensor d_output, Tensor saved, bool[] needed, {_TENSORS}, {_SPEC}) -> Tensor[]",
-)
-def _backward_operator(
+def _answer_and_inner(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    output, saved = forward(Spec(*arguments[7:]), Tensors(*arguments[:7]), keep=True)
+    assert saved is not None
+    return output, saved
+
+
+def _gradients(
     d_output: torch.Tensor, saved: torch.Tensor, needed: list[bool], *arguments: Any
 ) -> list[torch.Tensor]:
     found = backward(Spec(*arguments[7:]), Tensors(*arguments[:7]), d_output, saved, needed)
     return [gradient for gradient in found if gradient is not None]
 
 
-@_backward_operator.register_fake
+_operators.impl("experts", _answer, "CPU")
+_operators.impl("experts_in_training", _answer_and_inner, "CPU")
+_operators.impl("experts_backward", _gradients, "CPU")
+
+
+@torch.library.register_fake("moeba::experts", lib=_operators)
+def _(hidden: torch.Tensor, *_: Any) -> torch.Tensor:
+    return torch.empty_like(hidden, memory_format=torch.contiguous_format)
+
+
+@torch.library.register_fake("moeba::experts_in_training", lib=_operators)
+def _(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    tensors, spec = Tensors(*arguments[:7]), Spec(*arguments[7:])
+    rows = tensors.inner.shape[2 if spec.transposed else 1]
+    saved = tensors.inner.new_empty(tensors.index.numel(), rows)
+    return torch.empty_like(tensors.hidden, memory_format=torch.contiguous_format), saved
+
+
+@torch.library.register_fake("moeba::experts_backward", lib=_operators)
 def _(d_output: torch.Tensor, saved: torch.Tensor, needed: list[bool], *arguments: Any) -> list[torch.Tensor]:
-    return [torch.empty_like(tensor) for tensor in _asked_for(arguments, needed)]
-
-
-def _asked_for(tensors: Any, needed: list[bool]) -> list[torch.Tensor]:
-    differentiable = (tensors[0], *tensors[2:7])
-    return [tensor for tensor, wanted in zip(differentiable, needed, strict=True) if wanted]
+    differentiable = (arguments[0], *arguments[2:7])
+    return [torch.empty_like(tensor) for tensor, wanted in zip(differentiable, needed, strict=True) if wanted]
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
     ctx.save_for_backward(*inputs[:7], output[1])
-    ctx.spec = inputs[7:13]
+    ctx.spec = inputs[7:]
 
 
 def _backward_of_operator(ctx: Any, d_output: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
@@ -191,7 +199,9 @@ def _backward_of_operator(ctx: Any, d_output: torch.Tensor, _: Any) -> tuple[tor
     needed = [ctx.needs_input_grad[i] for i in (0, 2, 3, 4, 5, 6)]
     found = iter(torch.ops.moeba.experts_backward(d_output, saved, needed, *tensors, *ctx.spec))
     hidden, *others = [next(found) if wanted else None for wanted in needed]
-    return (hidden, None, *others, *[None] * 7)
+    return (hidden, None, *others, *[None] * 6)
 
 
-_forward_operator.register_autograd(_backward_of_operator, setup_context=_keep_for_backward)
+torch.library.register_autograd(
+    "moeba::experts_in_training", _backward_of_operator, setup_context=_keep_for_backward, lib=_operators
+)
