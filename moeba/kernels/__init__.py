@@ -1,5 +1,6 @@
 """Experts at the speed of the machine, under the name "moeba" in transformers' experts interface."""
 
 from .implementation import NAME, register_experts
+from .memory import release_gradient_memory
 
-__all__ = ["NAME", "register_experts"]
+__all__ = ["NAME", "register_experts", "release_gradient_memory"]

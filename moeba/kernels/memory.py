@@ -2,7 +2,7 @@
 
 A fresh page costs more than the products that fill it. So the memory of a parameter's gradient is kept until the next
 step and handed out again, if by then nobody holds it any more (`zero_grad(set_to_none=True)`, which is the default). It
-goes when the parameter goes.
+goes when the parameter goes, or with `release_gradient_memory`.
 """
 
 from __future__ import annotations
@@ -71,3 +71,9 @@ def gradient_memory(parameter: torch.Tensor, active: torch.Tensor) -> torch.Tens
             kept = _kept[parameter] = _Kept(memory, _holders(memory), 0, active)
         kept.version, kept.written = kept.memory._version, active
         return kept.memory.detach()
+
+
+def release_gradient_memory() -> None:
+    """Give back what is kept for the next step's gradients and is not in use; the next step starts afresh."""
+    with _lock:
+        _kept.clear()

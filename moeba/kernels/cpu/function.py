@@ -133,7 +133,7 @@ def _existing_gradient(tensor: torch.Tensor, node: Any) -> torch.Tensor | None:
 
 
 # ---- for torch.compile: the same as operators that it does not look into ----
-# They are defined in the plainest way that there is: around a small layer, `torch.library.custom_op` is what takes time.
+# Defined in the plainest way that there is: around a small layer, `torch.library.custom_op` is what takes time.
 
 _SPEC = "str kind, bool gated, bool interleaved, float alpha, float limit, bool transposed"
 _TENSORS = (
