@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
+from spies import Spy
 
 from moeba.kernels import composed, cpu, implementation, register_experts
 
 MODULES: dict[str, ModuleType] = {"cpu": cpu, "composed": composed}
-
-
-class Spy:
-    """A path that counts its runs and keeps the reasons why it did not run."""
-
-    def __init__(self, path: ModuleType) -> None:
-        self.path = path
-        self.__name__ = path.__name__
-        self.runs = 0
-        self.reasons: list[str] = []
-
-    def obstacle(self, *arguments: Any) -> str | None:
-        reason = self.path.obstacle(*arguments)
-        if reason is not None:
-            self.reasons.append(reason)
-        return reason
-
-    def run(self, *arguments: Any) -> torch.Tensor:
-        self.runs += 1
-        return self.path.run(*arguments)
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Spy
 from expert_layers import Inputs, make_inputs, make_layer
+from spies import Spy
 from torch import nn
 
 from moeba.kernels import gpu, implementation
