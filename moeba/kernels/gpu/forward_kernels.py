@@ -206,11 +206,11 @@ def sum_choices(
     """`output[token]`: the sum of its `top_k` rows of `answers`, without those of experts that live elsewhere."""
     token = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = n < COLUMNS
     total = tl.full((BLOCK,), 0.0, tl.float32)
     for choice in range(0, top_k):
         selection = token * top_k + choice
         expert = tl.load(index + selection)
-        here = (expert >= 0) & (expert < experts)
-        total += tl.load(answers + selection * COLUMNS + n, mask=inside & here, other=0.0).to(tl.float32)
-    tl.store(output + token * COLUMNS + n, total.to(output.dtype.element_ty), mask=inside)
+        # A bound of the columns and no second mask: Triton 3.9's interpreter cannot join a scalar's with a block's.
+        columns = tl.where((expert >= 0) & (expert < experts), COLUMNS, 0)
+        total += tl.load(answers + selection * COLUMNS + n, mask=n < columns, other=0.0).to(tl.float32)
+    tl.store(output + token * COLUMNS + n, total.to(output.dtype.element_ty), mask=n < COLUMNS)
