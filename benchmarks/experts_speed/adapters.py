@@ -48,7 +48,7 @@ class Adapted:
         return calls | {OURS: self.call(tokens, implementations()[-1], grouped=True)}
 
     def call(self, tokens: int, implementation: str, grouped: bool) -> Call:
-        from moeba.kernels.adapters import group_adapters, ungroup_adapters
+        from moeba.training import group_adapters, ungroup_adapters
 
         one = self.routes[tokens]
         one = Routed(one.hidden.clone().requires_grad_(), one.index, one.weights.clone().requires_grad_())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import nn
 
 from .gates import apply_gate
 from .grouped_linear import grouped_linear
-from .layer import ExpertsLayer
+from .layer import ExpertsLayer, foreign_type
 from .routing import sort_by_expert
 
 
@@ -16,8 +19,8 @@ def obstacle(layer: ExpertsLayer, hidden: torch.Tensor) -> str | None:
         return "the size of each expert's share depends on data, which torch.compile cannot follow"
     if hidden.device.type != "cpu":
         return f"reading how many tokens each expert has would wait for the device ({hidden.device.type})"
-    if layer.foreign_type is not None:
-        return f"the weights are of type {layer.foreign_type}"
+    if (foreign := foreign_type(*layer.weights)) is not None:
+        return f"the weights are of type {foreign}"
     return None
 
 
@@ -26,14 +29,38 @@ def run(
 ) -> torch.Tensor:
     """`hidden` `[tokens, hidden]`, `index` and `weights` `[tokens, top_k]`; returns what `hidden` is like."""
     routing = sort_by_expert(index, layer.num_experts)
-    inner = grouped_linear(
-        hidden[routing.tokens], layer.inner, routing.counts, layer.inner_bias, layer.transposed
+
+    def times(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return grouped_linear(rows, weight, routing.counts, bias, layer.transposed)
+
+    return compose(
+        layer.module,
+        hidden,
+        routing.order,
+        weights,
+        lambda rows: times(rows, layer.inner, layer.inner_bias),
+        lambda act: times(act, layer.down, layer.down_bias),
     )
-    act = apply_gate(layer.module, inner)
-    answers = grouped_linear(act, layer.down, routing.counts, layer.down_bias, layer.transposed)
-    if layer.module.has_post_expert_norm:
-        answers = layer.module.post_expert_norm(answers)
-    weighted = answers * weights.reshape(-1)[routing.order, None]
-    # Back to the order of the choices, and summed in it, in float32 whatever the dtype.
-    choices = weighted.new_zeros(index.numel(), hidden.shape[1]).index_copy(0, routing.order, weighted)
-    return choices.view(*index.shape, hidden.shape[1]).sum(1, dtype=torch.float32).to(hidden.dtype)
+
+
+def compose(
+    module: nn.Module,
+    hidden: torch.Tensor,
+    order: torch.Tensor,
+    weights: torch.Tensor,
+    inner: Callable[[torch.Tensor], torch.Tensor],
+    down: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """The layer around its two products, `inner` and `down`, which map rows sorted by expert.
+
+    `order` `[selections]`: the place (token * top_k + choice) of each sorted row; other places answer zero.
+    """
+    rows = hidden.index_select(0, order // weights.shape[1])
+    answers = down(apply_gate(module, inner(rows)))
+    if module.has_post_expert_norm:
+        answers = module.post_expert_norm(answers)
+    weighted = answers * weights.reshape(-1)[order, None]
+    # Back to the order of the choices, and summed in it, in float32 or more whatever the dtype.
+    choices = weighted.new_zeros(weights.numel(), hidden.shape[1]).index_copy(0, order, weighted)
+    wide = torch.promote_types(choices.dtype, torch.float32)
+    return choices.view(*weights.shape, hidden.shape[1]).sum(1, dtype=wide).to(hidden.dtype)

@@ -32,24 +32,16 @@ class ExpertsLayer:
         return self.inner.shape[0]
 
     @property
-    def hidden_size(self) -> int:
-        return self.down.shape[2] if self.transposed else self.down.shape[1]
-
-    @property
-    def width(self) -> int:
-        return self.down.shape[1] if self.transposed else self.down.shape[2]
-
-    @property
     def weights(self) -> list[torch.Tensor]:
         """Every tensor that the layer has."""
         tensors = (self.inner, self.down, self.inner_bias, self.down_bias)
         return [tensor for tensor in tensors if tensor is not None]
 
-    @property
-    def foreign_type(self) -> str | None:
-        """The name of a tensor subclass among the weights (sharded, quantised …), whose memory is not what it seems."""
-        types = {type(tensor) for tensor in self.weights} - {torch.Tensor, nn.Parameter}
-        return next((found.__name__ for found in types), None)
+
+def foreign_type(*tensors: torch.Tensor) -> str | None:
+    """The name of a tensor subclass among them (sharded, quantised …), whose memory is not what it seems."""
+    types = {type(tensor) for tensor in tensors} - {torch.Tensor, nn.Parameter}
+    return next((found.__name__ for found in types), None)
 
 
 def layer_of(module: nn.Module) -> ExpertsLayer:

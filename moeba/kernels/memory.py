@@ -8,7 +8,6 @@ goes when the parameter goes, or with `release_gradient_memory`.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,13 +19,13 @@ _KEPT_FROM = 1 << 20  # bytes: below, memory comes from the heap anyway
 
 
 def lazy_zeros(like: torch.Tensor) -> torch.Tensor:
-    """Zeros of the shape, dtype and device of `like`, stored as it is stored.
+    """Zeros of the shape, dtype and device of `like`, without gaps, rows or columns contiguous as they are there.
 
     On CPU they take neither memory nor time where they are never written: the gradient of experts without tokens.
     """
     if like.device.type != "cpu":
         return torch.zeros_like(like)
-    if like.dim() > 1 and not like.is_contiguous() and like.mT.is_contiguous():
+    if like.dim() > 1 and like.stride(-1) != 1 and like.stride(-2) == 1:
         return lazy_zeros(like.mT).mT
     size = like.element_size()
     padding = _ALIGNMENT // size
@@ -35,14 +34,7 @@ def lazy_zeros(like: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(memory[start : start + like.numel()]).view(like.dtype).view(like.shape)
 
 
-@dataclass
-class _Kept:
-    memory: torch.Tensor
-    holders: int  # of its storage while only `memory` does
-    version: int
-    written: torch.Tensor  # [experts], which of them may differ from zero
-
-
+# By parameter: the memory of its gradient, and how many hold its storage while nobody else does.
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
 _lock = threading.Lock()
 
@@ -59,18 +51,17 @@ def gradient_memory(parameter: torch.Tensor, active: torch.Tensor) -> torch.Tens
     if parameter.numel() * parameter.element_size() < _KEPT_FROM or not parameter.is_leaf:
         return lazy_zeros(parameter)
     with _lock:
-        kept = _kept.get(parameter)
-        if kept is not None and kept.memory.shape == parameter.shape and kept.memory.dtype == parameter.dtype:
-            if _holders(kept.memory) > kept.holders:
-                return lazy_zeros(parameter)  # somebody still holds the last gradient
-            touched = kept.written if kept.memory._version == kept.version else torch.ones_like(active)
-            for expert in (touched & ~active).nonzero().flatten().tolist():
-                kept.memory[expert].zero_()
-        else:
+        memory, holders = _kept.get(parameter, (None, 0))
+        if memory is None or memory.shape != parameter.shape or memory.dtype != parameter.dtype:
             memory = lazy_zeros(parameter)
-            kept = _kept[parameter] = _Kept(memory, _holders(memory), 0, active)
-        kept.version, kept.written = kept.memory._version, active
-        return kept.memory.detach()
+            _kept[parameter] = memory, _holders(memory)
+        elif _holders(memory) > holders:
+            return lazy_zeros(parameter)  # somebody still holds the last gradient
+        else:
+            # Anybody may have written to it, also where no trace is left (`.data`, compiled code).
+            for expert in (~active).nonzero().flatten().tolist():
+                memory[expert].zero_()
+        return memory.detach()
 
 
 def release_gradient_memory() -> None:

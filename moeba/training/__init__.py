@@ -10,15 +10,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..kernels.adapters import group_adapters, ungroup_adapters
+    from ..kernels.adapters.grouping import group_adapters, ungroup_adapters
     from .router_statistics import LayerStatistics, RouterStatistics, RouterStatisticsCallback
 
 _HOMES = {
     "LayerStatistics": ".router_statistics",
     "RouterStatistics": ".router_statistics",
     "RouterStatisticsCallback": ".router_statistics",
-    "group_adapters": "..kernels.adapters",
-    "ungroup_adapters": "..kernels.adapters",
+    "group_adapters": "..kernels.adapters.grouping",
+    "ungroup_adapters": "..kernels.adapters.grouping",
 }
 
 __all__ = [

@@ -13,8 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 pytest.importorskip("peft")
 
-from moeba.kernels.adapters import composed, frozen, group_adapters, grouping, ungroup_adapters  # noqa: E402
+from moeba.kernels.adapters import composed, frozen, grouping  # noqa: E402
 from moeba.kernels.adapters.low_rank import LowRank  # noqa: E402
+from moeba.training import group_adapters, ungroup_adapters  # noqa: E402
 
 LAYOUTS = {
     "gated": dict(),

@@ -69,3 +69,35 @@ def test_memory_goes_with_the_parameter_or_when_asked(layer, only):
     assert len(memory._kept)
     del other
     assert not len(memory._kept)
+
+
+def test_a_gradient_that_was_written_to_unseen(layer, only):
+    """What goes through `.data` leaves no trace in the version of a tensor."""
+    only("cpu")
+    run(layer, inputs_for([0, 1]))
+    layer.gate_up_proj.grad.data.add_(1.0)
+    layer.zero_grad(set_to_none=True)
+    inputs = inputs_for([4, 5])
+    assert_same(run(layer, inputs), exact(layer, inputs))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_weights_cut_from_larger_ones_either_way_round(transposed, only):
+    """Rows or columns contiguous, and gaps between experts: the gradient is laid out by what is contiguous."""
+    only("cpu")
+    small = make_layer(transposed=transposed, experts=3, hidden=20, width=12)
+    inputs = make_inputs(30, 2, experts=3, hidden=20)
+    wanted = exact(small, inputs)
+    for name in ("gate_up_proj", "down_proj"):
+        whole = getattr(small, name).detach()
+        larger = whole.new_zeros(whole.shape[0], whole.shape[2], whole.shape[1] + 3)
+        larger[..., :-3] = whole.mT
+        setattr(small, name, torch.nn.Parameter(larger[..., :-3].mT))
+    assert_same(run(small, inputs), wanted)
+
+
+def test_float64_keeps_its_digits(only):
+    only("composed")
+    layer = make_layer(dtype=torch.float64)
+    inputs = make_inputs(30, 2, dtype=torch.float64)
+    assert_same(run(layer, inputs), exact(layer, inputs), tolerance=1e-13)

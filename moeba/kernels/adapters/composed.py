@@ -1,6 +1,6 @@
 """An experts layer with adapters put together from parts that can be read: any gate, bias, layout and norm.
 
-Compare moeba/kernels/composed.py, the same without adapters.
+It is the layer of moeba/kernels/composed.py with the adapters' products added to its own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-from ..gates import apply_gate
+from ..composed import compose
 from ..grouped_linear import grouped_linear
 from ..layer import ExpertsLayer
 from ..routing import sort_by_expert
@@ -20,11 +20,10 @@ from .low_rank import Adapters, LowRank
 class Sorted(Protocol):
     """Selections (token * top_k + choice) sorted by expert, and products of rows in that order.
 
-    `order`, `tokens` `[selections]`: each selection's place and token. `weights` `[selections]`.
+    `order` `[selections]`: each one's place. `weights` `[tokens, top_k]`, zero where a selection must not count.
     """
 
     order: torch.Tensor
-    tokens: torch.Tensor
     weights: torch.Tensor
 
     def product(
@@ -38,8 +37,7 @@ class Counted:
 
     def __init__(self, index: torch.Tensor, weights: torch.Tensor, num_experts: int) -> None:
         routing = sort_by_expert(index, num_experts)
-        self.order, self.tokens, self.counts = routing.order, routing.tokens, routing.counts
-        self.weights = weights.reshape(-1)[self.order]
+        self.order, self.counts, self.weights = routing.order, routing.counts, weights
 
     def product(
         self, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, transposed: bool
@@ -56,8 +54,7 @@ class OnDevice:
     def __init__(self, index: torch.Tensor, weights: torch.Tensor, num_experts: int) -> None:
         flat, everyone = index.reshape(-1), torch.arange(num_experts, device=index.device)
         self.experts, self.order = torch.sort(flat.clamp(max=num_experts - 1), stable=True)
-        self.tokens = self.order // index.shape[1]
-        self.weights = weights.reshape(-1).masked_fill(flat >= num_experts, 0.0)[self.order]
+        self.weights = weights.masked_fill(index >= num_experts, 0.0)
         self.ends = torch.searchsorted(self.experts, everyone, right=True).to(torch.int32)
 
     def product(
@@ -94,14 +91,11 @@ def run(
 ) -> torch.Tensor:
     """`hidden` `[tokens, hidden]`, `index` and `weights` `[tokens, top_k]`; returns what `hidden` is like."""
     chosen = kind(index, weights, layer.num_experts)
-    rows = hidden.index_select(0, chosen.tokens)
-    inner = project(chosen, rows, layer.inner, layer.inner_bias, layer.transposed, adapters.inner)
-    act = apply_gate(layer.module, inner)
-    answers = project(chosen, act, layer.down, layer.down_bias, layer.transposed, adapters.down)
-    if layer.module.has_post_expert_norm:
-        answers = layer.module.post_expert_norm(answers)
-    weighted = answers * chosen.weights[:, None]
-    # Back to the order of the choices, and summed in it, in float32 or more whatever the dtype.
-    choices = weighted.new_zeros(index.numel(), hidden.shape[1]).index_copy(0, chosen.order, weighted)
-    wide = torch.promote_types(choices.dtype, torch.float32)
-    return choices.view(*index.shape, hidden.shape[1]).sum(1, dtype=wide).to(hidden.dtype)
+
+    def inner(rows: torch.Tensor) -> torch.Tensor:
+        return project(chosen, rows, layer.inner, layer.inner_bias, layer.transposed, adapters.inner)
+
+    def down(act: torch.Tensor) -> torch.Tensor:
+        return project(chosen, act, layer.down, layer.down_bias, layer.transposed, adapters.down)
+
+    return compose(layer.module, hidden, chosen.order, chosen.weights, inner, down)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from peft.tuners.lora.layer import ParamWrapper
 from torch import nn
 
+from ..layer import foreign_type
+
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # What transformers' `use_experts_implementation` gives an experts module.
 _MARKS = ("has_gate", "has_bias", "has_post_expert_norm", "is_transposed", "is_concatenated", "_apply_gate")
@@ -80,9 +82,9 @@ def _of_tensors(wrappers: Sequence[ParamWrapper], experts: nn.Module, device: to
         for matrices in (wrapper.lora_A, wrapper.lora_B)
         if name in matrices
     ]
+    if (foreign := foreign_type(*weights, *factors)) is not None:
+        return f"a weight is of type {foreign}"
     for tensor in (*weights, *factors):
-        if type(tensor) not in (torch.Tensor, nn.Parameter):
-            return f"a weight is of type {type(tensor).__name__}"
         if tensor.device != device:
             return f"a weight is on {tensor.device} and the tokens are on {device}"
     return _of_grouped_mm(wrappers, dtype) if device.type == "cuda" else None

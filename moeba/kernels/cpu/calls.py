@@ -18,7 +18,7 @@ _POINTER, _INTEGER, _NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 
 
 class Problem(ctypes.Structure):
-    """One call, as `Problem` in source/experts.cpp reads it."""
+    """One call, as `Problem` in source/layer.h reads it."""
 
     _fields_ = [
         *((name, _INTEGER) for name in ("tokens", "top_k", "experts", "hidden", "width")),

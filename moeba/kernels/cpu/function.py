@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from ..first_order import first_order
-from ..layer import ExpertsLayer
+from ..layer import ExpertsLayer, foreign_type
 from .build import library
 from .calls import Gradients, Spec, Tensors, backward, forward
 
@@ -33,8 +33,8 @@ def obstacle(layer: ExpertsLayer, hidden: torch.Tensor) -> str | None:
         return f"the gate of {type(layer.module).__name__} is none that the kernels know"
     if layer.module.has_post_expert_norm:
         return "there is a norm after each expert"
-    if layer.foreign_type is not None:
-        return f"the weights are of type {layer.foreign_type}"
+    if (foreign := foreign_type(*layer.weights)) is not None:
+        return f"the weights are of type {foreign}"
     if any(_has_gaps(tensor) for tensor in (layer.inner, layer.down)):
         return "the weights are stored with gaps"
     return _missing()
@@ -46,7 +46,7 @@ def multiplies(rows: torch.Tensor, weight: torch.Tensor) -> bool:
         weight.device.type == "cpu"
         and weight.dtype in DTYPES
         and rows.dtype in (*DTYPES, torch.float16)
-        and type(weight) in (torch.Tensor, torch.nn.Parameter)
+        and foreign_type(weight) is None
         and not _has_gaps(weight)
         and _missing() is None
     )

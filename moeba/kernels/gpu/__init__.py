@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from ..layer import ExpertsLayer
+from ..layer import ExpertsLayer, foreign_type
 from .availability import WHY_NOT, interpreting
 from .settings import Settings, settings
 
@@ -24,7 +24,7 @@ def obstacle(layer: ExpertsLayer, hidden: torch.Tensor) -> str | None:
     if layer.gate is None:
         return "its gate is none that the kernels know"
     tensors = [hidden, *layer.weights]
-    if any(type(tensor) not in (torch.Tensor, torch.nn.Parameter) for tensor in tensors):
+    if foreign_type(*tensors) is not None:
         return "its tensors are not plain tensors"
     if any(tensor.dtype not in _DTYPES for tensor in tensors):
         return "its numbers are neither float32 nor bfloat16 nor float16"

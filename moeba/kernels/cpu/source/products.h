@@ -11,7 +11,7 @@
 
 #include "vectors.h"
 
-constexpr int DEPTH = 512;
+constexpr int DEPTH = 512;  // of a block; twice as much where float32 weights are read in place
 constexpr int BLOCK_ROWS = 2 * TILE_ROWS;  // a block of weights that is widened at a time
 constexpr int PANEL = TILE_VECTORS * LANES;
 
