@@ -8,7 +8,11 @@ from .floors import Cost, Rates
 from .timing import Outcome, Timing
 
 OURS = "moeba"
-PEERS = ("litgpt",)  # not transformers: shown, and no part of the ratio to the best stock implementation
+REST = "rest"  # the model with experts that answer at once: the time of everything else
+UNRANKED = (
+    "litgpt",
+    REST,
+)  # not transformers' experts: shown, and no part of the ratio to the best stock implementation
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,7 @@ class Cell:
     work: str
     outcome: Outcome
     cost: Cost | None = None
+    experts_cost: Cost | None = None  # the experts' part of it
 
     @property
     def timings(self) -> dict[str, Timing]:
@@ -29,7 +34,7 @@ class Cell:
         medians = {
             name: timing.median
             for name, timing in self.timings.items()
-            if is_ours(name) == ours and name not in PEERS
+            if is_ours(name) == ours and first_word(name) not in UNRANKED
         }
         return min(medians.items(), key=lambda item: item[1]) if medians else None
 
@@ -38,6 +43,14 @@ class Cell:
         """The best stock implementation's time over moeba's; above 1 moeba is faster."""
         stock, ours = self.best(ours=False), self.best(ours=True)
         return stock[1] / ours[1] if stock and ours else None
+
+    def most(self, rates: Rates) -> float | None:
+        """The ratio if experts ran at their floor and everything else took the time that it takes."""
+        stock = self.best(ours=False)
+        if stock is None or self.experts_cost is None:
+            return None
+        rest = min((t.median for name, t in self.timings.items() if first_word(name) == REST), default=0.0)
+        return stock[1] / (rest + rates.seconds(self.experts_cost, self.dtype))
 
     def floor(self, rates: Rates) -> float | None:
         """Seconds."""
@@ -50,4 +63,9 @@ class Cell:
 
 
 def is_ours(name: str) -> bool:
-    return name.split(" ")[0] == OURS
+    return first_word(name) == OURS
+
+
+def first_word(name: str) -> str:
+    """Of a contender: "compiled" and the like follow."""
+    return name.split(" ")[0]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
 from transformers import PreTrainedModel, StaticCache
 
-from .cells import OURS, Cell
+from .cells import OURS, REST, Cell
 from .contenders import implementations
-from .floors import Cost
 from .layer import random_ids, routed_cost
 from .models import experts_of
 from .timing import LOOSE, Call, Outcome, Plan, first_line, measure, tolerance
@@ -24,7 +25,7 @@ def measure_compiled(
     """The cell, and how many seconds each compilation took."""
     dtype = str(model.dtype).removeprefix("torch.")
     plain, cost, _ = decode(model, batch)
-    cost += routed_cost(experts_of(model), recorded(model, plain), training=False)
+    routed = routed_cost(experts_of(model), recorded(model, plain), training=False)
     calls = {
         name: Call(partial(prepare, model, name, plain), plain.run, plain.collect)
         for name in implementations()
@@ -33,13 +34,13 @@ def measure_compiled(
     refused = {"eager compiled": "its loop over experts depends on data: no single graph"}
     seconds: dict[str, float] = {}
     torch._dynamo.reset()
-    for name in implementations():
-        if name == "eager":
-            continue
+    for name in [*implementations()[1:], REST]:
         try:
             prepare(model, name, plain)
             plain.run()  # what does not run at all need not be compiled
             call = compiled_call(model, name, batch)
+            if name == REST:
+                call = replace(call, collect=lambda result: [], tolerance=math.inf)
             call.prepare()
             start = time.perf_counter()
             call.run()
@@ -53,8 +54,8 @@ def measure_compiled(
     outcome = measure(calls, plan, allowed, STEPS, torch.no_grad, flush)
     outcome = Outcome(outcome.timings, refused | outcome.refused)
     torch._dynamo.reset()
-    per_step = Cost(cost.flops / STEPS, cost.nbytes / STEPS)
-    return Cell("compiled", model_type, dtype, f"decode {batch}", outcome, per_step), seconds
+    costs = ((cost + routed).over(STEPS), routed.over(STEPS))
+    return Cell("compiled", model_type, dtype, f"decode {batch}", outcome, *costs), seconds
 
 
 def compiled_call(model: PreTrainedModel, name: str, batch: int) -> Call:

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 import moeba  # noqa: F401  registers the implementation
 
-from .cells import OURS
+from .cells import OURS, REST
 from .models import Routes, sizes_of
 
 GATHER_LIMIT = 3e9  # bytes of weights that batched_mm may copy for one layer
 ZEROS_LIMIT = 6e10  # bytes of zeros that eager may write in one training step: half a minute on two cores
 
 
+def answer_at_once(
+    self: nn.Module, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+) -> torch.Tensor:
+    """Experts that do nothing: what the model takes without its experts."""
+    return hidden_states.clone()
+
+
+ALL_EXPERTS_FUNCTIONS.register(REST, answer_at_once)
+
+
 def implementations() -> list[str]:
     """Eager first, as what the others must equal; moeba last, where it is registered."""
-    names = set(ALL_EXPERTS_FUNCTIONS.keys()) - {"eager", OURS}
+    names = set(ALL_EXPERTS_FUNCTIONS.keys()) - {"eager", OURS, REST}
     return ["eager", *sorted(names), *([OURS] if OURS in ALL_EXPERTS_FUNCTIONS else [])]
 
 

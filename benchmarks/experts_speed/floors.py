@@ -21,6 +21,10 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.flops + other.flops, self.nbytes + other.nbytes)
 
+    def over(self, units: float) -> Cost:
+        """Of one of `units` equal ones."""
+        return Cost(self.flops / units, self.nbytes / units)
+
 
 @dataclass(frozen=True)
 class Rates:

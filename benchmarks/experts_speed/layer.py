@@ -57,7 +57,8 @@ def measure_layer(
     outcome = measure(calls, plan, tolerance(dtype, work.training), per=len(experts), flush=flush)
     release(model)
     outcome = Outcome(outcome.timings, refused | outcome.refused)
-    return Cell(where, model_type, dtype, work.name, outcome, layer_cost(experts, routes, work.training))
+    cost = layer_cost(experts, routes, work.training)
+    return Cell(where, model_type, dtype, work.name, outcome, cost, cost)
 
 
 def routes_of(model: PreTrainedModel, tokens: int) -> Routes:
@@ -76,8 +77,7 @@ def random_ids(model: PreTrainedModel, batch: int, length: int, seed: int = 1) -
 
 def layer_cost(experts: list[nn.Module], routes: Routes, training: bool) -> Cost:
     """Of one layer, on average."""
-    total = routed_cost(experts, routes, training)
-    return Cost(total.flops / len(experts), total.nbytes / len(experts))
+    return routed_cost(experts, routes, training).over(len(experts))
 
 
 def routed_cost(experts: list[nn.Module], routes: Routes, training: bool) -> Cost:

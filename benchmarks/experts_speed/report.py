@@ -10,7 +10,7 @@ from .cells import OURS, Cell, is_ours
 from .floors import Rates
 from .memory import Usage
 from .scaling import Growth
-from .targets import judge, memory_ratio
+from .targets import Reached, judge, memory_ratio
 
 TITLES = {
     "layer": "Experts layer alone",
@@ -49,8 +49,9 @@ def render(results: Results) -> str:
         rates_line(results),
         "Times are medians of interleaved rounds, `±` the interquartile range over the median; without `±` a way was "
         "so slow that it ran once. Each result was compared with eager's before it was timed. `ratio` is the time of "
-        "the best stock implementation over moeba's; `of floor` is the floor over moeba's time, and in brackets "
-        "over the best stock implementation's.",
+        "the best stock implementation over moeba's; `most` is what that ratio would be if experts ran at their floor "
+        "and everything else took its time (`rest`: the model with experts that answer at once); `of floor` is the "
+        "floor over moeba's time, and in brackets over the best stock implementation's.",
         shapes_table(results),
         targets_table(results),
     ]
@@ -85,8 +86,11 @@ def targets_table(results: Results) -> str:
     if not verdicts:
         return ""
 
-    def words(reached: tuple[float, bool] | None) -> str:
-        return "–" if reached is None else f"{reached[0]:.2f} {'met' if reached[1] else '**missed**'}"
+    def words(reached: Reached | None) -> str:
+        if reached is None:
+            return "–"
+        most = "" if reached.met or reached.most is None else f", most {reached.most:.2f}"
+        return f"{reached.value:.2f} {'met' if reached.met else '**missed**'}{most}"
 
     rows = [[v.what, v.target, *(words(v.reached[model]) for model in results.models)] for v in verdicts]
     return "### Targets\n\n" + table(("work", "target", *results.models), rows)
@@ -109,6 +113,7 @@ def cells_table(results: Results, where: str) -> str:
         "work",
         *(f"{name} ms" for name in names),
         "ratio",
+        "most",
         "floor ms",
         "of floor",
         "rounds",
@@ -137,7 +142,7 @@ def cell_row(cell: Cell, names: Sequence[str], rates: Rates) -> list[str]:
         cell.dtype,
         cell.work,
         *times,
-        "–" if cell.ratio is None else f"{cell.ratio:.2f}",
+        *("–" if ratio is None else f"{ratio:.2f}" for ratio in (cell.ratio, cell.most(rates))),
         "–" if floor is None else milliseconds(floor),
         f"{ours} ({stock})",
         str(max((len(timing.seconds) for timing in cell.timings.values()), default=0)),
@@ -188,7 +193,7 @@ def growth_table(results: Results) -> str:
             row = cell_row(cell, names, results.rates)
             rows.append([str(growth.experts), dtype, label, *sizes, *row[3:-1]])
     headings = ("experts", "dtype", "", "weights MB", "gradients MB", "optimizer MB",
-                *(f"{name} ms" for name in names), "ratio", "floor ms", "of floor")  # fmt: skip
+                *(f"{name} ms" for name in names), "ratio", "most", "floor ms", "of floor")  # fmt: skip
     return (
         "### Growing the number of experts\n\nA training step of one layer, 1,024 tokens, active parameters constant. "
         "With the experts grow the weights, their gradients and both moments of AdamW; nothing else has to.\n\n"

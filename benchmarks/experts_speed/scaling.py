@@ -58,7 +58,7 @@ def measure_growth(
         outcome = measure(calls, plan, tolerance(dtype, training=True), flush=flush)
         outcome = Outcome(outcome.timings, refused | outcome.refused)
         work = f"{experts} experts{' and AdamW' if optimized else ''}"
-        cells.append(Cell("scaling", "qwen3_moe", dtype, work, outcome, None if optimized else cost))
+        cells.append(Cell("scaling", "qwen3_moe", dtype, work, outcome, *(() if optimized else (cost, cost))))
     weights = sum(parameter.nbytes for module in modules for parameter in module.parameters())
     return Growth(experts, weights, *cells)
 

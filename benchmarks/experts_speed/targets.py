@@ -51,12 +51,19 @@ TARGETS = (
 
 
 @dataclass(frozen=True)
+class Reached:
+    value: float
+    met: bool
+    most: float | None = None  # what experts at their floor would reach
+
+
+@dataclass(frozen=True)
 class Verdict:
     """A row of the table: what was aimed at, and by model what was reached. None: not measured."""
 
     what: str
     target: str
-    reached: dict[str, tuple[float, bool] | None]
+    reached: dict[str, Reached | None]
 
 
 def judge(
@@ -70,8 +77,7 @@ def judge(
                 chosen = pick(cells, target.where, work, dtype)
                 if chosen:
                     reached = {
-                        model: at_least(chosen[model].ratio if model in chosen else None, target.ratio)
-                        for model in models
+                        model: ratio_reached(chosen.get(model), target.ratio, rates) for model in models
                     }
                     found.append(Verdict(f"{work}, {target.where}, {dtype}", f"≥ {target.ratio:g}", reached))
     if device == "cpu":
@@ -96,12 +102,18 @@ def pick(cells: Sequence[Cell], where: str, work: str, dtype: str) -> dict[str, 
     return {cell.model: cell for cell in cells if (cell.where, cell.work, cell.dtype) == (where, work, dtype)}
 
 
-def at_least(value: float | None, limit: float) -> tuple[float, bool] | None:
-    return None if value is None else (value, value >= limit)
+def ratio_reached(cell: Cell | None, limit: float, rates: Rates) -> Reached | None:
+    if cell is None or cell.ratio is None:
+        return None
+    return Reached(cell.ratio, cell.ratio >= limit, cell.most(rates))
 
 
-def at_most(value: float | None, limit: float) -> tuple[float, bool] | None:
-    return None if value is None else (value, value <= limit)
+def at_least(value: float | None, limit: float) -> Reached | None:
+    return None if value is None else Reached(value, value >= limit)
+
+
+def at_most(value: float | None, limit: float) -> Reached | None:
+    return None if value is None else Reached(value, value <= limit)
 
 
 def memory_ratio(usages: Sequence[Usage], model: str, dtype: str) -> float | None:

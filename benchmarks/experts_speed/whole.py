@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
-from .cells import Cell
+from .cells import REST, Cell
 from .contenders import ZEROS_LIMIT, implementations, obstacle
 from .floors import Cost, attention_cost, dense_cost
 from .layer import random_ids, release, routed_cost
@@ -45,9 +46,10 @@ def measure_whole(
         model, number
     )
     routes: Routes = []
+    routed = Cost()
     if kind != "generate":
         routes = recorded(model, call)
-        cost += routed_cost(experts_of(model), routes, training)
+        routed = routed_cost(experts_of(model), routes, training)
     calls, refused = {}, {}
     for name in implementations():
         reason = obstacle(name, experts_of(model), routes, training, zeros_limit) if routes else None
@@ -55,21 +57,26 @@ def measure_whole(
             refused[name] = reason
         else:
             calls[name] = Call(partial(prepare, model, name, call), call.run, call.collect)
-    calls |= peer(model, work)
+    calls |= peer(model, work) | {REST: rest(model, call)}
     checking = partial(replaying, model, routes) if routes else partial(torch.no_grad)
     # Greedy text is compared where rounding cannot change it.
-    allowed = float("inf") if kind == "generate" and dtype != "float32" else tolerance(dtype, training)
+    allowed = math.inf if kind == "generate" and dtype != "float32" else tolerance(dtype, training)
     outcome = measure(calls, plan, allowed, per, checking, flush)
     release(model)
     model.eval()
     outcome = Outcome(outcome.timings, refused | outcome.refused)
-    whole_cost = None if kind == "generate" else Cost(cost.flops / per, cost.nbytes / per)
-    return Cell("whole", model_type, dtype, work, outcome, whole_cost)
+    costs = () if kind == "generate" else ((cost + routed).over(per), routed.over(per))
+    return Cell("whole", model_type, dtype, work, outcome, *costs)
 
 
 def prepare(model: PreTrainedModel, name: str, call: Call) -> None:
     model.set_experts_implementation(name)
     call.prepare()
+
+
+def rest(model: PreTrainedModel, call: Call) -> Call:
+    """The same without experts. Its result means nothing."""
+    return Call(partial(prepare, model, REST, call), call.run, lambda result: [], math.inf)
 
 
 def recorded(model: PreTrainedModel, call: Call) -> Routes:

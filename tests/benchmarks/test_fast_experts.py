@@ -36,6 +36,7 @@ def parts():
     }
     found["fast_experts"] = importlib.import_module("fast_experts")
     yield found
+    ALL_EXPERTS_FUNCTIONS._global_mapping.pop(found["cells"].REST)
     sys.path.remove(FOLDER)
     for name in [name for name in sys.modules if name.split(".")[0] in ("experts_speed", "fast_experts")]:
         del sys.modules[name]
@@ -180,10 +181,10 @@ def test_a_hopeless_call_runs_once(parts, monkeypatch):
 # Ratios and verdicts
 
 
-def cell(parts, where, work, dtype="float32", model="mixtral", cost=None, **seconds):
+def cell(parts, where, work, dtype="float32", model="mixtral", cost=None, experts_cost=None, **seconds):
     timing = parts["timing"]
     timings = {name.replace("_", " "): timing.Timing((value,)) for name, value in seconds.items()}
-    return parts["cells"].Cell(where, model, dtype, work, timing.Outcome(timings), cost)
+    return parts["cells"].Cell(where, model, dtype, work, timing.Outcome(timings), cost, experts_cost)
 
 
 def test_ratio_is_to_the_best_of_stock(parts):
@@ -196,23 +197,42 @@ def test_ratio_is_to_the_best_of_stock(parts):
     assert cell(parts, "layer", "decode 1", eager=9.0).ratio is None
 
 
+def test_most_is_the_ratio_of_experts_at_their_floor(parts):
+    rates = parts["floors"].Rates({"float32": 100.0}, bandwidth=10.0)
+    half = parts["floors"].Cost(flops=1.0, nbytes=5.0)  # half a second
+    works = dict(eager=4.0, moeba=3.0, experts_cost=half)
+    assert cell(parts, "layer", "decode 1", **works).most(rates) == 8.0
+    whole = cell(parts, "whole", "decode 1", rest=2.0, **works)
+    assert whole.most(rates) == 4.0 / 2.5 and whole.ratio == 4.0 / 3.0
+    compiled = cell(parts, "compiled", "decode 1", rest_compiled=1.0, **works)
+    assert compiled.most(rates) == 4.0 / 1.5 and compiled.best(ours=False) == ("eager", 4.0)
+    assert cell(parts, "whole", "generate 32", eager=4.0, moeba=3.0, rest=2.0).most(rates) is None
+
+
 def test_verdicts(parts):
+    Reached = parts["targets"].Reached
     rates = parts["floors"].Rates({"float32": 100.0, "bfloat16": 100.0}, bandwidth=10.0)
     cost = parts["floors"].Cost(flops=110.0, nbytes=1.0)  # 1.1 seconds
     cells = [
         cell(parts, "layer", "decode 1", cost=cost, eager=4.0, moeba=2.0),
         cell(parts, "layer", "decode 1", model="gpt_oss", cost=cost, eager=3.0, moeba=1.6),
         cell(parts, "layer", "decode 1", "bfloat16", eager=2.4, moeba=1.0),
-        cell(parts, "whole", "decode 1", eager=1.39, moeba=1.0),
+        cell(parts, "whole", "decode 1", experts_cost=cost, eager=1.39, moeba=1.0, rest=0.29),
         cell(parts, "layer", "prefill 2048", eager=1.0, moeba=9.0),  # no target
     ]
     verdicts = parts["targets"].judge("cpu", cells, [], rates, ["mixtral", "gpt_oss"])
     found = {verdict.what: (verdict.target, verdict.reached) for verdict in verdicts}
-    assert found["decode 1, layer, float32"] == ("≥ 2", {"mixtral": (2.0, True), "gpt_oss": (1.875, False)})
-    assert found["decode 1, layer, bfloat16"] == ("≥ 2.5", {"mixtral": (2.4, False), "gpt_oss": None})
-    assert found["decode 1, whole, float32"][1]["mixtral"] == (1.39, False)
+    assert found["decode 1, layer, float32"] == (
+        "≥ 2",
+        {"mixtral": Reached(2.0, True), "gpt_oss": Reached(1.875, False)},
+    )
+    assert found["decode 1, layer, bfloat16"] == ("≥ 2.5", {"mixtral": Reached(2.4, False), "gpt_oss": None})
+    assert found["decode 1, whole, float32"][1]["mixtral"] == Reached(1.39, False, pytest.approx(1.0))
     floor = found["decode 1, layer, float32, of the floor"][1]
-    assert floor == {"mixtral": (pytest.approx(0.55), False), "gpt_oss": (pytest.approx(0.6875), True)}
+    assert floor == {
+        "mixtral": Reached(pytest.approx(0.55), False),
+        "gpt_oss": Reached(pytest.approx(0.6875), True),
+    }
     assert len(found) == 4
 
 
@@ -225,7 +245,7 @@ def test_verdict_on_memory(parts):
     ]
     rates = parts["floors"].Rates({"float32": 1.0, "bfloat16": 1.0}, 1.0)
     (verdict,) = parts["targets"].judge("cuda", [], usages, rates, ["mixtral"])
-    assert verdict.reached == {"mixtral": (0.7, False)} and verdict.target == "≤ 0.6"
+    assert verdict.reached == {"mixtral": parts["targets"].Reached(0.7, False)} and verdict.target == "≤ 0.6"
     assert parts["targets"].judge("cpu", [], usages, rates, ["mixtral"]) == []
 
 
@@ -262,7 +282,8 @@ def test_whole_model_decodes_and_trains(parts, ours, model_type):
     for work in ("decode 8", "train 1024", "generate 32"):
         found = parts["whole"].measure_whole(model, model_type, work, plan, nothing)
         assert {"eager", "batched_mm", "grouped_mm", "moeba"} <= set(found.timings), found.outcome.refused
-        assert (found.cost is None) == work.startswith("generate")
+        assert (found.cost is None) == work.startswith("generate") == (found.experts_cost is None)
+        assert "rest" in found.timings and found.best(ours=False)[0] != "rest"
 
 
 @pytest.mark.parametrize("fault", ["weights", "order"])

@@ -7,20 +7,36 @@
 #include "streaming.h"
 
 constexpr int64_t STREAM_TOKENS = 8;  // average tokens an expert up to which reading the weights is all that counts
-constexpr int64_t STREAM_ROWS = 128;  // of a task
+// Output rows of a task at most. Where columns are contiguous they are read in pieces of that length, and long ones pay.
+constexpr int64_t MOST_ROWS = 128, MOST_COLUMNS = 512;
 constexpr int64_t TASK_TOKENS = 3 * PANEL;
 
 // ---- few tokens: stream the weights ----
 
+// The output rows of each active expert cut into blocks: as few as keep all threads busy.
+struct Blocks {
+    int64_t rows, length, each;  // in all, of a block, blocks of an expert
+
+    Blocks(int64_t rows, int64_t most, int64_t active, int64_t threads) : rows(rows) {
+        each = (rows + most - 1) / most;
+        while (active * each % threads && active * each < 4 * threads && rows > each * LANES) each++;
+        length = ((rows + each - 1) / each + LANES - 1) / LANES * LANES;
+        each = (rows + length - 1) / length;
+    }
+    int64_t first(int64_t block) const { return block * length; }
+    int64_t count(int64_t block) const { return std::min(length, rows - first(block)); }
+};
+
 template <class W>
-void stream_inner(const Layer<W>& layer, const Routing& routing, int64_t e, int64_t block, float* act) {
+void stream_inner(const Layer<W>& layer, const Routing& routing, const Blocks& blocks, int64_t e, int64_t block,
+                  float* act) {
     const Problem& p = layer.p;
-    int64_t first = block * STREAM_ROWS, rows = std::min(STREAM_ROWS, p.width - first), count = routing.count(e);
+    int64_t first = blocks.first(block), rows = blocks.count(block), length = blocks.length, count = routing.count(e);
     Task task{e, routing.starts[e], count};
     auto x = row_pointers(routing, task, p.x, p.hidden, p.top_k);
-    own_scratch.reserve((4 * count + 1) * STREAM_ROWS);
-    float *gates = own_scratch.take(count * STREAM_ROWS), *ups = own_scratch.take(count * STREAM_ROWS);
-    float *both = own_scratch.take(2 * count * STREAM_ROWS), *result = own_scratch.take(STREAM_ROWS);
+    own_scratch.reserve((4 * count + 1) * length);
+    float *gates = own_scratch.take(count * length), *ups = own_scratch.take(count * length);
+    float *both = own_scratch.take(2 * count * length), *result = own_scratch.take(length);
     std::vector<float*> out(count);
     auto product = [&](int64_t row, int64_t many, int64_t stride, float* to) {
         for (int64_t t = 0; t < count; t++) out[t] = to + t * stride;
@@ -30,28 +46,29 @@ void stream_inner(const Layer<W>& layer, const Routing& routing, int64_t e, int6
                 for (int64_t r = 0; r < many; r++) out[t][r] += widen(bias[row + r]);
     };
     if (p.gated && p.interleaved) {
-        product(2 * first, 2 * rows, 2 * STREAM_ROWS, both);
-        for (int64_t i = 0; i < count * STREAM_ROWS; i++) gates[i] = both[2 * i], ups[i] = both[2 * i + 1];
+        product(2 * first, 2 * rows, 2 * length, both);
+        for (int64_t i = 0; i < count * length; i++) gates[i] = both[2 * i], ups[i] = both[2 * i + 1];
     } else {
-        product(first, rows, STREAM_ROWS, gates);
-        if (p.gated) product(p.width + first, rows, STREAM_ROWS, ups);
+        product(first, rows, length, gates);
+        if (p.gated) product(p.width + first, rows, length, ups);
         else ups = gates;
     }
     for (int64_t t = 0; t < count; t++) {
         if (W* saved = p.saved ? (W*)p.saved + (task.first + t) * layer.rows : nullptr)
             for (int64_t r = 0; r < rows; r++) {
-                narrow(saved + layer.gate_row(first + r), gates[t * STREAM_ROWS + r]);
-                narrow(saved + layer.up_row(first + r), ups[t * STREAM_ROWS + r]);
+                narrow(saved + layer.gate_row(first + r), gates[t * length + r]);
+                narrow(saved + layer.up_row(first + r), ups[t * length + r]);
             }
-        layer.gate.forward(gates + t * STREAM_ROWS, ups + t * STREAM_ROWS, result, STREAM_ROWS, layer.numbers);
+        layer.gate.forward(gates + t * length, ups + t * length, result, length, layer.numbers);
         memcpy(act + (task.first + t) * p.width + first, result, rows * 4);
     }
 }
 
 template <class W>
-void stream_down(const Layer<W>& layer, const Routing& routing, int64_t e, int64_t block, float* act, float* answers) {
+void stream_down(const Layer<W>& layer, const Routing& routing, const Blocks& blocks, int64_t e, int64_t block,
+                 float* act, float* answers) {
     const Problem& p = layer.p;
-    int64_t first = block * STREAM_ROWS, rows = std::min(STREAM_ROWS, p.hidden - first), count = routing.count(e);
+    int64_t first = blocks.first(block), rows = blocks.count(block), count = routing.count(e);
     Task task{e, routing.starts[e], count};
     auto x = sorted_rows(task, (const float*)act, p.width);
     auto out = row_pointers(routing, task, answers + first, p.hidden, 1);
@@ -68,16 +85,17 @@ void forward_few(const Layer<W>& layer, const Routing& routing) {
     size_t act_size = Scratch::padded(routing.size() * p.width);
     shared_scratch.reserve(act_size + Scratch::padded(selections * p.hidden));
     float *act = shared_scratch.take(act_size), *answers = shared_scratch.take(selections * p.hidden);
-    int64_t inner_blocks = (p.width + STREAM_ROWS - 1) / STREAM_ROWS;
-    int64_t down_blocks = (p.hidden + STREAM_ROWS - 1) / STREAM_ROWS;
+    bool by_rows = layer.inner(0).rows_are_contiguous();
+    int64_t most = by_rows ? MOST_ROWS : p.gated && p.interleaved ? MOST_COLUMNS / 2 : MOST_COLUMNS;
+    Blocks inner(p.width, most, active, p.threads), down(p.hidden, by_rows ? MOST_ROWS : MOST_COLUMNS, active, p.threads);
 #pragma omp parallel num_threads(p.threads) if (p.threads > 1)
     {
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < active * inner_blocks; i++)
-            stream_inner(layer, routing, routing.active[i / inner_blocks], i % inner_blocks, act);
+        for (int64_t i = 0; i < active * inner.each; i++)
+            stream_inner(layer, routing, inner, routing.active[i / inner.each], i % inner.each, act);
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < active * down_blocks; i++)
-            stream_down(layer, routing, routing.active[i / down_blocks], i % down_blocks, act, answers);
+        for (int64_t i = 0; i < active * down.each; i++)
+            stream_down(layer, routing, down, routing.active[i / down.each], i % down.each, act, answers);
         add_up(p, answers, p.weights, p.out);
     }
     shared_scratch.trim();
