@@ -232,6 +232,12 @@ def test_a_source_that_does_not_compile_says_so(folder):
     assert library_files(folder) == []
 
 
+def test_without_the_headers_of_pytorch_the_rest_is_compiled(folder, monkeypatch):
+    monkeypatch.setattr(build, "_torch_flags", lambda: ["-lno_such_library"])
+    assert not isinstance(build.library(), str)
+    assert len(library_files(folder)) == 1
+
+
 def test_a_compiler_that_hangs_is_given_up(folder, monkeypatch):
     def hang(*_, **__):
         raise subprocess.TimeoutExpired("g++", 300)

@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import torch
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -73,7 +74,12 @@ def _build(folder: Path) -> Path:
     compiler = _compiler()
     # What the compiler defines for -march=native names its version and the processor's instructions.
     machine = _run([compiler, *FLAGS[1:3], "-dM", "-E", "-x", "c++", os.devnull])
-    parts = [machine, *FLAGS, *(path.read_text(encoding="utf-8") for path in sorted(SOURCE.iterdir()))]
+    parts = [
+        machine,
+        torch.__version__,
+        *FLAGS,
+        *(path.read_text(encoding="utf-8") for path in sorted(SOURCE.iterdir())),
+    ]
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     target = folder / f"experts-{name}.so"
     if target.exists():
@@ -82,9 +88,18 @@ def _build(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / target.name
-        _run([compiler, *FLAGS, str(SOURCE / "experts.cpp"), "-o", str(made)])
+        command = [compiler, *FLAGS, str(SOURCE / "experts.cpp")]
+        try:
+            _run([*command, *_torch_flags(), "-o", str(made)])
+        except NoLibraryError:  # without PyTorch's headers, and so without the operator
+            _run([*command, "-o", str(made)])
         made.replace(target)  # atomic: two processes may build at once
     return target
+
+
+def _torch_flags() -> list[str]:
+    home = Path(torch.__file__).parent
+    return [f"-I{home / 'include'}", f"-L{home / 'lib'}", "-ltorch_cpu"]
 
 
 def _load(path: Path) -> ctypes.CDLL:

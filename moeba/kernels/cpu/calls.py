@@ -14,6 +14,7 @@ from ..layer import ExpertsLayer
 from ..memory import gradient_memory, lazy_zeros
 from .build import library
 
+NEGATIVE = "top_k_index holds a negative expert index"
 _POINTER, _INTEGER, _NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 
 
@@ -48,7 +49,7 @@ class Grouped(ctypes.Structure):
 class Spec(NamedTuple):
     """What is fixed for a layer: its gate, and whether its matrices are stored `[in, out]`."""
 
-    kind: str
+    gate_kind: int  # its place in `gates.KINDS`
     gated: bool
     interleaved: bool
     alpha: float
@@ -59,7 +60,9 @@ class Spec(NamedTuple):
     def of(cls, layer: ExpertsLayer) -> Spec:
         gate = layer.gate
         assert gate is not None
-        return cls(gate.kind, gate.gated, gate.interleaved, gate.alpha, gate.limit, layer.transposed)
+        return cls(
+            KINDS.index(gate.kind), gate.gated, gate.interleaved, gate.alpha, gate.limit, layer.transposed
+        )
 
 
 class Tensors(NamedTuple):
@@ -107,7 +110,7 @@ class Call:
         # In the order of the fields: setting them one by one takes as long as a small layer.
         self.problem = Problem(
             *self.index.shape, inner.shape[0], self.x.shape[1], width,
-            KINDS.index(spec.kind), spec.gated, spec.interleaved, torch.get_num_threads(),
+            spec.gate_kind, spec.gated, spec.interleaved, torch.get_num_threads(),
             spec.alpha, spec.limit,
             inner.data_ptr(), down.data_ptr(), *map(_pointer, self.biases),
             experts, inner_out, inner_in, down_experts, down_out, down_in,
@@ -120,7 +123,7 @@ class Call:
 
     def run(self, direction: str) -> None:
         if _run(direction, self.tensors.inner.dtype, self.problem):
-            raise ValueError("top_k_index holds a negative expert index")
+            raise ValueError(NEGATIVE)
 
 
 def _run(name: str, dtype: torch.dtype, arguments: ctypes.Structure) -> int:

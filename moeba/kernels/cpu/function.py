@@ -1,4 +1,4 @@
-"""The fused experts layer on CPU as PyTorch sees it: an autograd function, and an operator for torch.compile."""
+"""The fused experts layer on CPU as PyTorch sees it: an operator, and an autograd function where a model trains."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import torch.distributed as dist
 from ..first_order import first_order
 from ..layer import ExpertsLayer, foreign_type
 from .build import library
-from .calls import Gradients, Spec, Tensors, backward, forward
+from .calls import NEGATIVE, Gradients, Spec, Tensors, backward, forward
+from .operators import implement_operator
 
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.bfloat16)  # of weights
+HIDDEN_DTYPES = (*DTYPES, torch.float16)
 # One backward at a time adds to gradients in place.
 _adding = threading.Lock()
 
@@ -23,19 +25,18 @@ def obstacle(layer: ExpertsLayer, hidden: torch.Tensor) -> str | None:
     """Why the compiled kernels cannot run this layer, or None."""
     if hidden.device.type != "cpu":
         return f"the device is {hidden.device.type}"
-    if hidden.dtype not in (*DTYPES, torch.float16) or any(
-        tensor.dtype not in DTYPES for tensor in layer.weights
-    ):
-        return f"{layer.inner.dtype} weights and {hidden.dtype} hidden states are not float32 or bfloat16"
-    if any(tensor.dtype != layer.inner.dtype for tensor in layer.weights):
+    weights, dtype = layer.weights, layer.inner.dtype
+    if dtype not in DTYPES or hidden.dtype not in HIDDEN_DTYPES:
+        return f"{dtype} weights and {hidden.dtype} hidden states are not float32 or bfloat16"
+    if any(tensor.dtype is not dtype for tensor in weights):
         return "the weights differ in dtype"
     if layer.gate is None:
         return f"the gate of {type(layer.module).__name__} is none that the kernels know"
     if layer.module.has_post_expert_norm:
         return "there is a norm after each expert"
-    if (foreign := foreign_type(*layer.weights)) is not None:
+    if (foreign := foreign_type(*weights)) is not None:
         return f"the weights are of type {foreign}"
-    if any(_has_gaps(tensor) for tensor in (layer.inner, layer.down)):
+    if _has_gaps(layer.inner) or _has_gaps(layer.down):
         return "the weights are stored with gaps"
     return _missing()
 
@@ -45,7 +46,7 @@ def multiplies(rows: torch.Tensor, weight: torch.Tensor) -> bool:
     return (
         weight.device.type == "cpu"
         and weight.dtype in DTYPES
-        and rows.dtype in (*DTYPES, torch.float16)
+        and rows.dtype in HIDDEN_DTYPES
         and foreign_type(weight) is None
         and not _has_gaps(weight)
         and _missing() is None
@@ -60,7 +61,10 @@ def _has_gaps(weight: torch.Tensor) -> bool:
 @torch.compiler.assume_constant_result  # torch.compile asks, and does not trace the compiler's call
 def _missing() -> str | None:
     kernels = library()
-    return kernels if isinstance(kernels, str) else None
+    if isinstance(kernels, str):
+        return kernels
+    implement_operator(kernels)
+    return None
 
 
 def run(
@@ -70,14 +74,19 @@ def run(
     spec = Spec.of(layer)
     tensors = Tensors(hidden, index, weights, layer.inner, layer.down, layer.inner_bias, layer.down_bias)
     needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    operators = torch.ops.moeba
     if torch.compiler.is_compiling():
-        operators = torch.ops.moeba
         if needs_grad:
-            return operators.experts_in_training(*tensors, *spec)[0]
-        return operators.experts(*tensors, *spec)
+            return operators.experts_in_training.default(*tensors, *spec)[0]
+        return operators.experts.default(*tensors, *spec)
     if needs_grad:
         return _Experts.apply(spec, *tensors)
-    return forward(spec, tensors, keep=False)[0]
+    try:
+        return operators.experts.default(*tensors, *spec)
+    except RuntimeError as error:
+        if NEGATIVE not in str(error):  # C++ has no other name for what is wrong with a value
+            raise
+        raise ValueError(NEGATIVE) from None
 
 
 class _Experts(torch.autograd.Function):
@@ -130,78 +139,3 @@ def _existing_gradient(tensor: torch.Tensor, node: Any) -> torch.Tensor | None:
         return gradient if torch._C._will_engine_execute_node(node) else None
     except RuntimeError:  # torch.autograd.grad asks for this very gradient
         return None
-
-
-# ---- for torch.compile: the same as operators that it does not look into ----
-# Defined in the plainest way that there is: around a small layer, `torch.library.custom_op` is what takes time.
-
-_SPEC = "str kind, bool gated, bool interleaved, float alpha, float limit, bool transposed"
-_TENSORS = (
-    "Tensor hidden, Tensor index, Tensor weights, Tensor inner, Tensor down, "
-    "Tensor? inner_bias, Tensor? down_bias"
-)
-_operators = torch.library.Library("moeba", "FRAGMENT")
-_operators.define(f"experts({_TENSORS}, {_SPEC}) -> Tensor")
-_operators.define(f"experts_in_training({_TENSORS}, {_SPEC}) -> (Tensor, Tensor)")
-_operators.define(
-    f"experts_backward(Tensor d_output, Tensor saved, bool[] needed, {_TENSORS}, {_SPEC}) -> Tensor[]"
-)
-
-
-def _answer(*arguments: Any) -> torch.Tensor:
-    return forward(Spec(*arguments[7:]), Tensors(*arguments[:7]), keep=False)[0]
-
-
-def _answer_and_inner(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    output, saved = forward(Spec(*arguments[7:]), Tensors(*arguments[:7]), keep=True)
-    assert saved is not None
-    return output, saved
-
-
-def _gradients(
-    d_output: torch.Tensor, saved: torch.Tensor, needed: list[bool], *arguments: Any
-) -> list[torch.Tensor]:
-    found = backward(Spec(*arguments[7:]), Tensors(*arguments[:7]), d_output, saved, needed)
-    return [gradient for gradient in found if gradient is not None]
-
-
-_operators.impl("experts", _answer, "CPU")
-_operators.impl("experts_in_training", _answer_and_inner, "CPU")
-_operators.impl("experts_backward", _gradients, "CPU")
-
-
-@torch.library.register_fake("moeba::experts", lib=_operators)
-def _(hidden: torch.Tensor, *_: Any) -> torch.Tensor:
-    return torch.empty_like(hidden, memory_format=torch.contiguous_format)
-
-
-@torch.library.register_fake("moeba::experts_in_training", lib=_operators)
-def _(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    tensors, spec = Tensors(*arguments[:7]), Spec(*arguments[7:])
-    rows = tensors.inner.shape[2 if spec.transposed else 1]
-    saved = tensors.inner.new_empty(tensors.index.numel(), rows)
-    return torch.empty_like(tensors.hidden, memory_format=torch.contiguous_format), saved
-
-
-@torch.library.register_fake("moeba::experts_backward", lib=_operators)
-def _(d_output: torch.Tensor, saved: torch.Tensor, needed: list[bool], *arguments: Any) -> list[torch.Tensor]:
-    differentiable = (arguments[0], *arguments[2:7])
-    return [torch.empty_like(tensor) for tensor, wanted in zip(differentiable, needed, strict=True) if wanted]
-
-
-def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:7], output[1])
-    ctx.spec = inputs[7:]
-
-
-def _backward_of_operator(ctx: Any, d_output: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
-    *tensors, saved = ctx.saved_tensors
-    needed = [ctx.needs_input_grad[i] for i in (0, 2, 3, 4, 5, 6)]
-    found = iter(torch.ops.moeba.experts_backward(d_output, saved, needed, *tensors, *ctx.spec))
-    hidden, *others = [next(found) if wanted else None for wanted in needed]
-    return (hidden, None, *others, *[None] * 6)
-
-
-torch.library.register_autograd(
-    "moeba::experts_in_training", _backward_of_operator, setup_context=_keep_for_backward, lib=_operators
-)

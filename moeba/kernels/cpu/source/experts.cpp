@@ -1,10 +1,14 @@
 // A layer of experts, forward and backward, for float32 and bfloat16 weights. Sums are float32 and rounded once, in an
 // order that depends on nothing but the routing: results are the same for any number of threads.
 //
-// Built by build.py with the C++ compiler of the machine; the functions are called through ctypes.
+// Built by build.py with the C++ compiler of the machine; the functions are called through ctypes, the forward of a model
+// that does not train also as an operator of PyTorch.
 
 #include "backward.h"
 #include "grouped.h"
+#if __has_include(<torch/csrc/stable/version.h>)
+#include "operator.h"
+#endif
 
 extern "C" {
 int moeba_forward_float32(const Problem* p) { return forward<float>(*p); }
