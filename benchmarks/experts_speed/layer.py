@@ -22,12 +22,14 @@ class Work:
     tokens: int
     training: bool = False
     most_layers: int = 1000  # of a model; two are more than any cache where a work uses all experts
+    steps: int = 1  # passes through all layers in a row, each of `tokens` others
 
 
+# Decoding in several steps, as a model writes: after one alone, Python's own code would come from memory each time.
 WORKS = {
-    "decode 1": Work("decode 1", 1),
-    "decode 8": Work("decode 8", 8),
-    "decode 32": Work("decode 32", 32),
+    "decode 1": Work("decode 1", 1, steps=4),
+    "decode 8": Work("decode 8", 8, steps=4),
+    "decode 32": Work("decode 32", 32, steps=4),
     "prefill 512": Work("prefill 512", 512, most_layers=2),
     "prefill 2048": Work("prefill 2048", 2048, most_layers=2),
     "train 1024": Work("train 1024", 1024, training=True, most_layers=2),
@@ -43,10 +45,10 @@ def measure_layer(
     zeros_limit: float = ZEROS_LIMIT,
     where: str = "layer",
 ) -> Cell:
-    """Seconds are of one layer."""
+    """Seconds are of one layer in one step."""
     dtype = str(model.dtype).removeprefix("torch.")
     experts = experts_of(model)[: work.most_layers]
-    routes = routes_of(model, work.tokens)[: work.most_layers]
+    routes = routes_of(model, work.tokens, work.steps)[: work.most_layers]
     calls, refused = {}, {}
     for name in implementations():
         reason = obstacle(name, experts, routes, work.training, zeros_limit)
@@ -54,20 +56,21 @@ def measure_layer(
             refused[name] = reason
         else:
             calls[name] = layer_call(model, name, experts, routes, work.training)
-    outcome = measure(calls, plan, tolerance(dtype, work.training), per=len(experts), flush=flush)
+    per = len(experts) * work.steps
+    outcome = measure(calls, plan, tolerance(dtype, work.training), per, flush=flush)
     release(model)
     outcome = Outcome(outcome.timings, refused | outcome.refused)
     cost = layer_cost(experts, routes, work.training)
     return Cell(where, model_type, dtype, work.name, outcome, cost, cost)
 
 
-def routes_of(model: PreTrainedModel, tokens: int) -> Routes:
-    """What the layers' routers choose for one random text."""
-    ids = random_ids(model, 1, tokens)
+def routes_of(model: PreTrainedModel, tokens: int, steps: int = 1) -> Routes:
+    """What the layers' routers choose for one random text, cut into a call for each `tokens` of it."""
+    ids = random_ids(model, 1, tokens * steps)
     with torch.no_grad(), recording(model) as routes:
         model.set_experts_implementation("grouped_mm")
         model(ids, logits_to_keep=1, use_cache=False)
-    return routes
+    return [[one for call in calls for one in call.split(tokens)] for calls in routes]
 
 
 def random_ids(model: PreTrainedModel, batch: int, length: int, seed: int = 1) -> torch.Tensor:
@@ -76,8 +79,8 @@ def random_ids(model: PreTrainedModel, batch: int, length: int, seed: int = 1) -
 
 
 def layer_cost(experts: list[nn.Module], routes: Routes, training: bool) -> Cost:
-    """Of one layer, on average."""
-    return routed_cost(experts, routes, training).over(len(experts))
+    """Of one layer in one step, on average."""
+    return routed_cost(experts, routes, training).over(sum(map(len, routes)))
 
 
 def routed_cost(experts: list[nn.Module], routes: Routes, training: bool) -> Cost:
@@ -101,8 +104,9 @@ def routed_cost(experts: list[nn.Module], routes: Routes, training: bool) -> Cos
 def layer_call(
     model: PreTrainedModel, name: str, experts: list[nn.Module], routes: Routes, training: bool
 ) -> Call:
-    """All layers by one implementation. Compared are outputs, and in training every gradient."""
-    inputs = [calls[0] for calls in routes]
+    """All layers by one implementation, step by step. Compared are outputs, and in training every gradient."""
+    inputs = [one for step in zip(*routes, strict=True) for one in step]
+    modules = experts * len(routes[0])
     if training:
         inputs = [
             Routed(one.hidden.clone().requires_grad_(), one.index, one.weights.clone().requires_grad_())
@@ -119,11 +123,11 @@ def layer_call(
 
     def forward() -> list[torch.Tensor]:
         with torch.no_grad():
-            return [module(*arguments(one)) for module, one in zip(experts, inputs, strict=True)]
+            return [module(*arguments(one)) for module, one in zip(modules, inputs, strict=True)]
 
     def step() -> list[torch.Tensor]:
         outputs = []
-        for module, one, gradient in zip(experts, inputs, above, strict=True):
+        for module, one, gradient in zip(modules, inputs, above, strict=True):
             output = module(*arguments(one))
             output.backward(gradient)
             outputs.append(output.detach())

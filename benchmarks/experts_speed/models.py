@@ -132,6 +132,11 @@ class Routed:
     def distinct(self) -> int:
         return self.index.unique().numel()
 
+    def split(self, tokens: int) -> list[Routed]:
+        """Calls of `tokens` each."""
+        parts = zip(*(part.split(tokens) for part in (self.hidden, self.index, self.weights)), strict=True)
+        return [Routed(*part) for part in parts]
+
 
 Routes = list[list[Routed]]  # by experts module, by call
 

@@ -275,6 +275,23 @@ def test_layer_of_each_model(parts, ours, model_type):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_decoding_takes_several_steps_through_all_layers(parts):
+    model, log = tiny(parts, "mixtral"), []
+    layer, experts = parts["layer"], parts["models"].experts_of(model)
+    routes = layer.routes_of(model, 8, steps=3)
+    assert [[one.index.shape for one in calls] for calls in routes] == [[(8, 2)] * 3] * 2
+    whole = layer.routes_of(model, 24)
+    for calls, (one,) in zip(routes, whole, strict=True):
+        assert torch.equal(torch.cat([call.index for call in calls]), one.index)
+    for place, module in enumerate(experts):
+        module.register_forward_pre_hook(lambda _, args, place=place: log.append((place, args[0])))
+    layer.layer_call(model, "eager", experts, routes, training=False).run()
+    assert [place for place, _ in log] == [0, 1] * 3
+    assert all(torch.equal(hidden, routes[i % 2][i // 2].hidden) for i, (_, hidden) in enumerate(log))
+    single = [layer.layer_cost(experts, [calls[i : i + 1] for calls in routes], False) for i in range(3)]
+    assert layer.layer_cost(experts, routes, False).nbytes == sum(cost.nbytes for cost in single) / 3
+
+
 @pytest.mark.parametrize("model_type", ["gpt_oss", "deepseek_v3"])
 def test_whole_model_decodes_and_trains(parts, ours, model_type):
     model = tiny(parts, model_type)
