@@ -185,3 +185,16 @@ def test_large_numbers_do_not_overflow_in_the_gates(path):
         inputs = inputs._replace(hidden=inputs.hidden * 3000)
         # Near zero an inner product is off by the rounding of thousands, and slopes with it.
         assert_same(run(layer, inputs), exact(layer, inputs), 3e-3)
+
+
+@pytest.mark.parametrize(
+    "layout", [dict(), dict(interleaved=True, transposed=True, bias=True, kind="clamped")]
+)
+def test_busy_and_quiet_experts_in_one_call(layout, path):
+    """Those of many tokens and those of few are computed in different ways, side by side."""
+    layer, inputs = make_layer(experts=6, **layout), make_inputs(80, 2, experts=6)
+    token = torch.arange(80)
+    index = torch.stack((torch.zeros_like(token), torch.where(token < 14, token % 5 + 1, 1)), dim=1)
+    found = run(layer, inputs._replace(index=index))
+    assert_same(found, exact(layer, inputs._replace(index=index)))
+    assert torch.bincount(index.flatten()).tolist() == [80, 69, 3, 3, 3, 2]

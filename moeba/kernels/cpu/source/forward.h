@@ -1,4 +1,4 @@
-// The layer forward: by streaming the weights for a few tokens, by panels for many.
+// The layer forward: an expert of a few tokens by streaming its weights, one of many by panels.
 #pragma once
 
 #include "layer.h"
@@ -6,7 +6,7 @@
 #include "scratch.h"
 #include "streaming.h"
 
-constexpr int64_t STREAM_TOKENS = 8;  // average tokens an expert up to which reading the weights is all that counts
+constexpr int64_t STREAM_TOKENS = 12;  // of an expert, up to which reading its weights is what counts most
 // Output rows of a task at most. Where columns are contiguous they are read in pieces of that length, and long ones pay.
 constexpr int64_t MOST_ROWS = 128, MOST_COLUMNS = 512;
 constexpr int64_t TASK_TOKENS = 3 * PANEL;
@@ -78,29 +78,6 @@ void stream_down(const Layer<W>& layer, const Routing& routing, const Blocks& bl
             for (int64_t r = 0; r < rows; r++) out[t][r] += widen(bias[first + r]);
 }
 
-template <class W>
-void forward_few(const Layer<W>& layer, const Routing& routing) {
-    const Problem& p = layer.p;
-    int64_t active = routing.active.size(), selections = p.tokens * p.top_k;
-    size_t act_size = Scratch::padded(routing.size() * p.width);
-    shared_scratch.reserve(act_size + Scratch::padded(selections * p.hidden));
-    float *act = shared_scratch.take(act_size), *answers = shared_scratch.take(selections * p.hidden);
-    bool by_rows = layer.inner(0).rows_are_contiguous();
-    int64_t most = by_rows ? MOST_ROWS : p.gated && p.interleaved ? MOST_COLUMNS / 2 : MOST_COLUMNS;
-    Blocks inner(p.width, most, active, p.threads), down(p.hidden, by_rows ? MOST_ROWS : MOST_COLUMNS, active, p.threads);
-#pragma omp parallel num_threads(p.threads) if (p.threads > 1)
-    {
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < active * inner.each; i++)
-            stream_inner(layer, routing, inner, routing.active[i / inner.each], i % inner.each, act);
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < active * down.each; i++)
-            stream_down(layer, routing, down, routing.active[i / down.each], i % down.each, act, answers);
-        add_up(p, answers, p.weights, p.out);
-    }
-    shared_scratch.trim();
-}
-
 // ---- many tokens: panels ----
 
 // The inner product of one task and its gate; both stay in panels. Inner rows are kept in `saved` if there is one.
@@ -142,27 +119,37 @@ void forward_task(const Layer<W>& layer, const Routing& routing, const Task& tas
     scatter(panels, row_pointers(routing, task, answers, p.hidden, 1), y, hidden, p.hidden);
 }
 
-template <class W>
-void forward_many(const Layer<W>& layer, const Routing& routing) {
-    const Problem& p = layer.p;
-    auto tasks = routing.tasks(TASK_TOKENS);
-    shared_scratch.reserve(p.tokens * p.top_k * p.hidden);
-    float* answers = shared_scratch.take(p.tokens * p.top_k * p.hidden);
-#pragma omp parallel num_threads(p.threads) if (p.threads > 1)
-    {
-#pragma omp for schedule(dynamic, 1)
-        for (size_t i = 0; i < tasks.size(); i++) forward_task(layer, routing, tasks[i], answers);
-        add_up(p, answers, p.weights, p.out);
-    }
-    shared_scratch.trim();
-}
+// ---- both ----
 
 template <class W>
 int forward(const Problem& p) {
     Routing routing(p.index, p.tokens * p.top_k, p.experts);
     if (!routing.valid) return 1;
     Layer<W> layer(p);
-    if (routing.size() <= STREAM_TOKENS * (int64_t)routing.active.size()) forward_few(layer, routing);
-    else forward_many(layer, routing);
+    auto few = routing.experts_up_to(STREAM_TOKENS);
+    auto tasks = routing.tasks(TASK_TOKENS, STREAM_TOKENS);
+    int64_t number = few.size();
+    bool by_rows = layer.inner(0).rows_are_contiguous();
+    int64_t most_inner = by_rows ? MOST_ROWS : p.gated && p.interleaved ? MOST_COLUMNS / 2 : MOST_COLUMNS;
+    Blocks inner(p.width, most_inner, number, p.threads);
+    Blocks down(p.hidden, by_rows ? MOST_ROWS : MOST_COLUMNS, number, p.threads);
+    // Sorted by expert up to the gate, by selection after the layer.
+    size_t act_size = number ? Scratch::padded(routing.size() * p.width) : 0, selections = p.tokens * p.top_k;
+    shared_scratch.reserve(act_size + Scratch::padded(selections * p.hidden));
+    float *act = shared_scratch.take(act_size), *answers = shared_scratch.take(selections * p.hidden);
+#pragma omp parallel num_threads(p.threads) if (p.threads > 1)
+    {
+        // The long tasks first; who finishes early goes on to the small ones.
+#pragma omp for schedule(dynamic, 1) nowait
+        for (size_t i = 0; i < tasks.size(); i++) forward_task(layer, routing, tasks[i], answers);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t i = 0; i < number * inner.each; i++)
+            stream_inner(layer, routing, inner, few[i / inner.each], i % inner.each, act);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t i = 0; i < number * down.each; i++)
+            stream_down(layer, routing, down, few[i / down.each], i % down.each, act, answers);
+        add_up(p, answers, p.weights, p.out);
+    }
+    shared_scratch.trim();
     return 0;
 }

@@ -39,10 +39,17 @@ struct Routing {
     int64_t size() const { return order.size(); }
     int64_t count(int64_t e) const { return starts[e + 1] - starts[e]; }
 
-    // Experts cut into tasks of tokens, the longest first.
-    std::vector<Task> tasks(int64_t most) const {
+    std::vector<int64_t> experts_up_to(int64_t tokens) const {
+        std::vector<int64_t> found;
+        for (int64_t e : active)
+            if (count(e) <= tokens) found.push_back(e);
+        return found;
+    }
+    // Experts of more than `above` tokens cut into tasks of tokens, the longest first.
+    std::vector<Task> tasks(int64_t most, int64_t above = 0) const {
         std::vector<Task> found;
         for (int64_t e : active) {
+            if (count(e) <= above) continue;
             int64_t parts = (count(e) + most - 1) / most;
             for (int64_t i = 0; i < parts; i++) {
                 int64_t first = starts[e] + count(e) * i / parts, last = starts[e] + count(e) * (i + 1) / parts;
