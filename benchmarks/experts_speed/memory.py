@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 import moeba
-from moeba.kernels import release_gradient_memory
+from moeba.kernels import release_memory
 
 from .contenders import implementations, obstacle
 from .layer import layer_call, routes_of
@@ -131,7 +131,7 @@ def start(device: str) -> int:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
-    release_gradient_memory()  # or what moeba keeps from the last step would count as held before
+    release_memory()  # or what moeba keeps from the last step would count as held before
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     return resident("VmRSS")

@@ -1,6 +1,5 @@
 """Experts at the speed of the machine, under the name "moeba" in transformers' experts interface."""
 
-from .implementation import NAME, register_experts
-from .memory import release_gradient_memory
+from .implementation import NAME, register_experts, release_memory
 
-__all__ = ["NAME", "register_experts", "release_gradient_memory"]
+__all__ = ["NAME", "register_experts", "release_memory"]

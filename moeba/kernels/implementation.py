@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from . import composed, cpu, gpu
 from .layer import layer_of
+from .memory import release_gradient_memory
 
 logger = logging.get_logger(__name__)
 
@@ -44,3 +45,9 @@ def _say(message: str) -> None:
 def register_experts() -> None:
     """Make the name known to transformers; registering twice changes nothing."""
     ALL_EXPERTS_FUNCTIONS.register(NAME, moeba_experts_forward)
+
+
+def release_memory() -> None:
+    """Give back what kernels keep from call to call on CPU: the memory of gradients that nobody holds, and scratch."""
+    release_gradient_memory()
+    cpu.release_scratch()

@@ -2,7 +2,7 @@
 
 A fresh page costs more than the products that fill it. So the memory of a parameter's gradient is kept until the next
 step and handed out again, if by then nobody holds it any more (`zero_grad(set_to_none=True)`, which is the default). It
-goes when the parameter goes, or with `release_gradient_memory`.
+goes when the parameter goes, or with `moeba.kernels.release_memory`.
 """
 
 from __future__ import annotations

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from expert_layers import assert_same, exact, make_inputs, make_layer, run
 
-from moeba.kernels import memory, release_gradient_memory
+from moeba.kernels import memory, release_memory
 
 SIZES = dict(experts=8, hidden=256, width=128)  # 2 MB of gradients of the inner product
 
@@ -19,9 +21,9 @@ def inputs_for(experts: list[int]):
 
 @pytest.fixture
 def layer():
-    release_gradient_memory()
+    release_memory()
     yield make_layer(**SIZES)
-    release_gradient_memory()
+    release_memory()
 
 
 def test_another_step_in_the_same_memory(layer, only):
@@ -62,7 +64,7 @@ def test_memory_goes_with_the_parameter_or_when_asked(layer, only):
     only("cpu")
     run(layer, inputs_for([0, 1]))
     assert len(memory._kept) == 2
-    release_gradient_memory()
+    release_memory()
     assert not len(memory._kept)
     other = make_layer(**SIZES)
     run(other, inputs_for([0, 1]))
@@ -101,3 +103,25 @@ def test_float64_keeps_its_digits(only):
     layer = make_layer(dtype=torch.float64)
     inputs = make_inputs(30, 2, dtype=torch.float64)
     assert_same(run(layer, inputs), exact(layer, inputs), tolerance=1e-13)
+
+
+def test_scratch_is_given_back_when_asked(only):
+    only("cpu")
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("no /proc to look into")
+
+    def resident() -> int:
+        return next(
+            int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmRSS")
+        )
+
+    layer, inputs = make_layer(experts=2, hidden=512, width=16), make_inputs(20_000, 2, experts=2, hidden=512)
+    with torch.no_grad():
+        layer(*inputs[:3])  # an answer for each choice: 82 MB
+        held = resident()
+        release_memory()
+        assert held - resident() > 60_000
+        release_memory()
+        assert layer(*inputs[:3]).isfinite().all()
+    release_memory()

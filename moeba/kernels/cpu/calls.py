@@ -148,6 +148,12 @@ def forward(spec: Spec, tensors: Tensors, keep: bool) -> tuple[torch.Tensor, tor
     return out.to(tensors.hidden.dtype), saved
 
 
+def release_scratch() -> None:
+    """Give back the memory that the kernels keep for their next call from this thread."""
+    if library.cache_info().currsize and not isinstance(kernels := library(), str):
+        kernels.moeba_release_scratch()
+
+
 class Gradients(NamedTuple):
     """Of each of `Tensors` but the index; None where none was asked for."""
 

@@ -19,6 +19,7 @@ int moeba_grouped_product_float32(const Grouped* g) { return grouped_product<flo
 int moeba_grouped_product_bfloat16(const Grouped* g) { return grouped_product<BFloat16>(*g); }
 int moeba_grouped_gradient_float32(const Grouped* g) { return grouped_gradient<float>(*g); }
 int moeba_grouped_gradient_bfloat16(const Grouped* g) { return grouped_gradient<BFloat16>(*g); }
+void moeba_release_scratch() { release_scratch(); }
 int64_t moeba_size_of_problem() { return sizeof(Problem); }
 int64_t moeba_size_of_grouped() { return sizeof(Grouped); }
 }

@@ -25,7 +25,9 @@ class Scratch {
         return start;
     }
     void trim() {
-        if (size_ * 4 <= KEPT_BYTES) return;
+        if (size_ * 4 > KEPT_BYTES) release();
+    }
+    void release() {
         free(base_);
         base_ = nullptr, size_ = 0;
     }
@@ -37,3 +39,12 @@ class Scratch {
 };
 
 inline thread_local Scratch shared_scratch, own_scratch;
+
+// Of this thread and of those that work for it.
+inline void release_scratch() {
+#pragma omp parallel
+    {
+        shared_scratch.release();
+        own_scratch.release();
+    }
+}
