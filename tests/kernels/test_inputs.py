@@ -198,3 +198,16 @@ def test_busy_and_quiet_experts_in_one_call(layout, path):
     found = run(layer, inputs._replace(index=index))
     assert_same(found, exact(layer, inputs._replace(index=index)))
     assert torch.bincount(index.flatten()).tolist() == [80, 69, 3, 3, 3, 2]
+
+
+@pytest.mark.parametrize(
+    "layout", [dict(), dict(interleaved=True, transposed=True, bias=True, kind="clamped")]
+)
+def test_more_tokens_than_a_backward_holds_at_once(layout, only, threads):
+    """The experts' gradients are made a few experts at a time; one expert alone is more than its share."""
+    only("cpu")
+    threads(1)  # shares grow with the threads: 576 rows of these 2,000
+    layer, inputs = make_layer(experts=6, **layout), make_inputs(1000, 2, experts=6)
+    index = inputs.index.clone()
+    index[:700, 0] = torch.where(index[:700, 1] == 2, 3, 2)
+    assert_same(run(layer, inputs._replace(index=index)), exact(layer, inputs._replace(index=index)))

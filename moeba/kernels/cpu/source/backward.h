@@ -3,7 +3,8 @@
 
 #include "forward.h"
 
-constexpr int64_t OUTER_ROWS = 256;            // of a task
+constexpr int64_t OUTER_ROWS = 256;         // of a task
+constexpr int64_t CHUNKS = 4;               // of experts, one after the other in the same memory
 constexpr int64_t CACHED_BYTES = 16 << 20;  // a gradient beyond this is not in the cache when it is next read
 
 template <class W>
@@ -12,10 +13,44 @@ Write way_of_writing(int64_t experts, int64_t rows, int64_t columns, bool add) {
     return experts * rows * columns * (int64_t)sizeof(W) > CACHED_BYTES ? Write::past_cache : Write::through;
 }
 
-// What one task leaves for the gradients of the weights, sorted by expert.
-struct Kept {
-    float *d_inner = nullptr, *act = nullptr, *d_x = nullptr;
+// Experts whose weights get their gradients before the next chunk's tokens are looked at: [first, last) in
+// `Routing::active`, and their tasks.
+struct Chunk {
+    int64_t first, last;
+    std::vector<Task> tasks;
 };
+
+// About CHUNKS of about equal numbers of tokens, fewer where threads would be idle.
+static std::vector<Chunk> chunks_of(const Routing& routing, int64_t threads) {
+    int64_t most = std::max((routing.size() + CHUNKS - 1) / CHUNKS, 4 * threads * TASK_TOKENS), rows = 0;
+    std::vector<Chunk> found;
+    std::vector<int64_t> chunk_of(routing.starts.size());
+    for (int64_t i = 0; i < (int64_t)routing.active.size(); i++) {
+        int64_t e = routing.active[i];
+        if (found.empty() || rows + routing.count(e) > most) found.push_back({i, i, {}}), rows = 0;
+        rows += routing.count(e), found.back().last = i + 1, chunk_of[e] = found.size() - 1;
+    }
+    for (const Task& task : routing.tasks(TASK_TOKENS)) found[chunk_of[task.expert]].tasks.push_back(task);
+    return found;
+}
+
+// What tokens leave for the gradients of the weights: addresses of rows, sorted by expert. Chunks share their memory.
+struct Kept {
+    std::vector<float*> d_inner, act;  // empty where nothing wants them
+    float* d_x = nullptr;              // [selections, hidden]
+};
+
+// Each chunk's rows from `base` on.
+static std::vector<float*> rows_of(const Routing& routing, const std::vector<Chunk>& chunks, float* base,
+                                   int64_t length) {
+    std::vector<float*> rows(routing.size());
+    for (const Chunk& chunk : chunks) {
+        int64_t first = routing.starts[routing.active[chunk.first]];
+        int64_t last = routing.starts[routing.active[chunk.last - 1] + 1];
+        for (int64_t i = first; i < last; i++) rows[i] = base + (i - first) * length;
+    }
+    return rows;
+}
 
 template <class W>
 void backward_task(const Layer<W>& layer, const Routing& routing, const Task& task, const Kept& kept) {
@@ -50,8 +85,11 @@ void backward_task(const Layer<W>& layer, const Routing& routing, const Task& ta
                 for (int64_t c = 0; c < p.hidden; c++) total += answered[t][c] * widen(bias[c]);
             p.d_weights[routing.order[task.first + t]] = total;
         }
-    if (kept.act) scatter(panels, sorted_rows(task, kept.act, p.width), act, p.width, p.width);
-    if (kept.d_inner) scatter(panels, sorted_rows(task, kept.d_inner, layer.rows), inner, stored, layer.rows);
+    auto of_task = [&](const std::vector<float*>& rows) {
+        return std::vector<float*>(rows.begin() + task.first, rows.begin() + task.first + task.count);
+    };
+    if (kept.act.size()) scatter(panels, of_task(kept.act), act, p.width, p.width);
+    if (kept.d_inner.size()) scatter(panels, of_task(kept.d_inner), inner, stored, layer.rows);
     if (!kept.d_x) return;
     if (stored != layer.rows)  // panels as the next product reads them, without padded rows
         for (int i = 1; i < panels.count; i++)
@@ -88,23 +126,27 @@ int backward(const Problem& p) {
     Routing routing(p.index, p.tokens * p.top_k, p.experts);
     if (!routing.valid) return 1;
     Layer<W> layer(p);
-    auto tasks = routing.tasks(TASK_TOKENS);
-    int64_t size = routing.size(), active = routing.active.size(), selections = p.tokens * p.top_k;
+    auto chunks = chunks_of(routing, p.threads);
+    int64_t active = routing.active.size(), selections = p.tokens * p.top_k, most = 0;
+    for (const Chunk& chunk : chunks) {
+        int64_t rows = 0;
+        for (const Task& task : chunk.tasks) rows += task.count;
+        most = std::max(most, rows);
+    }
     bool needs_inner = p.d_inner || p.d_inner_bias;
-    size_t inner_size = needs_inner ? Scratch::padded(size * layer.rows) : 0;
-    size_t act_size = p.d_down ? Scratch::padded(size * p.width) : 0;
+    size_t inner_size = needs_inner ? Scratch::padded(most * layer.rows) : 0;
+    size_t act_size = p.d_down ? Scratch::padded(most * p.width) : 0;
     size_t x_size = p.d_x ? Scratch::padded(selections * p.hidden) : 0;
     shared_scratch.reserve(inner_size + act_size + x_size);
     Kept kept;
-    if (needs_inner) kept.d_inner = shared_scratch.take(inner_size);
-    if (p.d_down) kept.act = shared_scratch.take(act_size);
+    if (needs_inner) kept.d_inner = rows_of(routing, chunks, shared_scratch.take(inner_size), layer.rows);
+    if (p.d_down) kept.act = rows_of(routing, chunks, shared_scratch.take(act_size), p.width);
     if (p.d_x) kept.d_x = shared_scratch.take(x_size);
 
-    Task all{0, 0, size};
+    Task all{0, 0, routing.size()};
     auto x = row_pointers(routing, all, p.x, p.hidden, p.top_k);
     auto d_out = row_pointers(routing, all, p.d_out, p.hidden, p.top_k);
-    auto d_inner = sorted_rows(all, (const float*)kept.d_inner, layer.rows);
-    auto act = sorted_rows(all, (const float*)kept.act, p.width);
+    std::vector<const float*> d_inner(kept.d_inner.begin(), kept.d_inner.end()), act(kept.act.begin(), kept.act.end());
     // The gradient is stored as the weight is: [out, in], or [in, out] when its columns are contiguous.
     bool inner_turned = p.inner_in != 1, down_turned = p.down_in != 1;
     auto &inner_left = inner_turned ? x : d_inner, &inner_right = inner_turned ? d_inner : x;
@@ -117,21 +159,25 @@ int backward(const Problem& p) {
     Write write_down = way_of_writing<W>(active, down_rows, down_columns, p.add_down);
 #pragma omp parallel num_threads(p.threads) if (p.threads > 1)
     {
+        for (const Chunk& chunk : chunks) {
+            int64_t experts = chunk.last - chunk.first;
+            auto expert = [&](int64_t i) { return routing.active[chunk.first + i]; };
 #pragma omp for schedule(dynamic, 1)
-        for (size_t i = 0; i < tasks.size(); i++) backward_task(layer, routing, tasks[i], kept);
+            for (size_t i = 0; i < chunk.tasks.size(); i++) backward_task(layer, routing, chunk.tasks[i], kept);
 #pragma omp for schedule(dynamic, 1) nowait
-        for (int64_t i = 0; i < active * inner_blocks; i++)
-            weight_task(routing, routing.active[i / inner_blocks], i % inner_blocks, inner_left.data(), inner_rows,
-                        inner_right.data(), inner_columns, (W*)p.d_inner, write_inner);
+            for (int64_t i = 0; i < experts * inner_blocks; i++)
+                weight_task(routing, expert(i / inner_blocks), i % inner_blocks, inner_left.data(), inner_rows,
+                            inner_right.data(), inner_columns, (W*)p.d_inner, write_inner);
 #pragma omp for schedule(dynamic, 1) nowait
-        for (int64_t i = 0; i < active * down_blocks; i++)
-            weight_task(routing, routing.active[i / down_blocks], i % down_blocks, down_left.data(), down_rows,
-                        down_right.data(), down_columns, (W*)p.d_down, write_down);
+            for (int64_t i = 0; i < experts * down_blocks; i++)
+                weight_task(routing, expert(i / down_blocks), i % down_blocks, down_left.data(), down_rows,
+                            down_right.data(), down_columns, (W*)p.d_down, write_down);
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t i = 0; i < active; i++) {
-            int64_t e = routing.active[i];
-            if (p.d_inner_bias) bias_task(routing, e, d_inner.data(), nullptr, layer.rows, (W*)p.d_inner_bias);
-            if (p.d_down_bias) bias_task(routing, e, d_out.data(), p.weights, p.hidden, (W*)p.d_down_bias);
+            for (int64_t i = 0; i < experts; i++) {
+                int64_t e = expert(i);
+                if (p.d_inner_bias) bias_task(routing, e, d_inner.data(), nullptr, layer.rows, (W*)p.d_inner_bias);
+                if (p.d_down_bias) bias_task(routing, e, d_out.data(), p.weights, p.hidden, (W*)p.d_down_bias);
+            }
         }
         if (p.d_x) add_up(p, kept.d_x, nullptr, p.d_x);
     }
