@@ -9,10 +9,8 @@ from .timing import Outcome, Timing
 
 OURS = "moeba"
 REST = "rest"  # the model with experts that answer at once: the time of everything else
-UNRANKED = (
-    "litgpt",
-    REST,
-)  # not transformers' experts: shown, and no part of the ratio to the best stock implementation
+# Not transformers' experts: shown, and no part of the ratio to the best stock implementation.
+UNRANKED = ("litgpt", REST)
 
 
 @dataclass(frozen=True)

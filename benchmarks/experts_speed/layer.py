@@ -25,11 +25,12 @@ class Work:
     steps: int = 1  # passes through all layers in a row, each of `tokens` others
 
 
-# Decoding in several steps, as a model writes: after one alone, Python's own code would come from memory each time.
+# Decoding takes several steps, as a model writes: after one alone, Python's own code would come from memory each time.
+STEPS = 4
 WORKS = {
-    "decode 1": Work("decode 1", 1, steps=4),
-    "decode 8": Work("decode 8", 8, steps=4),
-    "decode 32": Work("decode 32", 32, steps=4),
+    "decode 1": Work("decode 1", 1, steps=STEPS),
+    "decode 8": Work("decode 8", 8, steps=STEPS),
+    "decode 32": Work("decode 32", 32, steps=STEPS),
     "prefill 512": Work("prefill 512", 512, most_layers=2),
     "prefill 2048": Work("prefill 2048", 2048, most_layers=2),
     "train 1024": Work("train 1024", 1024, training=True, most_layers=2),

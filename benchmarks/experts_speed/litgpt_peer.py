@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .layer import random_ids
+from .layer import STEPS, random_ids
 from .timing import LOOSE, Call
-from .whole import CONTEXT, STEPS
+from .whole import CONTEXT
 
 FAMILIES = ("mixtral", "qwen3_moe")
 

@@ -13,12 +13,11 @@ from transformers import DynamicCache, PreTrainedModel
 from .cells import REST, Cell
 from .contenders import ZEROS_LIMIT, implementations, obstacle
 from .floors import Cost, attention_cost, dense_cost
-from .layer import random_ids, release, routed_cost
+from .layer import STEPS, random_ids, release, routed_cost
 from .models import Routes, experts_of, recording, replaying
-from .timing import Call, Outcome, Plan, measure, tolerance
+from .timing import Call, Outcome, Plan, measure, tolerance, unchecked
 
 CONTEXT = 128  # tokens in the cache when decoding starts
-STEPS = 4  # tokens that one timed run decodes
 GENERATED = 32
 WORKS = ("decode 1", "decode 8", "prefill 512", "prefill 2048", "train 1024", f"generate {GENERATED}")
 
@@ -76,7 +75,7 @@ def prepare(model: PreTrainedModel, name: str, call: Call) -> None:
 
 def rest(model: PreTrainedModel, call: Call) -> Call:
     """The same without experts. Its result means nothing."""
-    return Call(partial(prepare, model, REST, call), call.run, lambda result: [], math.inf)
+    return unchecked(Call(partial(prepare, model, REST, call), call.run, call.collect))
 
 
 def recorded(model: PreTrainedModel, call: Call) -> Routes:

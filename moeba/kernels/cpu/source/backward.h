@@ -14,21 +14,21 @@ Write way_of_writing(int64_t experts, int64_t rows, int64_t columns, bool add) {
 }
 
 // Experts whose weights get their gradients before the next chunk's tokens are looked at: [first, last) in
-// `Routing::active`, and their tasks.
+// `Routing::active`, their selections [begin, end), and their tasks.
 struct Chunk {
-    int64_t first, last;
+    int64_t first, last, begin, end;
     std::vector<Task> tasks;
 };
 
 // About CHUNKS of about equal numbers of tokens, fewer where threads would be idle.
 static std::vector<Chunk> chunks_of(const Routing& routing, int64_t threads) {
-    int64_t most = std::max((routing.size() + CHUNKS - 1) / CHUNKS, 4 * threads * TASK_TOKENS), rows = 0;
+    int64_t most = std::max((routing.size() + CHUNKS - 1) / CHUNKS, 4 * threads * TASK_TOKENS);
     std::vector<Chunk> found;
     std::vector<int64_t> chunk_of(routing.starts.size());
     for (int64_t i = 0; i < (int64_t)routing.active.size(); i++) {
-        int64_t e = routing.active[i];
-        if (found.empty() || rows + routing.count(e) > most) found.push_back({i, i, {}}), rows = 0;
-        rows += routing.count(e), found.back().last = i + 1, chunk_of[e] = found.size() - 1;
+        int64_t e = routing.active[i], begin = routing.starts[e], end = routing.starts[e + 1];
+        if (found.empty() || end - found.back().begin > most) found.push_back({i, i, begin, begin, {}});
+        found.back().last = i + 1, found.back().end = end, chunk_of[e] = found.size() - 1;
     }
     for (const Task& task : routing.tasks(TASK_TOKENS)) found[chunk_of[task.expert]].tasks.push_back(task);
     return found;
@@ -44,11 +44,8 @@ struct Kept {
 static std::vector<float*> rows_of(const Routing& routing, const std::vector<Chunk>& chunks, float* base,
                                    int64_t length) {
     std::vector<float*> rows(routing.size());
-    for (const Chunk& chunk : chunks) {
-        int64_t first = routing.starts[routing.active[chunk.first]];
-        int64_t last = routing.starts[routing.active[chunk.last - 1] + 1];
-        for (int64_t i = first; i < last; i++) rows[i] = base + (i - first) * length;
-    }
+    for (const Chunk& chunk : chunks)
+        for (int64_t i = chunk.begin; i < chunk.end; i++) rows[i] = base + (i - chunk.begin) * length;
     return rows;
 }
 
@@ -128,11 +125,7 @@ int backward(const Problem& p) {
     Layer<W> layer(p);
     auto chunks = chunks_of(routing, p.threads);
     int64_t active = routing.active.size(), selections = p.tokens * p.top_k, most = 0;
-    for (const Chunk& chunk : chunks) {
-        int64_t rows = 0;
-        for (const Task& task : chunk.tasks) rows += task.count;
-        most = std::max(most, rows);
-    }
+    for (const Chunk& chunk : chunks) most = std::max(most, chunk.end - chunk.begin);
     bool needs_inner = p.d_inner || p.d_inner_bias;
     size_t inner_size = needs_inner ? Scratch::padded(most * layer.rows) : 0;
     size_t act_size = p.d_down ? Scratch::padded(most * p.width) : 0;
