@@ -1,0 +1,78 @@
+"""The window: between which releases of each library the tests have passed. The only place that compares versions.
+
+It travels with a model's code, so that a folder of the Hub says the same sentence as the package.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as _installed_version
+from typing import Literal, NamedTuple
+
+from packaging.version import Version
+
+
+class Tested(NamedTuple):
+    """The oldest and the newest release of a library that the tests have passed on."""
+
+    oldest: str
+    newest: str
+
+
+# `constraints/` holds both ends as files for pip; setup.cfg names the oldest. A test holds the three together.
+TESTED = {
+    "python": Tested("3.11", "3.11"),
+    "torch": Tested("2.13.0", "2.13.0"),
+    "transformers": Tested("5.23.0", "5.24.0"),
+}
+# The next major release of transformers may change anything: it is refused, as an older one than the oldest is.
+TRANSFORMERS_END = "6"
+
+Place = Literal["missing", "older", "tested", "newer"]
+
+
+def installed(library: str) -> str | None:
+    """The installed version of a library, or of Python; None where it is not installed."""
+    if library == "python":
+        return platform.python_version()
+    try:
+        return _installed_version(library)
+    except PackageNotFoundError:
+        return None
+
+
+def place(library: str) -> Place:
+    """Where the installed version lies: a patch release of the newest tested one still counts as tested."""
+    version = installed(library)
+    if version is None:
+        return "missing"
+    oldest, newest = (Version(end) for end in TESTED[library])
+    if Version(version) < oldest:
+        return "older"
+    return "tested" if Version(version).release[:2] <= newest.release[:2] else "newer"
+
+
+def require_transformers() -> None:
+    """Refuse a transformers outside the window.
+
+    Raises:
+        ImportError: it is older than the oldest release that has what Moeba needs, or a later major release.
+    """
+    version, oldest = installed("transformers"), TESTED["transformers"].oldest
+    if version is None or not Version(oldest) <= Version(version) < Version(TRANSFORMERS_END):
+        found = "none is installed" if version is None else f"{version} is installed"
+        raise ImportError(
+            f"Moeba needs transformers>={oldest},<{TRANSFORMERS_END}, {found}: "
+            f'pip install "transformers>={oldest},<{TRANSFORMERS_END}"'
+        )
+
+
+def untested_transformers() -> str | None:
+    """One line for whoever writes a folder with a transformers that is newer than the newest tested one."""
+    if place("transformers") != "newer":
+        return None
+    return (
+        f"transformers {installed('transformers')} is newer than the newest that Moeba was tested on "
+        f"({TESTED['transformers'].newest}): `moeba doctor` checks whether all is well"
+    )
