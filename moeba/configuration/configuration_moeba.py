@@ -10,10 +10,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Literal
 
-from huggingface_hub.dataclasses import strict
-from transformers import GenerationConfig, PreTrainedConfig
-from transformers.utils import logging
-
+from ..library.upstream import CACHE, PreTrainedConfig, generation_fields, logging, strict
 from .contradictions import contradictions
 from .model_facts import count_params, flops_per_token, kv_cache_bytes_per_token, layer_view
 from .parallel_plans import EXPERT_PARALLEL, PIPELINE_PARALLEL, TENSOR_PARALLEL, tensor_parallel_plan
@@ -148,7 +145,7 @@ class MoebaConfig(PreTrainedConfig):
     """
 
     model_type = "moeba"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = [CACHE]
     default_theta = 10000.0
     attribute_map = {
         "num_local_experts": "num_experts",
@@ -384,7 +381,7 @@ class MoebaConfig(PreTrainedConfig):
     @classmethod
     def unknown_fields(cls, values: Mapping[str, Any]) -> list[str]:
         """The names among `values` that are no field and nothing that transformers understands."""
-        accepted = cls._known() | set(GenerationConfig._get_default_generation_params())
+        accepted = cls._known() | generation_fields()
         return sorted(name for name in values if name not in accepted and not name.startswith("_"))
 
     @classmethod

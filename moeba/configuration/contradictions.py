@@ -9,8 +9,7 @@ import difflib
 from collections.abc import Iterator
 from typing import Any
 
-from transformers.activations import ACT2FN
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from ..library.upstream import ACT2FN, ROPE_INIT_FUNCTIONS
 
 AT_LEAST_ONE = (
     "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",

@@ -12,9 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol
 
-from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from ..configuration import MoebaConfig
+from ..library.upstream import generation_fields
 from .config_differences import TRAINING_FIELDS, differences
 from .json_files import listing
 
@@ -189,7 +190,7 @@ def _unknown(raw: Mapping[str, Any], config_class: type[Any], known: set[str]) -
             found += [prefix + item for item in _unknown(raw[name], nested, inner)]
     known = {field.name for field in fields(config_class)} | _LEFTOVERS | known | {"model_type"}
     known |= set(config_class.attribute_map) | set(config_class.attribute_map.values())
-    known |= set(GenerationConfig._get_default_generation_params())
+    known |= generation_fields()
     known |= {name for name, unused in _UNUSED.items() if raw.get(name) == unused}
     return sorted(found + [f"{name}={raw[name]!r}" for name in raw if name not in known])
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from .gates import apply_gate
+from ..library.upstream import apply_gate
 from .grouped_linear import grouped_linear
 from .layer import ExpertsLayer, foreign_type
 from .routing import sort_by_expert

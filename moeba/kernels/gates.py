@@ -18,6 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..library.torch_internals import own_modules
+from ..library.upstream import apply_gate
+
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
@@ -57,11 +60,6 @@ class Gate:
         return F.silu(gate) * up
 
 
-def apply_gate(module: nn.Module, inner: torch.Tensor) -> torch.Tensor:
-    """What the experts module itself makes of its inner product."""
-    return module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
-
-
 # Attributes of an experts module, or of a part of it that computes its gate, that hold the gate's numbers.
 _ALPHAS = ("alpha", "swiglu_alpha")
 _LIMITS = ("limit", "swiglu_limit")
@@ -74,7 +72,7 @@ _known: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], Gate | None]
 def gate_of(module: nn.Module) -> Gate | None:
     """The gate of an experts module, or None where no formula agrees; asked once for each state of the module."""
     # Read here, where torch.compile sees it and compiles again when it changes.
-    act = module._modules.get("act_fn") or module.__dict__.get("act_fn")
+    act = own_modules(module).get("act_fn") or module.__dict__.get("act_fn")
     return _look_up(module, act)
 
 

@@ -6,9 +6,8 @@ from types import ModuleType
 
 import torch
 from torch import nn
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
-from transformers.utils import logging
 
+from ..library.upstream import ALL_EXPERTS_FUNCTIONS, logging
 from . import composed, cpu, gpu
 from .layer import layer_of
 from .memory import release_gradient_memory

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..library.torch_internals import own_parameters
 from .gates import Gate, gate_of
 
 
@@ -60,5 +61,5 @@ def layer_of(module: nn.Module) -> ExpertsLayer:
 
 def _tensor(module: nn.Module, name: str) -> torch.Tensor:
     # A module's own lookup takes five times as long; what is not a plain parameter (parametrised, adapted) needs it.
-    found = module._parameters.get(name)
+    found = own_parameters(module).get(name)
     return getattr(module, name) if found is None else found

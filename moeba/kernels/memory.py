@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..library.torch_internals import storage_holders
+
 _BITS = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
 _ALIGNMENT = 64  # bytes: whole lines of the cache can be written without reading them first
 _KEPT_FROM = 1 << 20  # bytes: below, memory comes from the heap anyway
@@ -39,10 +41,6 @@ _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
 _lock = threading.Lock()
 
 
-def _holders(tensor: torch.Tensor) -> int:
-    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
-
-
 def gradient_memory(parameter: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
     """Memory for the gradient of `parameter` `[experts, …]`, zero for the experts that are not `active` `[experts]`.
 
@@ -54,8 +52,8 @@ def gradient_memory(parameter: torch.Tensor, active: torch.Tensor) -> torch.Tens
         memory, holders = _kept.get(parameter, (None, 0))
         if memory is None or memory.shape != parameter.shape or memory.dtype != parameter.dtype:
             memory = lazy_zeros(parameter)
-            _kept[parameter] = memory, _holders(memory)
-        elif _holders(memory) > holders:
+            _kept[parameter] = memory, storage_holders(memory)
+        elif storage_holders(memory) > holders:
             return lazy_zeros(parameter)  # somebody still holds the last gradient
         else:
             # Anybody may have written to it, also where no trace is left (`.data`, compiled code).

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers.activations import ACT2CLS, ACT2FN
+
+from ..library.upstream import ACT2CLS, ACT2FN
 
 
 def build_activation(name: str) -> nn.Module:

@@ -7,16 +7,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache
-from transformers.masking_utils import (
+
+from ..configuration.configuration_moeba import MoebaConfig
+from ..library.upstream import (
+    ALL_ATTENTION_FUNCTIONS,
+    CACHE,
+    Cache,
+    attention_of,
     create_bidirectional_mask,
     create_bidirectional_sliding_window_mask,
     create_causal_mask,
     create_sliding_window_causal_mask,
+    takes_cache,
 )
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-from ..configuration.configuration_moeba import MoebaConfig
 from .norms import Width, build_inner_norm
 from .positions import CosSin, apply_rotary, query_growth
 
@@ -29,8 +32,11 @@ MASKS = {
 }
 
 
-def build_masks(config: MoebaConfig, **tensors: Any) -> dict[str, torch.Tensor | None]:
+def build_masks(
+    config: MoebaConfig, past_key_values: Cache | None = None, **tensors: Any
+) -> dict[str, torch.Tensor | None]:
     """One mask for each layer type in use, in the form that the attention implementation wants."""
+    tensors[CACHE] = past_key_values
     if not config.is_causal:
         tensors.pop("position_ids", None)
     return {
@@ -175,9 +181,7 @@ class MoebaAttention(nn.Module):
         """Run the model's attention implementation: `[batch, tokens, heads, v_head_dim]`, and the weights if kept."""
         if self.query_growth is not None and position_ids is not None:
             query = query * self.query_growth(position_ids).to(query.dtype)
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
         if self.softcap is not None:
             kwargs["softcap"] = self.softcap
         if self.sinks is not None:
@@ -246,6 +250,7 @@ class MoebaGroupedQueryAttention(MoebaAttention):
     def _clip(self, heads: torch.Tensor) -> torch.Tensor:
         return heads if self.clip_qkv is None else heads.clamp(min=-self.clip_qkv, max=self.clip_qkv)
 
+    @takes_cache
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -275,7 +280,7 @@ class MoebaGroupedQueryAttention(MoebaAttention):
 
         query, key = prepare(query, "q_norm"), prepare(key, "k_norm")
         if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+            key, value = past_key_values.update(key, value, self.layer_idx, kwargs=kwargs)
         output, weights = self.mix(query, key, value, attention_mask, position_ids, **kwargs)
         if self.gate is not None:
             output = self.gate(output, self.g_proj(hidden_states))

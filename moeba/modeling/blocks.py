@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..configuration.configuration_moeba import MoebaConfig
 from ..configuration.model_facts import layer_view
+from ..library.upstream import CACHE, Cache, GradientCheckpointingLayer, takes_cache
 from .attention import MoebaAttention, MoebaGroupedQueryAttention
 from .feed_forward import MoebaSparseMoeBlock, build_feed_forward
 from .latent_attention import MoebaLatentAttention
@@ -53,6 +52,7 @@ class MoebaDecoderLayer(GradientCheckpointingLayer):
         output = self.dropout(output)
         return output if self.residual_multiplier == 1.0 else output * self.residual_multiplier
 
+    @takes_cache
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -73,8 +73,8 @@ class MoebaDecoderLayer(GradientCheckpointingLayer):
                 hidden_states=x,
                 position_embeddings=position_embeddings,
                 attention_mask=attention_mask,
-                past_key_values=past_key_values,
                 position_ids=position_ids,
+                **{CACHE: past_key_values},
                 **kwargs,
             )
             return self._branch(output)

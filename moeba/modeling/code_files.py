@@ -1,7 +1,7 @@
 """The code that travels with a saved model: `trust_remote_code=True` loads it where moeba is not installed.
 
 Remote code must lie flat: one folder, `from .sibling import name` only. Installed, the same modules live in
-`configuration/` and `modeling/`; flattening them is one substitution, which leaves flat files as they
+`library/`, `configuration/` and `modeling/`; flattening them is one substitution, which leaves flat files as they
 are. What travels is what `modeling_moeba` imports, directly or through a sibling.
 """
 
@@ -20,20 +20,21 @@ AUTO_MAP = {
     "AutoModelForQuestionAnswering": "modeling_moeba.MoebaForQuestionAnswering",
 }
 
-_NESTED_IMPORT = re.compile(r"^from \.\.configuration\.", flags=re.MULTILINE)
+_NESTED_IMPORT = re.compile(r"^from \.\.(?:configuration|library)\.", flags=re.MULTILINE)
 _SIBLING = re.compile(r"^from \.(\w+) import ", flags=re.MULTILINE)
 
 
 def code_files() -> dict[str, str]:
     """File name -> flattened text of every module that the model consists of."""
     here = Path(__file__).parent
+    rooms = (here, here.parent / "configuration", here.parent / "library")
     files: dict[str, str] = {}
     pending = ["modeling_moeba"]
     while pending:
         name = f"{pending.pop()}.py"
         if name in files:
             continue
-        path = here / name if (here / name).exists() else here.parent / "configuration" / name
+        path = next(room / name for room in rooms if (room / name).exists())
         files[name] = _NESTED_IMPORT.sub("from .", path.read_text(encoding="utf-8"))
         pending += _SIBLING.findall(files[name])
     return dict(sorted(files.items()))

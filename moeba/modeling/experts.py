@@ -13,10 +13,9 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import initialization as init
-from transformers.integrations import use_experts_implementation
 
 from ..configuration.configuration_moeba import MoebaConfig
+from ..library.upstream import init, use_experts_implementation
 from .activations import build_activation
 
 

@@ -11,9 +11,8 @@ from typing import Any, ClassVar
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
-from transformers import PreTrainedConfig
-from transformers.utils.peft_utils import find_adapter_config_file
 
+from ..library.upstream import PreTrainedConfig, find_adapter_config_file, origin_of, set_origin
 from .code_files import AUTO_MAP, write_code
 
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
@@ -64,7 +63,7 @@ class MoebaFolders:
             kwargs.pop(name, None)
         loaded = parent.from_pretrained(None, *args, config=config, state_dict=state_dict, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.config._name_or_path = str(pretrained_model_name_or_path)
+        set_origin(model.config, str(pretrained_model_name_or_path))
         return loaded
 
     def save_pretrained(
@@ -157,14 +156,14 @@ class MoebaFolders:
 
     def _bring(self, folder: Path, *names: str) -> None:
         """Copy files of the folder this model was loaded from, such as the record of where its weights came from."""
-        origin = Path(self.config._name_or_path or folder)
+        origin = Path(origin_of(self.config) or folder)
         for name in names:
             if (origin / name).is_file() and not (folder / name).exists():
                 shutil.copyfile(origin / name, folder / name)
 
     def fetch_provenance(self, folder: Path, token: bool | str | None) -> None:
         """Bring that record for a model that was loaded from the Hub, from the commit that was loaded."""
-        origin = str(self.config._name_or_path or "")
+        origin = str(origin_of(self.config) or "")
         if not origin or (folder / _PROVENANCE).exists() or Path(origin).exists():
             return
         try:

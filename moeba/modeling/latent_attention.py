@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache
 
 from ..configuration.configuration_moeba import MoebaConfig
+from ..library.upstream import Cache, takes_cache
 from .attention import MoebaAttention
 from .norms import build_inner_norm
 from .positions import CosSin, apply_rotary, pairs_to_halves, yarn_sharpening
@@ -59,6 +59,7 @@ class MoebaLatentAttention(MoebaAttention):
         turned = turned.expand(-1, passing.shape[1], -1, -1)
         return torch.cat((passing, turned), dim=-1), value
 
+    @takes_cache
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -79,7 +80,7 @@ class MoebaLatentAttention(MoebaAttention):
             turning = apply_rotary(turning, *position_embeddings)
             key = apply_rotary(key, *position_embeddings)
         if past_key_values is not None:
-            latent, key = past_key_values.update(latent, key, self.layer_idx)
+            latent, key = past_key_values.update(latent, key, self.layer_idx, kwargs=kwargs)
         query = torch.cat((passing, turning), dim=-1)
         key, value = self._unfold(latent, key)
         output, weights = self.mix(query, key, value, attention_mask, position_ids, **kwargs)

@@ -11,23 +11,34 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import GenerationMixin
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
-from transformers.modeling_layers import (
-    GenericForQuestionAnswering,
-    GenericForSequenceClassification,
-    GenericForTokenClassification,
-)
-from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
-from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
-from transformers.utils import can_return_tuple, logging
-from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.configuration_moeba import MoebaConfig
 from ..configuration.model_facts import longrope_switch
+from ..library.contract import require_contract
+from ..library.upstream import (
+    ALL_EXPERTS_FUNCTIONS,
+    CACHE,
+    Cache,
+    DynamicCache,
+    GenerationMixin,
+    GenericForQuestionAnswering,
+    GenericForSequenceClassification,
+    GenericForTokenClassification,
+    MoeCausalLMOutputWithPast,
+    MoeModelOutputWithPast,
+    OutputRecorder,
+    PreTrainedModel,
+    attention_of,
+    cache_of,
+    can_return_tuple,
+    capture_outputs,
+    init,
+    logging,
+    merge_with_config_defaults,
+    refuse_unread,
+    slice_logits_to_keep,
+    takes_cache,
+)
 from .attention import MoebaAttention, build_masks
 from .balancing import share_of_tokens, token_mask_from
 from .blocks import BLOCKS, MoebaDecoderLayer
@@ -59,7 +70,7 @@ class MoebaPreTrainedModel(MoebaFolders, PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = [block.__name__ for block in BLOCKS.values()]
-    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
+    _skip_keys_device_placement: ClassVar[list[str]] = [CACHE]
     _keep_in_fp32_modules_strict = ["e_score_correction_bias"]
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -202,6 +213,7 @@ class MoebaModel(MoebaPreTrainedModel):
         hidden_states = self.norm(hidden_states)
         return self.project_out(hidden_states) if self.narrow else hidden_states
 
+    @takes_cache
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -224,6 +236,7 @@ class MoebaModel(MoebaPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        refuse_unread(kwargs, self.config, type(self).__name__)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         if use_cache and past_key_values is None and self.config.is_causal:
@@ -247,7 +260,7 @@ class MoebaModel(MoebaPreTrainedModel):
                 kind: add_position_bias(self.position_bias, mask, hidden_states, past, attention_mask)
                 for kind, mask in masks.items()
             }
-            if self.config._attn_implementation != "eager":  # kernels take no mask of another dtype
+            if attention_of(self.config) != "eager":  # kernels take no mask of another dtype
                 masks = {kind: mask.to(hidden_states.dtype) for kind, mask in masks.items()}
         rotations = self.rotary_emb(hidden_states, position_ids) if hasattr(self, "rotary_emb") else None
         token_mask = (
@@ -260,11 +273,11 @@ class MoebaModel(MoebaPreTrainedModel):
                 hidden_states,
                 attention_mask=masks[layer_type],
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 use_cache=use_cache,
                 position_embeddings=rotations.get(layer_type) if isinstance(rotations, dict) else rotations,
                 token_mask=token_mask,
                 output_router_losses=output_router_losses,
+                **{CACHE: past_key_values},
                 **kwargs,
             )
             if isinstance(output, tuple):
@@ -275,7 +288,7 @@ class MoebaModel(MoebaPreTrainedModel):
 
         return MoebaModelOutputWithPast(
             last_hidden_state=self._finish(hidden_states),
-            past_key_values=past_key_values,
+            **{CACHE: past_key_values},
             router_losses=torch.stack([loss.to(hidden_states.device) for loss in losses]) if losses else None,
         )
 
@@ -319,6 +332,7 @@ class MoebaForCausalLM(_RouterLoss, MoebaPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.embedding_size, config.vocab_size, bias=config.lm_head_bias)
         self.post_init()
 
+    @takes_cache
     def prepare_inputs_for_generation(
         self,
         input_ids: torch.LongTensor,
@@ -335,9 +349,9 @@ class MoebaForCausalLM(_RouterLoss, MoebaPreTrainedModel, GenerationMixin):
         return super().prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=next_sequence_length,
-            past_key_values=past_key_values,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
+            **{CACHE: past_key_values},
             **kwargs,
         )
 
@@ -357,6 +371,7 @@ class MoebaForCausalLM(_RouterLoss, MoebaPreTrainedModel, GenerationMixin):
             logits = torch.tanh(logits / cap) * cap
         return logits
 
+    @takes_cache
     @can_return_tuple
     def forward(
         self,
@@ -391,11 +406,11 @@ class MoebaForCausalLM(_RouterLoss, MoebaPreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_router_logits=output_router_logits,
             output_router_losses=self.wants_router_losses(has_labels) or bool(output_router_logits),
+            **{CACHE: past_key_values},
             **kwargs,
         )
         logits = self.compute_logits(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
@@ -414,7 +429,7 @@ class MoebaForCausalLM(_RouterLoss, MoebaPreTrainedModel, GenerationMixin):
             loss=loss,
             aux_loss=aux_loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: cache_of(outputs)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.router_logits,
@@ -494,6 +509,10 @@ class MoebaForQuestionAnswering(_GenericHead, GenericForQuestionAnswering, Moeba
 
     forward = with_router_losses(GenericForQuestionAnswering.forward)
 
+
+require_contract(
+    (MoebaModel.forward, MoebaForCausalLM.forward), MoebaForCausalLM.prepare_inputs_for_generation
+)
 
 __all__ = [
     "MoebaForCausalLM",

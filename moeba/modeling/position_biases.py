@@ -7,11 +7,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import initialization as init
-from transformers.cache_utils import Cache
-from transformers.masking_utils import create_masks_for_generate
 
 from ..configuration.configuration_moeba import MoebaConfig
+from ..library.upstream import CACHE, Cache, create_masks_for_generate, init, takes_cache
 
 
 class MoebaAlibi(nn.Module):
@@ -104,6 +102,7 @@ POSITION_BIASES: dict[str, type[nn.Module]] = {
 }
 
 
+@takes_cache
 def static_cache_masks(
     config: MoebaConfig, attention_mask: torch.Tensor | None, past_key_values: Cache, **tensors: Any
 ) -> Any:
@@ -111,8 +110,9 @@ def static_cache_masks(
     if config.position_embedding_type == "alibi" and attention_mask is not None:
         unused = past_key_values.get_max_length() - attention_mask.shape[-1]
         return nn.functional.pad(attention_mask, (0, max(unused, 0)))
-    tensors.update(config=config, attention_mask=attention_mask, past_key_values=past_key_values)
-    return create_masks_for_generate(**tensors)
+    return create_masks_for_generate(
+        config=config, attention_mask=attention_mask, **{CACHE: past_key_values}, **tensors
+    )
 
 
 def add_position_bias(

@@ -13,12 +13,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import initialization as init
-from transformers.cache_utils import Cache
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
 from ..configuration.configuration_moeba import MoebaConfig
 from ..configuration.model_facts import layer_view
+from ..library.upstream import ROPE_INIT_FUNCTIONS, Cache, dynamic_rope_update, init
 
 CosSin = tuple[torch.Tensor, torch.Tensor]
 

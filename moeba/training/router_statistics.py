@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..library.torch_internals import is_in_backward
 from ..modeling.balancing import token_mask_from
 from ..modeling.modeling_moeba import MoebaModel
 from ..modeling.router import MoebaRouter
@@ -136,7 +137,7 @@ class RouterStatistics:
 
     def _hook_of(self, tally: _Tally) -> Any:
         def hook(router: MoebaRouter, args: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-            if _is_recomputing() or (self._training_only and not router.training):
+            if is_in_backward() or (self._training_only and not router.training):
                 return
             logits, _, indices = output
             tally.add(logits, indices, self._token_mask)
@@ -291,8 +292,3 @@ def _routers(backbones: list[MoebaModel]) -> Iterator[tuple[int, MoebaRouter]]:
             for module in layer.modules():
                 if isinstance(module, MoebaRouter):
                     yield index, module
-
-
-def _is_recomputing() -> bool:
-    """Whether a backward pass runs: a forward pass inside it repeats one that was counted."""
-    return torch._C._current_graph_task_id() != -1

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,9 +13,18 @@ from transformers import PreTrainedModel
 
 from ...configuration import MoebaConfig
 from ...configuration.model_facts import layer_view
+from ...library.upstream import (
+    CACHE,
+    attention,
+    attention_of,
+    cache_of,
+    can_set_attention,
+    has_cache,
+    supports_sdpa,
+)
 from ..families import family_of
 from .battery import Battery
-from .report import Check
+from .report import Check, Status
 
 # Largest difference of logits, as a share of their standard deviation, that rounding can explain.
 EXACT = 2e-6
@@ -44,9 +51,9 @@ class Comparison:
         checks = []
         attentions = implementations(self.source, self.target)
         for implementation in attentions:
-            with _attention(implementation, self.source, self.target):
+            with attention(implementation, self.source, self.target):
                 checks.append(self.logits(f"logits, {implementation} attention"))
-        with _attention(attentions[0], self.source, self.target):
+        with attention(attentions[0], self.source, self.target):
             checks += [
                 self.hidden_states(),
                 self.gradients(),
@@ -125,8 +132,12 @@ class Comparison:
 
     def cache(self) -> Check:
         """The last tokens one by one through the KV cache: both models alike, and the target like itself uncached."""
-        if not all("past_key_values" in inspect.signature(model.forward).parameters for model in self._pair):
-            return Check("KV cache", "not applicable", detail="not both models have one", on=self.on)
+        without = [model for model in self._pair if not has_cache(model.forward)]
+        if without:  # only a model whose config knows no cache may lack one: a proof must not shrink
+            status: Status = (
+                "failed" if any(hasattr(m.config, "use_cache") for m in without) else "not applicable"
+            )
+            return Check("KV cache", status, detail="not both models have one", on=self.on)
         ids = self.battery.longest
         steps = min(4, ids.shape[1] - 1)
         cached = []
@@ -135,9 +146,7 @@ class Comparison:
                 out = model(ids[:, : ids.shape[1] - steps], use_cache=True)
                 pieces = [out.logits]
                 for position in range(ids.shape[1] - steps, ids.shape[1]):
-                    out = model(
-                        ids[:, position : position + 1], past_key_values=out.past_key_values, use_cache=True
-                    )
+                    out = model(ids[:, position : position + 1], use_cache=True, **{CACHE: cache_of(out)})
                     pieces.append(out.logits)
                 cached.append(torch.cat(pieces, dim=1))
             whole = self.target(ids, use_cache=False).logits
@@ -234,9 +243,9 @@ def implementations(*models: PreTrainedModel) -> tuple[str, ...]:
     """Attention implementations that all of the models can run; an old stock model has the one it was loaded with."""
     found: tuple[str, ...] = ("eager", "sdpa")
     for model in models:
-        if not model._can_set_attn_implementation():
-            found = (model.config._attn_implementation,)
-        elif not model._supports_sdpa:
+        if not can_set_attention(model):
+            found = (attention_of(model.config),)
+        elif not supports_sdpa(model):
             found = ("eager",)
     return found
 
@@ -253,7 +262,7 @@ def rounding_noise(models: Sequence[PreTrainedModel], battery: Battery) -> float
     results = []
     with torch.no_grad():
         for implementation in implementations(model):
-            with _attention(implementation, model):
+            with attention(implementation, model):
                 # A copy: a model may scale its input in place.
                 results.append(model(inputs_embeds=embedded.clone()).logits.double())
         if torch.equal(results[0], results[-1]):
@@ -310,15 +319,3 @@ def _submodule(model: nn.Module, name: str) -> nn.Module | None:
         return model.get_submodule(name)
     except AttributeError:
         return None
-
-
-@contextmanager
-def _attention(implementation: str, *models: PreTrainedModel) -> Iterator[None]:
-    before = [model.config._attn_implementation for model in models]
-    for model in models:
-        model.set_attn_implementation(implementation)
-    try:
-        yield
-    finally:
-        for model, old in zip(models, before, strict=True):
-            model.set_attn_implementation(old)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...configuration import MoebaConfig
+from ...library.upstream import run_like
 from ...modeling import MoebaForCausalLM
 
 
@@ -44,8 +45,7 @@ def with_config(model: MoebaForCausalLM, changes: dict[str, Any]) -> MoebaForCau
     values = copy.deepcopy(model.config.to_dict())
     values.update(changes)
     config = MoebaConfig.from_dict(values)
-    config._attn_implementation = model.config._attn_implementation
-    config._experts_implementation = model.config._experts_implementation
+    run_like(config, model.config)
     damaged = MoebaForCausalLM(config).eval()
     state = {name: value for name, value in model.state_dict().items() if name in damaged.state_dict()}
     damaged.load_state_dict(state, strict=False)

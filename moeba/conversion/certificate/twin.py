@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ...configuration import MoebaConfig
 from ...configuration.model_facts import layer_view
+from ...library.upstream import can_set_experts
 from ...modeling import MoebaForCausalLM
 from ..checkpoint import Checkpoint, TensorSource
 from ..family import Family
@@ -238,7 +239,7 @@ def load_model(folder: Path, drops: Callable[[str], bool] = lambda name: False) 
 
 def plain(model: Any) -> Any:
     """The model in eval mode, with the experts' plain computation: the fast ones want sizes that small models lack."""
-    if has_experts(model) and model._can_set_experts_implementation():
+    if has_experts(model) and can_set_experts(model):
         model.set_experts_implementation("eager")
     return model.eval()
 

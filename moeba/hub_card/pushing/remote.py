@@ -9,6 +9,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelInfo
 from huggingface_hub.errors import HfHubHTTPError
 
 from ...conversion.json_files import listing
+from ...library.hub_internals import is_ignored_by_hub
 from .hub_errors import is_passing, persist, status_of, wait_or_raise
 
 
@@ -156,7 +157,7 @@ class Remote:
         self.api.preupload_lfs_files(
             self.repo_id, additions, revision=self.branch, create_pr=self.pr, free_memory=False
         )
-        ignored = [a.path_in_repo for a in additions if getattr(a, "_should_ignore", False)]
+        ignored = [a.path_in_repo for a in additions if is_ignored_by_hub(a)]
         if ignored:
             raise ValueError(
                 f"the .gitignore in {self.repo_id} would leave out {listing(ignored)}: delete it there, then push again"

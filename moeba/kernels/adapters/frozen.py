@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from ...library.upstream import apply_gate
 from ..first_order import first_order
-from ..gates import apply_gate
 from ..grouped_linear import grouped_linear
 from ..layer import ExpertsLayer
 from ..memory import lazy_zeros

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from peft.tuners.lora import layer as peft_layer
 from torch import nn
-from transformers.utils import logging
 
+from ...library.peft_internals import ParamWrapper as PeftParamWrapper
+from ...library.upstream import logging
 from ..layer import ExpertsLayer, layer_of
 from . import composed, frozen
 from .low_rank import Adapters, LowRank
@@ -61,10 +61,10 @@ def ungroup_adapters(model: nn.Module) -> None:
     """Give experts' adapters back to PEFT's own path; without any this does nothing."""
     for module in model.modules():
         if type(module) is ParamWrapper:
-            module.__class__ = peft_layer.ParamWrapper
+            module.__class__ = PeftParamWrapper
 
 
-class ParamWrapper(peft_layer.ParamWrapper):
+class ParamWrapper(PeftParamWrapper):
     """The outermost wrapper of an experts module. PEFT looks for its wrappers by this class name as well."""
 
     @torch.compiler.disable  # sizes of shares depend on data: a compiled model breaks its graph here
@@ -98,29 +98,29 @@ def _run(
     return path.run(layer, adapters, x, index, weights)
 
 
-def _outermost(model: nn.Module) -> dict[str, peft_layer.ParamWrapper]:
+def _outermost(model: nn.Module) -> dict[str, PeftParamWrapper]:
     wrappers = {
-        name: module for name, module in model.named_modules() if isinstance(module, peft_layer.ParamWrapper)
+        name: module for name, module in model.named_modules() if isinstance(module, PeftParamWrapper)
     }
     nested = {id(wrapper.base_layer) for wrapper in wrappers.values()}
     return {name: wrapper for name, wrapper in wrappers.items() if id(wrapper) not in nested}
 
 
-def _chain(wrapper: nn.Module) -> Iterator[peft_layer.ParamWrapper]:
+def _chain(wrapper: nn.Module) -> Iterator[PeftParamWrapper]:
     """A wrapper and those inside it, down to the experts module."""
-    while isinstance(wrapper, peft_layer.ParamWrapper):
+    while isinstance(wrapper, PeftParamWrapper):
         yield wrapper
         wrapper = wrapper.base_layer
 
 
-def _active(wrapper: peft_layer.ParamWrapper) -> list[str]:
+def _active(wrapper: PeftParamWrapper) -> list[str]:
     """Adapters that a wrapper would add at this call."""
     if wrapper.disable_adapters or wrapper.merged:
         return []
     return [name for name in wrapper.active_adapters if name in wrapper.lora_A]
 
 
-def _low_rank(wrapper: peft_layer.ParamWrapper) -> LowRank | None:
+def _low_rank(wrapper: PeftParamWrapper) -> LowRank | None:
     """All active adapters of one parameter."""
     return LowRank.total(
         [

@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft.tuners.lora.layer import ParamWrapper
 from torch import nn
 
+from ...library.peft_internals import ParamWrapper, holds_matrices_transposed
+from ...library.torch_internals import has_hooks
+from ...library.upstream import EXPERTS_MARKS
 from ..layer import foreign_type
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-# What transformers' `use_experts_implementation` gives an experts module.
-_MARKS = ("has_gate", "has_bias", "has_post_expert_norm", "is_transposed", "is_concatenated", "_apply_gate")
 
 
 def is_experts(module: nn.Module) -> bool:
     """Whether a module uses transformers' experts interface."""
-    return all(hasattr(module, mark) for mark in _MARKS)
+    return all(hasattr(module, mark) for mark in EXPERTS_MARKS)
 
 
 def parameter_names(experts: nn.Module) -> tuple[str, str]:
@@ -50,7 +50,7 @@ def _of_modules(wrappers: Sequence[ParamWrapper], experts: nn.Module) -> str | N
             return "only some of the adapters are disabled"
         if wrapper.lora_variant or not all(isinstance(m, nn.Identity) for m in wrapper.lora_dropout.values()):
             return f"the adapters of {wrapper.parameter_name} are not plain LoRA"
-        if getattr(wrapper, "_did_swap_in_out_features", False) == experts.is_transposed:
+        if holds_matrices_transposed(wrapper) == experts.is_transposed:
             return "PEFT holds the adapters' matrices the other way round"
     if experts.is_transposed and wrappers[0].num_experts == 1:
         return "PEFT takes the matrix of a single expert for one that is not transposed"
@@ -58,13 +58,7 @@ def _of_modules(wrappers: Sequence[ParamWrapper], experts: nn.Module) -> str | N
         return "the experts' tensors are parametrised"
     # Grouping calls neither the wrappers inside nor the experts module: nothing may wait for such a call.
     for module in (*wrappers[1:], experts):
-        hooks = (
-            module._forward_hooks,
-            module._forward_pre_hooks,
-            module._backward_hooks,
-            module._backward_pre_hooks,
-        )
-        if any(hooks) or "forward" in vars(module):
+        if has_hooks(module) or "forward" in vars(module):
             return f"{type(module).__name__} has hooks or a forward of its own"
     return None
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ...library.torch_internals import has_gradient_hooks, will_accumulate
 from ..first_order import first_order
 from ..layer import ExpertsLayer, foreign_type
 from .build import library
@@ -129,13 +130,12 @@ def _existing_gradient(tensor: torch.Tensor, node: Any) -> torch.Tensor | None:
         or gradient.stride() != tensor.stride()
         or not (tensor.is_contiguous() or tensor.mT.is_contiguous())
         or gradient.requires_grad
-        or tensor._backward_hooks
-        or getattr(tensor, "_post_accumulate_grad_hooks", None)
+        or has_gradient_hooks(tensor)
         or dist.is_available()
         and dist.is_initialized()
     ):
         return None
     try:
-        return gradient if torch._C._will_engine_execute_node(node) else None
+        return gradient if will_accumulate(node) else None
     except RuntimeError:  # torch.autograd.grad asks for this very gradient
         return None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ...library.triton_internals import sum_combine
 from .availability import interpreting
 
 INTERPRETED = tl.constexpr(interpreting())
@@ -63,13 +64,13 @@ def add_product(
 @triton.jit
 def summed(values, AXIS: tl.constexpr):
     """Sum along one axis, always in the same order."""
-    return tl.reduce(values, AXIS, tl.standard._sum_combine)
+    return tl.reduce(values, AXIS, sum_combine)
 
 
 @triton.jit
 def running_sum(values):
     """`values[0] + … + values[i]` for each i."""
-    return tl.associative_scan(values, 0, tl.standard._sum_combine)
+    return tl.associative_scan(values, 0, sum_combine)
 
 
 @triton.jit

@@ -7,6 +7,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ...library.triton_internals import elementwise_max
 from .language import running_sum, summed
 
 
@@ -81,7 +82,7 @@ def make_plan(
 
     amount = tl.where(expert < experts, (end - begin + TILE_ROWS - 1) // TILE_ROWS, 0)
     after = running_sum(amount)
-    most = tl.reduce(amount, 0, tl.standard._elementwise_max)
+    most = tl.reduce(amount, 0, elementwise_max)
     for number in range(0, most):
         here = number < amount
         slot = after - amount + number

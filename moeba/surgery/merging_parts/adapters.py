@@ -139,8 +139,7 @@ class AdaptedCheckpoint(Checkpoint):
 
     def _changes(self) -> dict[str, _Change]:
         """By the checkpoint's names: the tensors that the adapter changes, and how."""
-        from peft.tuners.lora import LoraLayer
-        from peft.utils import ModulesToSaveWrapper
+        from ...library.peft_internals import LoraLayer, ModulesToSaveWrapper
 
         found: dict[str, _Change] = {}
         for name, module in self._skeleton.named_modules():

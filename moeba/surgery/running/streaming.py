@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from accelerate import init_empty_weights
-from accelerate.hooks import attach_align_device_hook
 
 from ...configuration import MoebaConfig
 from ...conversion.checkpoint import TensorSource
+from ...library.accelerate_internals import attach_align_device_hook
+from ...library.upstream import use_eager_experts
 from ...modeling import MoebaForCausalLM
 from ...modeling.feed_forward import build_feed_forward
 
@@ -58,7 +59,7 @@ def streamed_model(
 def load_feed_forward(config: MoebaConfig, tensors: TensorSource, layer: int) -> torch.nn.Module:
     """The feed-forward of one layer, dense or sparse, in float32 with its own weights."""
     config = copy.copy(config)
-    config._experts_implementation = "eager"  # the fast ones want sizes that small models lack
+    use_eager_experts(config)  # the fast ones want sizes that small models lack
     block = build_feed_forward(config, layer)
     prefix = f"model.layers.{layer}.mlp."
     state = {
