@@ -19,7 +19,7 @@ PACKAGE = Path(moeba.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 # A room may import rooms that stand further to the left; the rooms in one group do not know each other.
 ORDER = [
-    {"version"},
+    {"version", "library"},
     {"configuration", "kernels"},  # the kernels know any model of transformers, and nothing of this one
     {"modeling"},
     {"tokenization", "training", "explorer"},
@@ -92,9 +92,92 @@ def test_kernels_stand_alone_and_models_run_without_them():
     for path in FILES:
         targets = {target for target, _ in imports(path)}
         if room_of(path) == "kernels":
-            assert targets <= {"kernels"}, name_of(path)
+            assert targets <= {"kernels", "library"}, name_of(path)
         if room_of(path) in ("modeling", "configuration"):
             assert "kernels" not in targets, name_of(path)
+
+
+# Modules of other libraries whose documented names any room may import.
+DOCUMENTED = {
+    "transformers": {"transformers", "transformers.utils.logging"},
+    "accelerate": {"accelerate"},
+    "peft": {"peft"},
+}
+
+
+def foreign_names(path: Path) -> list[str]:
+    """Undocumented modules and private names of other libraries that a file reaches."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            library = (node.module or "").split(".")[0]
+            allowed = DOCUMENTED.get(library)
+            found += [name for name in full if "._" in name and not name.startswith("__future__")]
+            found += [n for n in full if allowed and node.module not in allowed and n not in allowed]
+        elif (
+            isinstance(node, ast.Attribute)
+            and re.match(r"_[a-zA-Z]", node.attr)
+            and node.attr not in OWN_PRIVATE
+        ):
+            found.append(ast.unparse(node))
+    return found
+
+
+def own_private_names() -> set[str]:
+    """Every private name that Moeba itself defines, and those of the standard library that it needs."""
+    names = {"_fields"}  # of a NamedTuple, documented
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                names.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                if ast.unparse(node.value) in ("self", "cls"):
+                    names.add(node.attr)
+    return names
+
+
+OWN_PRIVATE = own_private_names()
+
+
+@pytest.mark.parametrize(
+    "code, found",
+    [
+        ("import torch\ntorch._C.thing()", ["torch._C"]),
+        ("from transformers.utils.generic import x", ["transformers.utils.generic.x"]),
+        ("from peft.tuners.lora import LoraLayer", ["peft.tuners.lora.LoraLayer"]),
+        ("from torch.nn import _reduction", ["torch.nn._reduction"]),
+        ("model.config._attn_implementation", ["model.config._attn_implementation"]),
+        ("from transformers import AutoModel\nfrom transformers.utils import logging", []),
+    ],
+)
+def test_a_name_that_may_move_is_seen(tmp_path, code, found):
+    path = tmp_path / "code.py"
+    path.write_text(code)
+    assert foreign_names(path) == found
+
+
+def test_one_room_for_what_moves_in_other_libraries():
+    found = [
+        f"{name_of(path)}: {name}"
+        for path in FILES
+        if room_of(path) != "library"
+        for name in foreign_names(path)
+    ]
+    assert not found
+
+
+def test_versions_are_compared_in_one_place():
+    """Everywhere else the feature is asked for."""
+    for path in FILES:
+        code = code_of(path)
+        compares = "packaging" in code or re.search(
+            r"\b(torch|transformers|peft|triton) \. __version__ [<>=]", code
+        )
+        assert not compares or name_of(path) == "library/window.py", name_of(path)
 
 
 def test_every_room_has_its_place():

@@ -9,6 +9,8 @@ from functools import partial
 import torch
 from transformers import PreTrainedModel, StaticCache
 
+from moeba.library.upstream import CACHE
+
 from .cells import OURS, REST, Cell
 from .contenders import implementations
 from .layer import STEPS, random_ids, routed_cost
@@ -77,4 +79,4 @@ def compiled_call(model: PreTrainedModel, name: str, batch: int) -> Call:
 
 
 def logits_of(model: PreTrainedModel, ids: torch.Tensor, cache: StaticCache) -> torch.Tensor:
-    return model(ids, past_key_values=cache, use_cache=True).logits
+    return model(ids, **{CACHE: cache}, use_cache=True).logits

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
+from moeba.library.upstream import CACHE
+
 from .cells import REST, Cell
 from .contenders import ZEROS_LIMIT, implementations, obstacle
 from .floors import Cost, attention_cost, dense_cost
@@ -101,7 +103,7 @@ def decode(model: PreTrainedModel, batch: int) -> Prepared:
     def run() -> list[torch.Tensor]:
         with torch.no_grad():
             return [
-                model(ids[:, i : i + 1], past_key_values=cache, use_cache=True).logits
+                model(ids[:, i : i + 1], **{CACHE: cache}, use_cache=True).logits
                 for i in range(CONTEXT, CONTEXT + STEPS)
             ]
 
@@ -115,7 +117,7 @@ def decode(model: PreTrainedModel, batch: int) -> Prepared:
 def filled(model: PreTrainedModel, cache: DynamicCache, ids: torch.Tensor) -> DynamicCache:
     model.set_experts_implementation("grouped_mm")
     with torch.no_grad():
-        model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model(ids, **{CACHE: cache}, use_cache=True, logits_to_keep=1)
     return cache
 
 

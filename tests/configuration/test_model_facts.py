@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
 from moeba import MoebaConfig, MoebaForCausalLM
+from moeba.library.upstream import CACHE, cache_of
 
 
 def draw(seed: int) -> MoebaConfig:
@@ -86,9 +87,9 @@ def test_flops_are_those_of_decoding_one_token(seed, past):
     cache = DynamicCache(config=config)
     with torch.no_grad():
         if past:
-            model(torch.ones(1, past, dtype=torch.long), past_key_values=cache)
+            model(torch.ones(1, past, dtype=torch.long), **{CACHE: cache})
         with FlopCounterMode(display=False) as counter:
-            model(torch.ones(1, 1, dtype=torch.long), past_key_values=cache)
+            model(torch.ones(1, 1, dtype=torch.long), **{CACHE: cache})
     assert counter.get_total_flops() == config.flops_per_token(past)
 
 
@@ -98,7 +99,7 @@ def test_cache_bytes_are_those_of_a_real_cache(seed):
     model = MoebaForCausalLM(config).eval()
     tokens = 5  # fewer than the sliding window
     with torch.no_grad():
-        cache = model(torch.ones(3, tokens, dtype=torch.long), use_cache=True).past_key_values
+        cache = cache_of(model(torch.ones(3, tokens, dtype=torch.long), use_cache=True))
     held = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
     assert config.kv_cache_bytes_per_token(bytes_per_value=4) * 3 * tokens == held
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel
 from moeba import MoebaForCausalLM
 from moeba.conversion.checkpoint import Checkpoint
 from moeba.conversion.plan import PlannedTensors, plan_import
+from moeba.library.upstream import CACHE, cache_of, has_cache
 
 # Of the spread: what another order of float32 sums may change. A few tiny models amplify any rounding; for them it is
 # the certificate's measure, a multiple of what stock's own two implementations of attention differ by.
@@ -58,7 +58,7 @@ def assert_same_logits(case: Case, ours: PreTrainedModel, theirs: PreTrainedMode
         "logits": lambda model: model(ids, use_cache=False).logits,
         "logits with a mask": lambda model: model(ragged, attention_mask=mask).logits[real],
     }
-    if has_cache(theirs):
+    if has_cache(theirs.forward):  # GPT, the first one, has none
         runs["logits through the cache"] = lambda model: cached_logits(model, ids)
     if takes_positions(theirs):
         given = dict(attention_mask=mask, position_ids=positions_of(mask))
@@ -69,18 +69,13 @@ def assert_same_logits(case: Case, ours: PreTrainedModel, theirs: PreTrainedMode
                 assert_close(run(ours), run(theirs), case.exact, f"{what}, {implementation}", rounding)
 
 
-def has_cache(model: PreTrainedModel) -> bool:
-    """Whether the model can go on from earlier keys and values (GPT, the first one, cannot)."""
-    return "past_key_values" in inspect.signature(model.forward).parameters
-
-
 def cached_logits(model: PreTrainedModel, ids: torch.Tensor, pieces: Sequence[int] = PIECES) -> torch.Tensor:
     """Logits of all tokens, fed in pieces that continue each other's cache."""
     assert sum(pieces) == ids.shape[1]
     cache, found = None, []
     for piece in ids.split(list(pieces), dim=1):
-        output = model(piece, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
+        output = model(piece, **{CACHE: cache}, use_cache=True)
+        cache = cache_of(output)
         found.append(output.logits)
     return torch.cat(found, dim=1)
 

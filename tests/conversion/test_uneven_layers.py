@@ -15,6 +15,7 @@ from moeba import MoebaConfig, MoebaForCausalLM
 from moeba.conversion import family_of
 from moeba.conversion.certificate.twin import shrink
 from moeba.conversion.config_differences import differences
+from moeba.library.upstream import cache_of
 
 KINDS = ["full_attention", "sliding_attention", "full_attention"]
 
@@ -61,7 +62,7 @@ def test_facts_count_each_layer(model_type):
     model = randomise(MoebaForCausalLM(config)).eval()
     model.set_experts_implementation("eager")
     assert config.num_params() == model.num_parameters()
-    cache = model(random_ids(1, 1, config.vocab_size), use_cache=True).past_key_values
+    cache = cache_of(model(random_ids(1, 1, config.vocab_size), use_cache=True))
     kept = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert config.kv_cache_bytes_per_token(4) == kept
 

@@ -15,6 +15,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 import moeba
 from moeba.kernels import NAME, implementation
+from moeba.library.upstream import CACHE, cache_of
 
 FAMILIES = (
     "cohere2_moe",
@@ -77,7 +78,7 @@ def decode(model, ids: torch.Tensor, name: str) -> dict[str, torch.Tensor]:
     model.eval()
     with torch.no_grad():
         first = model(ids[:, :-1], use_cache=True)
-        second = model(ids[:, -1:], past_key_values=first.past_key_values, use_cache=True)
+        second = model(ids[:, -1:], **{CACHE: cache_of(first)}, use_cache=True)
     return {"prefill": first.logits, "decode": second.logits}
 
 

@@ -30,6 +30,8 @@ from transformers.generation.streamers import BaseStreamer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "upstream"))
 import moeba_variants  # noqa: E402
 
+from moeba.library.upstream import CACHE, cache_of
+
 PAD, BOS, EOS = 0, 1, 2
 VOCAB = moeba_variants.SIZES["vocab_size"]
 NEW = 8
@@ -310,7 +312,7 @@ def test_a_cache_of_the_callers(model, kind):
         else StaticCache(config=model.config, max_cache_len=ids.shape[1] + 2 * NEW)
     )
     torch.testing.assert_close(
-        model.generate(ids, past_key_values=cache, max_new_tokens=NEW), greedy_by_hand(model, ids)
+        model.generate(ids, **{CACHE: cache}, max_new_tokens=NEW), greedy_by_hand(model, ids)
     )
     assert cache.get_seq_length() == ids.shape[1] + NEW - 1
     assert len(cache) == model.config.num_hidden_layers
@@ -324,8 +326,8 @@ def test_fp8_quantized_cache_stays_close(model):
     ids = prompt(12)
     cache = QuantizedCache(backend="fp8", config=model.config)
     with torch.no_grad():
-        model(input_ids=ids[:, :-1], past_key_values=cache)
-        step = model(input_ids=ids[:, -1:], past_key_values=cache).logits[:, -1]
+        model(input_ids=ids[:, :-1], **{CACHE: cache})
+        step = model(input_ids=ids[:, -1:], **{CACHE: cache}).logits[:, -1]
     expected = logits_of(model, ids)[:, -1]
     alone = logits_of(model, ids[:, -1:])[:, -1]  # what a cache that holds nothing would give
     similarity = torch.nn.functional.cosine_similarity
@@ -347,7 +349,7 @@ def test_sliding_window_beyond_its_length(model, cache):
     if cache is not None:
         held = {
             kind: layer.keys.shape[-2]
-            for kind, layer in zip(model.config.layer_types, out.past_key_values.layers, strict=True)
+            for kind, layer in zip(model.config.layer_types, cache_of(out).layers, strict=True)
         }
         assert held["sliding_attention"] <= window < held["full_attention"]
 
@@ -365,17 +367,13 @@ def test_continue_from_a_cache(model):
     ids = prompt(rows=2)
     first = model.generate(ids, max_new_tokens=NEW, return_dict_in_generate=True)
     turn = torch.cat([first.sequences, prompt(5, rows=2, seed=7)], dim=-1)
-    cache = copy.deepcopy(first.past_key_values)
+    cache = copy.deepcopy(cache_of(first))
 
     def resume(ids, cache):
         # With a mask: `generate` would take a generated token which happens to be PAD for padding
-        return model.generate(
-            ids, attention_mask=torch.ones_like(ids), past_key_values=cache, max_new_tokens=NEW
-        )
+        return model.generate(ids, attention_mask=torch.ones_like(ids), **{CACHE: cache}, max_new_tokens=NEW)
 
-    torch.testing.assert_close(
-        resume(first.sequences, first.past_key_values), greedy_by_hand(model, ids, 2 * NEW)
-    )
+    torch.testing.assert_close(resume(first.sequences, cache_of(first)), greedy_by_hand(model, ids, 2 * NEW))
     torch.testing.assert_close(resume(turn, cache), greedy_by_hand(model, turn))
 
 
@@ -386,7 +384,7 @@ def test_continue_a_left_padded_batch(model):
     first = model.generate(ids, attention_mask=mask, max_new_tokens=NEW, return_dict_in_generate=True)
     mask = torch.cat([mask, torch.ones(len(LENGTHS), NEW, dtype=mask.dtype)], dim=-1)
     second = model.generate(
-        first.sequences, attention_mask=mask, past_key_values=first.past_key_values, max_new_tokens=NEW
+        first.sequences, attention_mask=mask, **{CACHE: cache_of(first)}, max_new_tokens=NEW
     )
     assert torch.equal(second, expected)
 
@@ -397,10 +395,10 @@ def test_one_prefix_for_many_continuations(model):
     prefix = prompt(5, seed=3)
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
-        model(input_ids=prefix, past_key_values=cache)
+        model(input_ids=prefix, **{CACHE: cache})
     for seed in range(2):
         ids = torch.cat([prefix, prompt(4, seed=seed)], dim=-1)
-        out = model.generate(ids, past_key_values=copy.deepcopy(cache), max_new_tokens=NEW)
+        out = model.generate(ids, **{CACHE: copy.deepcopy(cache)}, max_new_tokens=NEW)
         torch.testing.assert_close(out, greedy_by_hand(model, ids))
 
 
@@ -411,10 +409,10 @@ def test_the_cache_can_be_cropped(model):
     ids = prompt(12)
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
-        model(input_ids=ids, past_key_values=cache)
+        model(input_ids=ids, **{CACHE: cache})
         cache.crop(-4)
         assert cache.get_seq_length() == 8
-        step = model(input_ids=ids[:, 8:], past_key_values=cache).logits
+        step = model(input_ids=ids[:, 8:], **{CACHE: cache}).logits
     torch.testing.assert_close(step, logits_of(model, ids)[:, 8:], **TIGHT)
 
 
@@ -444,7 +442,7 @@ def test_everything_generate_can_return(model):
     assert out.sequences.shape == (rows, length + NEW)
     assert [tuple(step.shape) for step in out.scores] == [(rows, VOCAB)] * NEW
     assert [tuple(step.shape) for step in out.logits] == [(rows, VOCAB)] * NEW
-    assert out.past_key_values.get_seq_length() == length + NEW - 1
+    assert cache_of(out).get_seq_length() == length + NEW - 1
 
     assert len(out.hidden_states) == len(out.attentions) == NEW
     for step, (hidden_states, attentions) in enumerate(zip(out.hidden_states, out.attentions, strict=True)):
@@ -519,7 +517,7 @@ def test_half_precision(model, dtype):
     )
     logits = torch.stack(out.logits)
     assert out.sequences.shape == (2, 6 + NEW) and logits.isfinite().all()
-    assert {layer.keys.dtype for layer in out.past_key_values.layers} == {dtype}
+    assert {layer.keys.dtype for layer in cache_of(out).layers} == {dtype}
 
 
 @shapes

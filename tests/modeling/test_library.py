@@ -19,6 +19,7 @@ from moeba import (
     MoebaForTokenClassification,
     MoebaModel,
 )
+from moeba.library.upstream import CACHE
 from moeba.modeling.experts import EXPERTS, build_experts
 
 HEADS = [
@@ -573,8 +574,8 @@ def test_static_and_dynamic_cache_agree():
     static = StaticCache(config=model.config, max_cache_len=16)
     with torch.no_grad():
         expected = model(ids).logits
-        first = model(ids[:, :7], past_key_values=static).logits
-        rest = model(ids[:, 7:], past_key_values=static, position_ids=torch.arange(7, 10)[None]).logits
+        first = model(ids[:, :7], **{CACHE: static}).logits
+        rest = model(ids[:, 7:], **{CACHE: static}, position_ids=torch.arange(7, 10)[None]).logits
     torch.testing.assert_close(torch.cat((first, rest), dim=1), expected, atol=1e-5, rtol=1e-4)
 
 

@@ -16,6 +16,7 @@ from moeba import (
     MoebaForSequenceClassification,
     MoebaForTokenClassification,
 )
+from moeba.library.upstream import CACHE, cache_of
 from moeba.modeling.balancing import router_losses
 
 ALL_SPARSE = dict(mlp_layer_types=["sparse", "sparse"])
@@ -124,9 +125,9 @@ def test_only_the_new_tokens_count_after_a_cache():
     model = moe()
     ids = random_ids(1, 12)
     with torch.no_grad():
-        cache = model(ids[:, :8], use_cache=True).past_key_values
+        cache = cache_of(model(ids[:, :8], use_cache=True))
     mask = torch.ones(1, 12, dtype=torch.long)
-    assert losses_of(model, ids[:, 8:], past_key_values=cache, attention_mask=mask).isfinite().all()
+    assert losses_of(model, ids[:, 8:], **{CACHE: cache}, attention_mask=mask).isfinite().all()
 
 
 @pytest.mark.parametrize(("aux", "z"), [(0.5, 0.0), (0.0, 0.5), (0.25, 0.5), (0.0, 0.0)])
