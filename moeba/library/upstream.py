@@ -43,6 +43,7 @@ from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOut
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to_keep
 from transformers.utils import can_return_tuple, logging
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -61,7 +62,8 @@ CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters e
 def takes_cache(function: Function) -> Function:
     """The library's door to a function whose parameter for the cache is `past_key_values`.
 
-    Callers may use either name, as the installed release's own models allow; the signature shows the library's.
+    Its signature shows the library's name. The old one is taken as the installed release's own models take it: with
+    a FutureWarning since 5.24.
 
     Raises:
         ValueError: at a call that gives both names.
@@ -72,15 +74,13 @@ def takes_cache(function: Function) -> Function:
     @wraps(function)
     def renamed(*args: Any, **kwargs: Any) -> Any:
         if CACHE in kwargs:
-            if PAST_KEY_VALUES in kwargs:
-                raise ValueError(f"{CACHE} and {PAST_KEY_VALUES} are one argument: give {CACHE} alone.")
             kwargs[PAST_KEY_VALUES] = kwargs.pop(CACHE)
         return function(*args, **kwargs)
 
     signature = inspect.signature(function)
     shown = [p.replace(name=CACHE) if p.name == PAST_KEY_VALUES else p for p in signature.parameters.values()]
     renamed.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
-    return renamed  # type: ignore[return-value]
+    return deprecate_kwarg(PAST_KEY_VALUES, "5.40.0", new_name=CACHE, raise_if_both_names=True)(renamed)
 
 
 def cache_of(outputs: Any) -> Cache | None:
@@ -105,6 +105,7 @@ FORWARD_KWARGS = frozenset(TransformersKwargs.__annotations__) | {
     "kernel_options",  # flex attention
     "deterministic",  # flash attention
     "token_type_ids",  # nobody: many tokenizers return them, and stock decoders ignore them
+    "tokenizer",  # nobody: generate() passes its own on
 }
 
 

@@ -255,9 +255,10 @@ class MoebaModel(MoebaPreTrainedModel):
                 position_ids=position_ids,
             )
         if hasattr(self, "position_bias"):
-            past = cached_tokens(past_key_values)
             masks = {
-                kind: add_position_bias(self.position_bias, mask, hidden_states, past, attention_mask)
+                kind: add_position_bias(
+                    self.position_bias, mask, hidden_states, past_key_values, attention_mask
+                )
                 for kind, mask in masks.items()
             }
             if attention_of(self.config) != "eager":  # kernels take no mask of another dtype

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..configuration.configuration_moeba import MoebaConfig
 from ..library.upstream import CACHE, Cache, create_masks_for_generate, init, takes_cache
+from .positions import cached_tokens, key_length
 
 
 class MoebaAlibi(nn.Module):
@@ -119,7 +120,7 @@ def add_position_bias(
     bias: nn.Module,
     mask: torch.Tensor | None,
     hidden_states: torch.Tensor,
-    past: int | torch.Tensor,
+    past_key_values: Cache | None,
     attention_mask: torch.Tensor | dict | None = None,
 ) -> torch.Tensor:
     """An additive mask `[batch or 1, heads, queries, keys]` that also carries the bias.
@@ -128,13 +129,14 @@ def add_position_bias(
         mask: `[batch or 1, 1, queries, keys]`, boolean (True: visible) or additive; None where the attention
             implementation would have masked the future by itself.
         hidden_states: `[batch, queries, hidden]`.
-        past: tokens before the first query.
+        past_key_values: what came before the first query.
         attention_mask: the caller's; if it is `[batch, tokens]`, it says which tokens are real.
     """
     device, dtype = hidden_states.device, hidden_states.dtype
-    queries = torch.arange(hidden_states.shape[1], device=device) + past
+    tokens = hidden_states.shape[1]
+    queries = torch.arange(tokens, device=device) + cached_tokens(past_key_values)
     if mask is None:
-        keys = torch.arange(hidden_states.shape[1] + past, device=device)
+        keys = torch.arange(key_length(past_key_values, tokens), device=device)
         mask = (keys[None, :] <= queries[:, None])[None, None]
     keys = torch.arange(mask.shape[-1], device=device)
     if mask.dtype == torch.bool:

@@ -26,6 +26,11 @@ def cached_tokens(past_key_values: Cache | None) -> int | torch.Tensor:
     return 0 if past_key_values is None else past_key_values.get_seq_length()
 
 
+def key_length(past_key_values: Cache | None, new_tokens: int) -> int:
+    """How many keys attention sees once the new ones are in the cache; a static cache has all its places at once."""
+    return new_tokens if past_key_values is None else past_key_values.get_mask_sizes(new_tokens, 0)[0]
+
+
 class MoebaLearnedPositions(nn.Embedding):
     """One trained vector a position (GPT-2). `position_offset` leaves the first rows unused (OPT)."""
 
