@@ -66,13 +66,17 @@ def takes_cache(function: Function) -> Function:
     a FutureWarning since 5.24.
 
     Raises:
-        ValueError: at a call that gives both names.
+        ValueError: at a call that gives two caches, one by each name.
     """
     if CACHE == PAST_KEY_VALUES:
         return function
 
     @wraps(function)
     def renamed(*args: Any, **kwargs: Any) -> Any:
+        if PAST_KEY_VALUES in kwargs:
+            if CACHE not in kwargs:
+                return by_old_name(*args, **kwargs)
+            kwargs[CACHE] = _one_cache(kwargs[CACHE], kwargs.pop(PAST_KEY_VALUES))
         if CACHE in kwargs:
             kwargs[PAST_KEY_VALUES] = kwargs.pop(CACHE)
         return function(*args, **kwargs)
@@ -80,7 +84,20 @@ def takes_cache(function: Function) -> Function:
     signature = inspect.signature(function)
     shown = [p.replace(name=CACHE) if p.name == PAST_KEY_VALUES else p for p in signature.parameters.values()]
     renamed.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
-    return deprecate_kwarg(PAST_KEY_VALUES, "5.40.0", new_name=CACHE, raise_if_both_names=True)(renamed)
+    by_old_name = deprecate_kwarg(PAST_KEY_VALUES, "5.40.0", new_name=CACHE)(renamed)
+    return renamed  # type: ignore[return-value]
+
+
+def _one_cache(new_name: Cache | None, old_name: Cache | None) -> Cache | None:
+    """Of what came by both names, the one that holds tokens.
+
+    PEFT's prefix tuning puts its prefix beside the empty cache that generate() made; stock models take the empty one.
+    """
+    given = [cache for cache in (new_name, old_name) if cache is not None]
+    filled = [cache for cache in given if cache.get_seq_length() > 0]
+    if len(given) > 1 and len(filled) != 1:
+        raise ValueError(f"{CACHE} and {PAST_KEY_VALUES} are one argument: give {CACHE} alone.")
+    return (filled or given or [None])[0]
 
 
 def cache_of(outputs: Any) -> Cache | None:
