@@ -93,7 +93,7 @@ def _compile(report: ExpertsReport) -> None:
 def _run(report: ExpertsReport) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = _model().to(device).eval()
-    report.default = model.config._experts_implementation
+    report.default = model.get_correct_experts_implementation(None)
     layer = layer_of(next(module for module in model.modules() if isinstance(module, Experts)))
     hidden = torch.zeros(4, model.config.hidden_size, device=device)
     for path in PATHS[device]:
