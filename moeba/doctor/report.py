@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ class Report:
     releases: list[Release]
     machine: dict[str, Any]
     experts: ExpertsReport
-    findings: list[Finding] | None = field(default=None)
+    findings: list[Finding] | None = None
 
     @property
     def to_do(self) -> list[str]:
@@ -38,7 +39,9 @@ class Report:
         failed = [finding for finding in self.findings or () if finding.outcome == "failed"]
         if failed:
             first = f"{failed[0].family} {failed[0].step}: {failed[0].detail}"
-            steps.append(f"{len(failed)} steps failed (first {first}): {self._after_a_fault()}")
+            steps.append(
+                f"{len(failed)} of {len(self.findings or ())} steps failed (first {first}): {self._after_a_fault()}"
+            )
         return steps
 
     def _after_a_fault(self) -> str:
@@ -83,24 +86,27 @@ def examine(check: bool = True, say: Callable[[str], None] = lambda line: None) 
         say: called with each line for a person as soon as it is known, the verdict last.
     """
 
-    def tell(title: str, lines: list[str]) -> None:
-        for line in (title, *(f"  {line}" for line in lines), ""):
+    report = Report(releases(), machine.machine(), ExpertsReport())
+
+    def tell(title: str, lines: Iterable[str]) -> None:
+        for line in chain([title], (f"  {line}" for line in lines), [""]):
             say(without_places(line))
 
-    found = releases()
-    tell("Versions", [release.line() for release in found])
-    facts = machine.machine()
-    tell("Machine", machine.lines(facts))
-    experts = examine_experts()
-    tell("Experts", experts.lines())
-    report = Report(found, facts, experts)
-    if check:
+    def kernels() -> Iterator[str]:  # under their title already, because they may have to be compiled
+        report.experts = examine_experts()
+        yield from report.experts.lines()
+
+    def steps() -> Iterator[str]:
         report.findings = []
-        say("Self-check")
         for finding in self_check():
             report.findings.append(finding)
-            say(without_places(f"  {finding.line()}"))
-        say("")
+            yield finding.line()
+
+    tell("Versions", (release.line() for release in report.releases))
+    tell("Machine", machine.lines(report.machine))
+    tell("Experts", kernels())
+    if check:
+        tell("Self-check", steps())
     say(without_places(report.verdict()))
     return report
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from ..library.notices import untested_is_known
+
 if TYPE_CHECKING:
     from .trials import Step
 
@@ -43,6 +45,7 @@ def self_check() -> Iterator[Finding]:
         tempfile.TemporaryDirectory(prefix="moeba-doctor-") as folder,
         torch.random.fork_rng(devices=[]),
         one_thread(),  # the models are so small that threads only wait for each other
+        untested_is_known(),
     ):
         for trial in TRIALS:
             yield from _go_through(trial.family, trial.steps(Path(folder) / trial.family))

@@ -44,7 +44,7 @@ class Release:
     def line(self) -> str:
         known = f" ({' to '.join(dict.fromkeys(self.tested))})" if self.tested else ""
         words = {
-            "missing": f"not installed, needed for {self.use}" if self.use else "NOT INSTALLED",
+            "missing": f"not installed (only for {self.use})" if self.use else "NOT INSTALLED",
             "older": f"OLDER than tested{known}",
             "tested": f"tested{known}",
             "newer": f"newer than tested{known}",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from transformers.utils import logging
 
 from . import window
@@ -13,3 +16,13 @@ def say_untested() -> None:
     """Say once in a process that transformers is newer than the newest tested one, if it is."""
     if line := window.untested_transformers():
         logger.warning_once(line)
+
+
+@contextmanager
+def untested_is_known() -> Iterator[None]:
+    """For whoever is about to find out, and is told the versions anyway."""
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False

@@ -32,7 +32,7 @@ FINE = Finding("llama", "make", "ok", "", 1.0)
             [NEWER],
             {},
             [FINE, FAULT],
-            "To do: 1 steps failed (first llama convert: ValueError: no): pip install "
+            "To do: 1 of 2 steps failed (first llama convert: ValueError: no): pip install "
             '"transformers==5.24.0", which is tested, and report it with the output of `moeba doctor --json`.',
         ),
         (

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 
 from moeba.doctor import trials
 from moeba.doctor.self_check import self_check
+from moeba.library import window
 
 
 class Broken(trials.Trial):
@@ -76,3 +79,13 @@ def test_a_cache_that_is_not_read_is_noticed(folders, monkeypatch):
     )
     with pytest.raises(ValueError, match="with a cache than without"):
         trials._generates(folders / "native", folders / "moeba")
+
+
+def test_it_does_not_send_to_itself(monkeypatch, caplog):
+    monkeypatch.setitem(window.TESTED, "transformers", window.Tested("5.0.0", "5.0.0"))
+    monkeypatch.setattr(trials, "TRIALS", trials.TRIALS[:1])
+    monkeypatch.setattr(trials, "_certified", lambda source, target: "left out here")
+    logging.Logger.warning_once.cache_clear()
+    assert {item.outcome for item in self_check()} == {"ok"}
+    logging.Logger.warning_once.cache_clear()
+    assert "moeba doctor" not in caplog.text

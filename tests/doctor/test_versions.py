@@ -44,7 +44,7 @@ def test_missing_and_old_libraries_are_installed_by_one_command(installed):
 def test_an_optional_library_may_be_missing(installed):
     found = installed(peft=None, datasets=None, evaluate=None, triton=None)
     assert versions.remedy(found) is None
-    assert "not installed, needed for adapters" in line(found, "peft")
+    assert "not installed (only for adapters)" in line(found, "peft")
 
 
 def test_an_old_python(installed):
