@@ -94,6 +94,12 @@ def _run(report: ExpertsReport) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = _model().to(device).eval()
     report.default = model.get_correct_experts_implementation(None)
+    _choose(report, model, device)
+    _compare(report, model, torch.arange(1, 33, device=device)[None])
+
+
+def _choose(report: ExpertsReport, model: MoebaForCausalLM, device: str) -> None:
+    """Ask each way in turn, as the experts do."""
     layer = layer_of(next(module for module in model.modules() if isinstance(module, Experts)))
     hidden = torch.zeros(4, model.config.hidden_size, device=device)
     for path in PATHS[device]:
@@ -101,9 +107,11 @@ def _run(report: ExpertsReport) -> None:
         reason = path.obstacle(layer, hidden)
         if reason is None:
             report.runs = name
-            break
+            return
         report.obstacles[name] = reason
-    ids = torch.arange(1, 33, device=device)[None]
+
+
+def _compare(report: ExpertsReport, model: MoebaForCausalLM, ids: torch.Tensor) -> None:
     plain = _logits(model, "eager", ids)
     for implementation in dict.fromkeys((report.default, NAME)):
         difference = (_logits(model, implementation, ids) - plain).abs().max() / plain.std()
