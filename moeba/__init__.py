@@ -9,8 +9,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .registration import register
-from .version import __version__
+from .library.window import require_transformers
+
+require_transformers()  # before anything that an older transformers lacks
+
+from .registration import register  # noqa: E402
+from .version import __version__  # noqa: E402
 
 if TYPE_CHECKING:
     from .configuration import MoebaConfig

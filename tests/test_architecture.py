@@ -26,7 +26,7 @@ ORDER = [
     {"conversion"},
     {"surgery", "evaluation"},
     {"hub_card"},
-    {"demo"},
+    {"demo", "doctor"},
     {"cli"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
@@ -246,6 +246,7 @@ def test_importing_the_package_leaves_the_upper_rooms_alone():
         "hub_card",
         "training",
         "demo",
+        "doctor",
         "explorer",
         "cli",
     }

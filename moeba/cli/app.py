@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import checkpoints, demo, evaluation, look, publish, surgery
+from . import checkpoints, demo, doctor, evaluation, look, publish, surgery
 from .console import (
     INTERRUPTED,
     NOT_CERTIFIED,
@@ -21,6 +21,7 @@ from .console import (
     USER_ERROR,
     USER_ERRORS,
     note,
+    notes_of_moeba,
     one_line,
     quiet_libraries,
     say,
@@ -37,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for module in (checkpoints, surgery, look, evaluation, publish, demo):
+for module in (checkpoints, surgery, look, evaluation, publish, demo, doctor):
     for verb in module.VERBS:
         app.command(verb.__name__)(verb)
 
@@ -85,7 +86,8 @@ def run(arguments: Sequence[str]) -> int:
         os.environ["MOEBA_DEBUG"] = "1"
     quiet_libraries()
     try:
-        code = app(words, prog_name="moeba", standalone_mode=False)
+        with notes_of_moeba():
+            code = app(words, prog_name="moeba", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except BrokenPipeError:

@@ -75,6 +75,22 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore")
 
 
+@contextmanager
+def notes_of_moeba() -> Iterator[None]:
+    """Show what Moeba itself logs as notes on stderr."""
+    logger, handler = logging.getLogger("moeba"), _Notes()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(f"note: {record.getMessage()}")
+
+
 def quiet_datasets(user: str, extra: str) -> None:
     """The same for `datasets`, which few verbs use.
 

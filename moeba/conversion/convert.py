@@ -39,12 +39,13 @@ def convert(
         ValueError: a field, tensor or file that has no exact place, with every offender named.
         CertificateError: the proof failed; nothing is published.
     """
+    options = Run(certificate, overwrite, dry_run, max_shard_size, progress)
     checkpoint = Checkpoint(resolve(source, revision))
     plan, config = plan_import(checkpoint)
     origin = Origin(checkpoint, str(source), revision)
     recipe = {"bare_names": plan.bare_names}
     job = Job(plan, [origin], Path(destination), recipe, partial(save_moeba, config))
-    return job.run(Run(certificate, overwrite, dry_run, max_shard_size, progress))
+    return job.run(options)
 
 
 def export(
@@ -65,6 +66,7 @@ def export(
         ValueError: the family cannot hold the model; each blocking field is named with its value.
         CertificateError: the proof failed; nothing is published.
     """
+    options = Run(certificate, overwrite, dry_run, max_shard_size, progress)
     checkpoint = Checkpoint(resolve(source, revision))
     config = moeba_config(checkpoint)
     # A damaged source is no family's fault: said before one is looked for.
@@ -84,7 +86,7 @@ def export(
     family = family_of(plan.target_config["model_type"])
     origin = Origin(checkpoint, str(source), revision)
     job = Job(plan, [origin], Path(destination), recipe, partial(save_native, config, family))
-    return job.run(Run(certificate, overwrite, dry_run, max_shard_size, progress))
+    return job.run(options)
 
 
 def read_native(

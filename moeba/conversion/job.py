@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
+from ..library.notices import say_untested
 from ..modeling.modeling_moeba import MoebaPreTrainedModel
 from ..tokenization.adopt import copy_tokenizer
 from .certificate import Certificate, CertificateError, certify_folders
@@ -45,6 +46,10 @@ class Run:
     dry_run: bool = False
     max_shard_size: int | str = "5GB"
     progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        # Every operation takes its options before it opens anything: what fails later is read with this in mind.
+        say_untested()
 
 
 @dataclass(frozen=True)

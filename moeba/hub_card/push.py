@@ -14,6 +14,7 @@ from huggingface_hub import CommitInfo, HfApi, ModelCard
 
 from ..conversion.checkpoint import Checkpoint
 from ..conversion.weight_files import WEIGHT_SUFFIXES
+from ..library.notices import say_untested
 from ..version import __version__
 from .bundle import prepare
 from .card import CARD_FILE
@@ -85,6 +86,7 @@ def push(
         ValueError: the folder is no complete model or holds secrets, or the words contradict each other.
         PushError: the Hub or the network refused; nothing was committed, or the message says otherwise.
     """
+    say_untested()
     folder = Path(folder).expanduser()
     if pr and branch:
         raise ValueError(

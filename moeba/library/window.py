@@ -29,7 +29,7 @@ TESTED = {
 # The next major release of transformers may change anything: it is refused, as an older one than the oldest is.
 TRANSFORMERS_END = "6"
 
-Place = Literal["missing", "older", "tested", "newer"]
+Place = Literal["missing", "older", "tested", "newer", "unlisted"]
 
 
 def installed(library: str) -> str | None:
@@ -43,14 +43,27 @@ def installed(library: str) -> str | None:
 
 
 def place(library: str) -> Place:
-    """Where the installed version lies: a patch release of the newest tested one still counts as tested."""
+    """Where the installed version lies: a patch release of the newest tested one still counts as tested.
+
+    A library without a row in the table is `unlisted`.
+    """
     version = installed(library)
     if version is None:
         return "missing"
+    if library not in TESTED:
+        return "unlisted"
     oldest, newest = (Version(end) for end in TESTED[library])
     if Version(version) < oldest:
         return "older"
     return "tested" if Version(version).release[:2] <= newest.release[:2] else "newer"
+
+
+def requirement(library: str) -> str:
+    """What pip is asked for to get a release inside the window."""
+    if library not in TESTED:
+        return library
+    end = f",<{TRANSFORMERS_END}" if library == "transformers" else ""
+    return f"{library}>={TESTED[library].oldest}{end}"
 
 
 def require_transformers() -> None:
@@ -62,10 +75,8 @@ def require_transformers() -> None:
     version, oldest = installed("transformers"), TESTED["transformers"].oldest
     if version is None or not Version(oldest) <= Version(version) < Version(TRANSFORMERS_END):
         found = "none is installed" if version is None else f"{version} is installed"
-        raise ImportError(
-            f"Moeba needs transformers>={oldest},<{TRANSFORMERS_END}, {found}: "
-            f'pip install "transformers>={oldest},<{TRANSFORMERS_END}"'
-        )
+        wanted = requirement("transformers")
+        raise ImportError(f'Moeba needs {wanted}, {found}: pip install "{wanted}"')
 
 
 def untested_transformers() -> str | None:

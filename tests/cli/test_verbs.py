@@ -28,6 +28,7 @@ VERBS = (
     "card",
     "push",
     "demo",
+    "doctor",
 )
 
 

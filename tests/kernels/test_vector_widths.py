@@ -17,7 +17,7 @@ def test_narrower_vectors(processor, only, monkeypatch, tmp_path):
         pytest.skip("the names are those of x86 processors")
     (spy,) = only("cpu")
     if processor == "x86-64-v4" and "__AVX512F__ 1" not in build._run(
-        [build._compiler(), "-march=native", "-dM", "-E", "-x", "c++", "/dev/null"]
+        [build.compiler(), "-march=native", "-dM", "-E", "-x", "c++", "/dev/null"]
     ):
         pytest.skip("this processor has no AVX-512")
     flags = [flag.replace("native", processor) for flag in build.FLAGS]

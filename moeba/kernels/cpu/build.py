@@ -56,7 +56,12 @@ def library() -> ctypes.CDLL | str:
         return str(error)
 
 
-def _compiler() -> str:
+def compiler() -> str:
+    """The C++ compiler that is used.
+
+    Raises:
+        NoLibraryError: there is none.
+    """
     for name in (os.environ.get("CXX"), "g++", "clang++", "c++"):
         if name and (found := shutil.which(name)):
             return found
@@ -71,9 +76,9 @@ def _run(command: list[str]) -> str:
 
 
 def _build(folder: Path) -> Path:
-    compiler = _compiler()
+    program = compiler()
     # What the compiler defines for -march=native names its version and the processor's instructions.
-    machine = _run([compiler, *FLAGS[1:3], "-dM", "-E", "-x", "c++", os.devnull])
+    machine = _run([program, *FLAGS[1:3], "-dM", "-E", "-x", "c++", os.devnull])
     parts = [
         machine,
         torch.__version__,
@@ -88,7 +93,7 @@ def _build(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / target.name
-        command = [compiler, *FLAGS, str(SOURCE / "experts.cpp")]
+        command = [program, *FLAGS, str(SOURCE / "experts.cpp")]
         try:
             _run([*command, *_torch_flags(), "-o", str(made)])
         except NoLibraryError:  # without PyTorch's headers, and so without the operator
