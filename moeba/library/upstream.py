@@ -89,15 +89,10 @@ def takes_cache(function: Function) -> Function:
 
 
 def _one_cache(new_name: Cache | None, old_name: Cache | None) -> Cache | None:
-    """Of what came by both names, the one that holds tokens.
-
-    PEFT's prefix tuning puts its prefix beside the empty cache that generate() made; stock models take the empty one.
-    """
-    given = [cache for cache in (new_name, old_name) if cache is not None]
-    filled = [cache for cache in given if cache.get_seq_length() > 0]
-    if len(given) > 1 and len(filled) != 1:
+    """Of what came by both names the one that is a cache; stock models drop the old name's, with a warning."""
+    if new_name is not None and old_name is not None:
         raise ValueError(f"{CACHE} and {PAST_KEY_VALUES} are one argument: give {CACHE} alone.")
-    return (filled or given or [None])[0]
+    return old_name if new_name is None else new_name
 
 
 def cache_of(outputs: Any) -> Cache | None:

@@ -92,24 +92,25 @@ def test_both_names_at_once_are_an_error(model_class):
         model(random_ids(), **caches)
 
 
-@renamed
 @pytest.mark.filterwarnings("ignore:.*past_key_values.*is deprecated:FutureWarning")  # of PEFT's call
 @pytest.mark.parametrize("variant", ["dense", "moe"])
-def test_a_prefix_beside_the_empty_cache_of_generate_is_read(variant):
-    """PEFT's prefix tuning, whose prefix gets lost in stock models of 5.24."""
+def test_prefix_tuning_which_passes_the_old_name(variant):
     peft = pytest.importorskip("peft")
     config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     model, ids = peft.get_peft_model(tiny_model(variant), config).eval(), random_ids(2, 6)
+    words = dict(input_ids=ids, attention_mask=torch.ones_like(ids))
+    plain = model(**words).logits
     with torch.no_grad():
         for parameter in model.prompt_encoder.parameters():
             parameter.normal_()
-    expected = ids
-    for _ in range(4):
-        logits = model(input_ids=expected, attention_mask=torch.ones_like(expected)).logits
-        expected = torch.cat([expected, logits[:, -1:].argmax(-1)], dim=1)
-    settings = dict(max_new_tokens=4, do_sample=False, eos_token_id=None)
-    found = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings)
-    assert torch.equal(found, expected)
+    model(**words, labels=ids).loss.backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in model.prompt_encoder.parameters())
+    assert (model(**words).logits - plain).abs().max() > 1e-3
+    if CACHE == PAST_KEY_VALUES:
+        assert model.generate(**words, max_new_tokens=2).shape == (2, 8)
+    else:  # PEFT 0.21 adds its prefix beside the cache of generate(): stock models lose it there
+        with pytest.raises(ValueError, match="are one argument"):
+            model.generate(**words, max_new_tokens=2)
 
 
 def test_outputs_have_what_stock_outputs_have(stock):
