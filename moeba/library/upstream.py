@@ -207,7 +207,7 @@ EXPERTS_MARKS = (
 
 def apply_gate(experts: torch.nn.Module, inner: torch.Tensor) -> torch.Tensor:
     """What an experts module of the interface makes of its inner product."""
-    return experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)  # type: ignore[operator]
+    return experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
 
 
 # --- names and fields ---
