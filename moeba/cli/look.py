@@ -87,7 +87,8 @@ def families(
     """List the native model families that Moeba converts from and exports to, and how exactly.
 
     Bit-identical means that float32 logits on a CPU are the same bits as the stock model's. Where they are equal
-    to rounding, `--json` says why. A field in the last column is refused at any other value.
+    to rounding, `--json` says why. A field in the last column is refused at any other value; a family that the
+    installed transformers does not have yet is listed with the release that it needs.
 
     Example: `moeba families --unsupported`
 
@@ -115,12 +116,12 @@ def families(
         if show_unsupported:
             table.add_row(entry["model_type"], entry["reason"])
         else:
-            table.add_row(entry["model_type"], entry["kind"], entry["exactness"], catalogue.conditions(entry))
+            limits = [f"needs {entry['needs']}"] if entry["needs"] else []
+            limits += [conditions] if (conditions := catalogue.conditions(entry)) else []
+            table.add_row(entry["model_type"], entry["kind"], entry["exactness"], ", ".join(limits))
     out().print(table)
     if not show_unsupported:
-        note(
-            f"Verified with transformers {catalogue.VERIFIED_WITH}. --unsupported lists what is refused, and why."
-        )
+        note(f"Verified with {catalogue.verified_with()}. --unsupported lists what is refused, and why.")
 
 
 def _say_obstacles(model: str, as_json: bool) -> None:

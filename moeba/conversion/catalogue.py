@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..library.window import TESTED
 from .config_rows import Only
-from .families import FAMILIES
+from .families import FAMILIES, KNOWN_FAMILIES
 from .family import Family
-from .unsupported import UNSUPPORTED
+from .unsupported import SINCE, UNSUPPORTED
 
-# The version of transformers whose models the families were compared with; the tests run with it.
-VERIFIED_WITH = "5.23"
 _KINDS = {"dense": "dense", "moe": "MoE"}
 BEGIN, END = "<!-- moeba families --markdown -->", "<!-- end of families -->"
 
 
 def families() -> list[dict[str, Any]]:
-    """One entry a supported family, in order of name.
+    """One entry a supported family, in order of name; also those that the installed transformers does not have yet.
 
     `exactness` is of float32 logits on a CPU; `reason` says why they are not bit-identical. `refused_unless` maps the
-    fields of the native config that are supported at one value only to that value.
+    fields of the native config that are supported at one value only to that value. `needs` names the release of
+    transformers that the family has to have, where the installed one is older.
     """
-    return [_entry(family) for family in FAMILIES.values()]
+    return [_entry(family) for family in KNOWN_FAMILIES.values()]
+
+
+def verified_with(since: str = "") -> str:
+    """The releases of transformers whose models a family was compared with; the tests run with both."""
+    oldest, newest = (version.rpartition(".")[0] for version in TESTED["transformers"])
+    first = since or oldest
+    return f"transformers {first}" if first == newest else f"transformers {first} to {newest}"
 
 
 def _entry(family: Family) -> dict[str, Any]:
@@ -32,14 +39,22 @@ def _entry(family: Family) -> dict[str, Any]:
         "directions": ["in", "out"],
         "exactness": "equal to rounding" if family.reordered else "bit-identical",
         "reason": family.reordered,
-        "verified_with": f"transformers {VERIFIED_WITH}",
+        "verified_with": verified_with(family.since),
+        "since": family.since,
+        "needs": "" if family.model_type in FAMILIES else f"transformers {family.since}",
         "refused_unless": {row.their_name: row.value for row in family.config_rows if isinstance(row, Only)},
     }
 
 
 def unsupported() -> list[dict[str, str]]:
-    """One entry a causal language model of transformers that is refused, with the reason."""
-    return [{"model_type": name, "reason": reason} for name, reason in UNSUPPORTED.items()]
+    """One entry a causal language model of transformers that is refused, with the reason.
+
+    `since` is the release that brought it; empty for those of the oldest release that Moeba runs with.
+    """
+    return [
+        {"model_type": name, "reason": reason, "since": SINCE.get(name, "")}
+        for name, reason in UNSUPPORTED.items()
+    ]
 
 
 def conditions(entry: dict[str, Any]) -> str:
@@ -48,8 +63,15 @@ def conditions(entry: dict[str, Any]) -> str:
 
 
 def markdown() -> str:
-    """The README's table, between its two comment markers: families with the same kind and exactness in one row."""
+    """The README's table, between its two comment markers: families with the same kind and exactness in one row.
+
+    The same under every release of transformers that Moeba runs with.
+    """
     entries = families()
+    later: dict[str, list[str]] = {}
+    for family in KNOWN_FAMILIES.values():
+        if family.since:
+            later.setdefault(family.since, []).append(family.model_type)
     names: dict[tuple[str, str], list[str]] = {}
     for entry in entries:
         names.setdefault((entry["kind"], entry["exactness"]), []).append(entry["model_type"])
@@ -59,7 +81,7 @@ def markdown() -> str:
     return "\n".join(
         [
             BEGIN,
-            f"{len(entries)} families, in and out, compared with the models of transformers {VERIFIED_WITH}:",
+            f"{len(entries)} families, in and out, compared with the models of {verified_with()}:",
             "",
             "| kind | exactness | families |",
             "| --- | --- | --- |",
@@ -69,6 +91,10 @@ def markdown() -> str:
             ),
             "",
             f"Refused at any other value: {', '.join(limits) or 'nothing'}.",
+            *(
+                f"\nFrom transformers {since} on: {', '.join(found)}."
+                for since, found in sorted(later.items())
+            ),
             END,
         ]
     )

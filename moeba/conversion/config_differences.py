@@ -111,6 +111,9 @@ _IDLE: tuple[tuple[set[str], Callable[[MoebaConfig], bool]], ...] = (
     ({"intermediate_size"}, lambda c: bool(c.mlp_layer_types) and "dense" not in c.mlp_layer_types),
     ({"mlp_bias"}, lambda c: bool(c.sparse_layers) and "dense" not in c.mlp_layer_types
      and not c.shared_expert_intermediate_size),
+    # Multiplied in float32 either way. Releases of transformers differ in how native models hold it, so a folder made
+    # on one of them must find its home on the other.
+    ({"router_param_dtype"}, lambda c: c.router_matmul_dtype == "float32"),
     ({"shared_expert_combination"}, lambda c: not c.shared_expert_intermediate_size),
     ({"norm_topk_eps", "norm_topk_min"}, lambda c: not c.norm_topk_prob),
     ({"topk_group", "group_scoring", "group_mask"}, lambda c: c.n_group == 1),

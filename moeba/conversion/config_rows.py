@@ -16,6 +16,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from ..configuration import MoebaConfig
 from ..library.upstream import generation_fields
+from ..library.window import is_newer_than_installed
 from .config_differences import TRAINING_FIELDS, differences
 from .json_files import listing
 
@@ -165,19 +166,28 @@ def read_native_config(
         leftovers: keys that the family's old config.json files carry and that no stock code reads.
 
     Raises:
-        ValueError: the stock class refuses it, or it has keys that neither that class nor the table knows.
+        ValueError: the stock class refuses it, or it has keys that neither that class nor the table knows, and no
+            later transformers than the installed one wrote it.
     """
     config_class = CONFIG_MAPPING[raw["model_type"]]
     try:
         native = config_class.from_dict(copy.deepcopy(dict(raw)))
     except Exception as error:  # the library raises many kinds for one bad field
         raise ValueError(f"config.json is refused by {config_class.__name__}: {one_line(error)}") from error
-    if unknown := _unknown(raw, config_class, {*_mentioned(rows), *leftovers}):
+    unknown = unknown_fields(raw, rows, leftovers)
+    if unknown and not is_newer_than_installed(raw.get("transformers_version")):
         raise ValueError(
             f"config.json has fields that {config_class.__name__} does not know, so their meaning is unknown here: "
             f"{listing(unknown)}."
         )
     return native
+
+
+def unknown_fields(
+    raw: Mapping[str, Any], rows: Sequence[ConfigRow], leftovers: Collection[str] = ()
+) -> list[str]:
+    """`name=value` of each key of a config.json that neither the stock class nor the table knows."""
+    return _unknown(raw, CONFIG_MAPPING[raw["model_type"]], {*_mentioned(rows), *leftovers})
 
 
 def _unknown(raw: Mapping[str, Any], config_class: type[Any], known: set[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from transformers import PreTrainedConfig
 
 from ..configuration import MoebaConfig
-from .config_rows import ConfigRow, read_native_config, to_moeba, to_native
+from .config_rows import ConfigRow, read_native_config, to_moeba, to_native, unknown_fields
 from .rows import Dropped, Row
 
 
@@ -26,6 +26,7 @@ class Family:
         leftovers: keys of the family's old config.json files that no stock code reads.
         restated: keys of its config.json files, no stock code's either, that may say only what the family always does.
         base_prefix: what a checkpoint saved from the bare model leaves off its names.
+        since: the release of transformers that brought it; empty for those of the oldest one that Moeba runs with.
         reordered: why float32 sums run in another order than the stock model's; empty where logits are bit-identical.
     """
 
@@ -38,6 +39,7 @@ class Family:
     leftovers: tuple[str, ...] = ()
     restated: tuple[tuple[str, Any], ...] = ()
     base_prefix: str = "model."
+    since: str = ""
     reordered: str = ""
 
     @property
@@ -47,9 +49,19 @@ class Family:
         return pattern[: pattern.index("{layer}") + len("{layer}")]
 
     def read_config(self, raw: Mapping[str, Any]) -> PreTrainedConfig:
-        """The stock config of a config.json; a key that nobody knows is refused."""
-        told = [name for name, value in self.restated if raw.get(name) == value]
-        return read_native_config(raw, self.config_rows, {*self.leftovers, *told})
+        """The stock config of a config.json.
+
+        A key that nobody knows is refused, unless a later transformers than the installed one wrote it.
+        """
+        return read_native_config(raw, self.config_rows, self._unread(raw))
+
+    def unknown_fields(self, raw: Mapping[str, Any]) -> list[str]:
+        """`name=value` of each key that nobody knows, of a config.json that `read_config` takes."""
+        return unknown_fields(raw, self.config_rows, self._unread(raw))
+
+    def _unread(self, raw: Mapping[str, Any]) -> set[str]:
+        """Keys that no stock code reads and that say nothing new."""
+        return {*self.leftovers, *(name for name, value in self.restated if raw.get(name) == value)}
 
     def to_moeba(self, native: PreTrainedConfig) -> MoebaConfig:
         """The Moeba config with the same function."""

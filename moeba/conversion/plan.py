@@ -13,6 +13,7 @@ import torch
 
 from ..configuration import MoebaConfig
 from ..configuration.model_facts import layer_view
+from ..library.window import installed
 from ..modeling import MoebaForCausalLM
 from .checkpoint import Checkpoint, TensorSource
 from .config_differences import differences
@@ -220,6 +221,11 @@ def plan_import(checkpoint: Checkpoint) -> tuple[Plan, MoebaConfig]:
     )
     if filled:
         plan.notes.append(f"not in the source, and zeros in the stock model: {listing(filled)}")
+    if unknown := family.unknown_fields(checkpoint.config):
+        plan.notes.append(
+            f"config.json was written by transformers {checkpoint.config['transformers_version']}; the stock model of "
+            f"the installed {installed('transformers')} does not read {listing(unknown)}"
+        )
     return plan, config
 
 
@@ -269,12 +275,30 @@ def plan_export(source: TensorSource, config: MoebaConfig, family: Family, bare_
         raise ValueError(f"'{family.model_type}' has no place for {listing(homeless)}")
     plan = Plan("export", source, recipes, config_json(native), bare_names=bare_names)
     kept = family.to_moeba(native)
+    plan.notes += _wider_routers(source, config, kept)
     lost = [f"{item.name}={item.first!r} (there: {item.second!r})" for item in differences(config, kept)]
     if lost:
         plan.notes.append(
             f"'{family.model_type}' has no field for these training settings: {', '.join(lost)}"
         )
     return plan
+
+
+def _wider_routers(source: TensorSource, config: MoebaConfig, kept: MoebaConfig) -> list[str]:
+    """A note where one of stock and Moeba rounds the routers, and the other does not, in the model's own dtype."""
+    wide = [
+        name
+        for name, info in source.tensors.items()
+        if name.endswith(".mlp.gate.weight") and info.dtype == torch.float32
+    ]
+    dtype = str(config.dtype).removeprefix("torch.")
+    if not wide or config.router_param_dtype == kept.router_param_dtype or dtype in ("None", "float32"):
+        return []
+    rounding, exact = ("Moeba", "stock") if kept.router_param_dtype == "float32" else ("stock", "Moeba")
+    return [
+        f"{len(wide)} routers are stored in float32 beside a model in {dtype}: loaded in it, {rounding} (here, "
+        f"transformers {installed('transformers')}) rounds them and {exact} does not"
+    ]
 
 
 def active_rows(family: Family, config: MoebaConfig, shapes: Mapping[str, Any]) -> Iterable[tuple[Row, int]]:

@@ -9,9 +9,11 @@ _REASONS: dict[str, str] = {
         "bamba falcon_h1 granitemoehybrid jamba nemotron_h zamba zamba2"
     ),
     "some of its layers have linear attention": (
-        "bailing_hybrid kimi_linear minimax olmo_hybrid qwen3_5_moe_text qwen3_5_text qwen3_next qwen4_exp_text"
+        "bailing_hybrid kimi_linear lara_mini minimax olmo_hybrid qwen3_5_moe_text qwen3_5_text qwen3_next "
+        "qwen4_exp_text"
     ),
     "some of its layers are short convolutions": "lfm2 lfm2_moe lfm3",
+    "some of its layers run in loops, with short convolutions of keys and values": "inkling2_loop_text",
     "keys and values pass through short convolutions before they are attended to": "inkling2_text inkling_text",
     "it is recurrent, without attention": "rwkv xlstm",
     "some of its layers are gated linear recurrences": "recurrent_gemma",
@@ -36,6 +38,7 @@ _REASONS: dict[str, str] = {
     "its router adds the selection bias to raw logits instead of scores": "kolibri1",
     "the attention output of its last layer alone has a bias": "gpt_neox_japanese",
     "a dense layer, an activation and a norm stand between its last layer and its head": "modernbert-decoder",
+    "its layers run in loops over a stream of unit norm": "dory",
     "two stacks of layers run over the same tokens again and again": "hrm_text",
     "later layers reuse keys and values, and streams and embeddings of each layer are mixed in": "gemma3n_text",
     "later layers reuse keys and values, and each layer has embeddings of its own": "gemma4_text",
@@ -68,6 +71,9 @@ _REASONS: dict[str, str] = {
         "aria_text bert-generation cohere_compass_text dbrx gpt-sw3 minicpm3"
     ),
 }  # fmt: skip
+
+# The release of transformers that brought them; all others are as old as the oldest one that Moeba runs with.
+SINCE = dict.fromkeys(("dory", "inkling2_loop_text", "lara_mini"), "5.24")
 
 # model_type -> why it is refused, in one sentence.
 UNSUPPORTED: dict[str, str] = dict(

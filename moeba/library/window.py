@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _installed_version
 from typing import Literal, NamedTuple
 
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 
 class Tested(NamedTuple):
@@ -77,6 +77,14 @@ def require_transformers() -> None:
         found = "none is installed" if version is None else f"{version} is installed"
         wanted = requirement("transformers")
         raise ImportError(f'Moeba needs {wanted}, {found}: pip install "{wanted}"')
+
+
+def is_newer_than_installed(version: object) -> bool:
+    """Whether this text, perhaps of a file by a stranger, names a later release of transformers than the installed."""
+    try:
+        return Version(str(version)) > Version(installed("transformers") or "0")
+    except InvalidVersion:
+        return False
 
 
 def untested_transformers() -> str | None:

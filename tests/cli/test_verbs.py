@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from moeba.conversion import FAMILIES, catalogue
 from moeba.conversion.checkpoint import Checkpoint
+from moeba.conversion.families import KNOWN_FAMILIES
 from moeba.conversion.unsupported import UNSUPPORTED
 
 VERBS = (
@@ -199,10 +200,11 @@ def test_generate_draws_by_the_seed_and_answers_a_chat(moeba, llama):
 
 def test_families_are_those_of_the_converter(moeba):
     listed = json.loads(moeba("families", "--json").out)
-    assert [family["model_type"] for family in listed] == list(FAMILIES)
-    assert {"exactness", "reason", "directions", "verified_with", "refused_unless"} <= set(listed[0])
+    assert [family["model_type"] for family in listed] == list(KNOWN_FAMILIES)
+    assert {"exactness", "reason", "directions", "verified_with", "refused_unless", "needs"} <= set(listed[0])
     table = moeba("families").out
-    assert all(model_type in table for model_type in FAMILIES)
+    assert all(model_type in table for model_type in KNOWN_FAMILIES)
+    assert ("needs transformers" in table) == (set(FAMILIES) < set(KNOWN_FAMILIES))
     assert "add_cross_attention=False" in table
 
 

@@ -18,6 +18,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from moeba.conversion import FAMILIES, family_of
 from moeba.conversion.config_differences import TRAINING_FIELDS, differences
 from moeba.conversion.config_rows import COMMON, Computed, Inert, Only, Pair, field_names, value_of
+from moeba.conversion.families import KNOWN_FAMILIES
 from moeba.conversion.plan import active_rows, moeba_shapes
 
 every_family = pytest.mark.parametrize("model_type", FAMILIES)
@@ -26,7 +27,7 @@ every_family = pytest.mark.parametrize("model_type", FAMILIES)
 def test_every_family_has_a_draw():
     missing = sorted(set(FAMILIES) - set(DRAWS))
     assert not missing, f"write a draw in tests/draws for {', '.join(missing)}"
-    assert not set(DRAWS) - set(FAMILIES), "a draw of no family"
+    assert not set(DRAWS) - set(KNOWN_FAMILIES), "a draw of no family"
 
 
 @every_family

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+from pathlib import Path
 
+import native
+import pytest
+import transformers
+
+from moeba import convert
 from moeba.conversion import family_of
 
 SIZES = dict(
@@ -81,3 +87,31 @@ def test_part_of_a_head_for_one_kind_of_layer_is_refused(model_type):
     native = family.read_config({**SIZES, "model_type": model_type, "rope_parameters": rope})
     with pytest.raises(ValueError, match=r"partial_rotary_factor=0\.5 is supported at 1\.0 only"):
         family.to_moeba(native)
+
+
+def with_fields(folder: Path, **fields: object) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    return folder
+
+
+def test_config_of_a_later_transformers_is_read(tmp_path):
+    """What the installed stock model does not read is told once, with both versions, and kept in the record."""
+    source = with_fields(
+        native.make(tmp_path / "native", "llama"), transformers_version="98.7.0", gate_beta=0.5
+    )
+    result = convert(source, tmp_path / "moeba")
+    (note,) = result.plan.notes
+    assert "written by transformers 98.7.0" in note and "gate_beta=0.5" in note
+    assert f"the installed {transformers.__version__} does not read" in note
+    assert note in json.loads((result.folder / "moeba_provenance.json").read_text())["notes"]
+    assert result.certificate.verdict == "verified"
+
+
+@pytest.mark.parametrize("version", [transformers.__version__, "4.40.0", "own build", None])
+def test_unknown_field_of_another_version_is_refused(tmp_path, version):
+    source = with_fields(
+        native.make(tmp_path / "native", "llama"), transformers_version=version, gate_beta=0.5
+    )
+    with pytest.raises(ValueError, match="LlamaConfig does not know.*: gate_beta=0.5"):
+        convert(source, tmp_path / "moeba", dry_run=True)

@@ -55,7 +55,7 @@ def layer_kinds(rng: random.Random, layers: int) -> list[str]:
     return [rng.choice(["dense", "sparse", "sparse"]) for _ in range(layers)]
 
 
-@draws("deepseek_v3")
+@draws("deepseek_v3", "sarvam_mla")
 def deepseek_v3(rng: random.Random, model_type: str) -> dict[str, Any]:
     fields = latent_model(rng)
     return fields | sparse(rng, fields["num_hidden_layers"]) | {"rope_interleave": chance(rng)}
@@ -99,7 +99,7 @@ def grouped_query_model(rng: random.Random, free_width: bool = True, **settings:
     return fields | sparse(rng, fields["num_hidden_layers"])
 
 
-@draws("glm4_moe")
+@draws("glm4_moe", "sarvam_moe")
 def glm4_moe(rng: random.Random, model_type: str) -> dict[str, Any]:
     fields = grouped_query_model(rng, partial=(0.5, 1.0))
     return fields | {"attention_bias": chance(rng), "use_qk_norm": chance(rng)}

@@ -55,7 +55,7 @@ def jais2(rng: random.Random, model_type: str) -> dict[str, Any]:
     return fields | {"attention_bias": chance(rng), "mlp_bias": chance(rng)}
 
 
-@draws("apertus")
+@draws("apertus", "apertus1p5_text")
 def apertus(rng: random.Random, model_type: str) -> dict[str, Any]:
     fields = llama_like(rng, free_width=chance(rng))
     fields["hidden_act"] = rng.choice(["xielu", "xielu", "relu2", "silu"])

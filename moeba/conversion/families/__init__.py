@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from transformers import CONFIG_MAPPING
+
+from ...library.window import installed
 from ..family import Family
 from ..json_files import listing
 from ..unsupported import UNSUPPORTED
@@ -16,17 +19,25 @@ def _load() -> dict[str, Family]:
     return {family.model_type: family for family in sorted(families, key=lambda family: family.model_type)}
 
 
-FAMILIES: dict[str, Family] = _load()
+# Those of every release that Moeba runs with, and those whose models the installed one has.
+KNOWN_FAMILIES: dict[str, Family] = _load()
+FAMILIES = {name: family for name, family in KNOWN_FAMILIES.items() if name in CONFIG_MAPPING}
 
 
 def family_of(model_type: str | None) -> Family:
     """The family of a model type.
 
     Raises:
-        ValueError: it is not supported; why, or else the supported ones are listed.
+        ValueError: it is not supported, and why, or else the supported ones are listed; or it needs a later release
+            of transformers, which is named.
     """
     if model_type in UNSUPPORTED:
         raise ValueError(f"model_type={model_type!r} is not supported: {UNSUPPORTED[model_type]}.")
+    if model_type in KNOWN_FAMILIES and model_type not in FAMILIES:
+        raise ValueError(
+            f"model_type={model_type!r} needs transformers {KNOWN_FAMILIES[model_type].since} or later: "
+            f"{installed('transformers')} is installed."
+        )
     if model_type not in FAMILIES:
         supported = listing(list(FAMILIES), limit=100)
         raise ValueError(f"model_type={model_type!r} is not supported. Supported: {supported}.")

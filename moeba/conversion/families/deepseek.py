@@ -7,7 +7,7 @@ from typing import Any
 from ...configuration import MoebaConfig
 from ..config_rows import Computed, ConfigRow, Fixed, Inert, Pair, pairs
 from ..rows import Dropped, Row, renamed, same
-from .shared_fields import ATTENTION_BIAS, SIZES, without
+from .shared_fields import ATTENTION_BIAS, ROUTER_PARAM_DTYPE, SIZES, without
 from .shared_tensors import GATED_MLP, LAYER, PRE_NORMS, ROUTED_EXPERTS, linears, shared_expert
 
 
@@ -98,6 +98,7 @@ GROUPS = Computed(
 EXPERTS: tuple[ConfigRow, ...] = (
     *pairs("moe_intermediate_size", "num_experts_per_tok", "routed_scaling_factor", "output_router_logits"),
     Fixed("topk_sorted", False),
+    ROUTER_PARAM_DTYPE,
 )
 # DeepSeek-V3's router: sigmoid scores, and a bias that counts for choosing only.
 GROUPED_EXPERTS: tuple[ConfigRow, ...] = (

@@ -8,7 +8,7 @@ from ..family import Family
 from ..rows import Dropped, Reshape, renamed, same
 from .deepseek import MORE_TOKENS
 from .ernie4_5 import FAMILY as DENSE
-from .shared_fields import UNLISTED_HEAD_DIM, shared_experts_by_count, without
+from .shared_fields import ROUTER_PARAM_DTYPE, UNLISTED_HEAD_DIM, shared_experts_by_count, without
 from .shared_tensors import LAYER, ROUTED_EXPERTS, shared_expert
 
 SPAN = ("moe_layer_start_index", "moe_layer_end_index", "moe_layer_interval")
@@ -50,7 +50,7 @@ FAMILY = Family(
             lambda config: {"use_bias": config.attention_bias},
         ),
         Fixed("router_selection_bias", True),
-        Fixed("router_param_dtype", "float32"),
+        ROUTER_PARAM_DTYPE,
         Fixed("router_matmul_dtype", "float32"),
     ),
     rows=(

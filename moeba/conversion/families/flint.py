@@ -4,7 +4,14 @@ from ..config_rows import Fixed, Pair, pairs
 from ..family import Family
 from ..rows import renamed, same
 from .qwen3_moe import LAYER_KINDS
-from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, ROTATED_WHERE_SLIDING, SHARED_WIDTH, SIZES
+from .shared_fields import (
+    ATTENTION_BIAS,
+    LISTED_WINDOW,
+    ROTATED_WHERE_SLIDING,
+    ROUTER_PARAM_DTYPE,
+    SHARED_WIDTH,
+    SIZES,
+)
 from .shared_tensors import (
     ATTENTION,
     EMBEDDINGS_AND_HEAD,
@@ -35,7 +42,7 @@ FAMILY = Family(
         Fixed("attention_sink_layer_types", ["full_attention", "sliding_attention"]),
         Fixed("attention_score_dtype", "float32"),
         Fixed("scoring_func", "sigmoid"),
-        Fixed("router_param_dtype", "float32"),
+        ROUTER_PARAM_DTYPE,
         Fixed("router_matmul_dtype", "float32"),
         Fixed("router_weight_dtype", "float32"),
     ),

@@ -46,7 +46,7 @@ FAMILY = Family(
             ("intermediate_size",), _width, lambda config: {"intermediate_size": config.moe_intermediate_size}
         ),
         Computed(("moe_topk",), _experts_per_token, _experts_per_token_back),
-        # The stock router stays in float32 when the model is loaded in another dtype.
+        # Made in float32 by its own constructor, which loading in another dtype leaves alone.
         Fixed("router_param_dtype", "float32"),
         Fixed("router_weight_dtype", "float32"),
         Inert("sep_token_id", "a token between texts, for whoever joins them"),

@@ -4,7 +4,7 @@ from ..config_rows import Fixed, Inert, Pair, pairs
 from ..family import Family
 from ..rows import renamed
 from .deepseek import PREDICTION_LAYERS, sparse_layers
-from .shared_fields import ATTENTION_BIAS, SIZES
+from .shared_fields import ATTENTION_BIAS, ROUTER_PARAM_DTYPE, SIZES
 from .shared_tensors import (
     ATTENTION,
     EMBEDDINGS_AND_HEAD,
@@ -32,6 +32,7 @@ FAMILY = Family(
         Fixed("scoring_func", "sigmoid"),
         Fixed("router_selection_bias", True),
         Fixed("topk_sorted", False),
+        ROUTER_PARAM_DTYPE,
         Fixed("norm_topk_eps", 1e-20),
         Fixed("router_matmul_dtype", "float32"),
         Fixed("router_weight_dtype", "float32"),

@@ -7,7 +7,15 @@ from ..config_rows import Computed, Fixed, Inert, Pair
 from ..family import Family
 from ..rows import Row, Split, same
 from .shared_fields import PARTIAL_ROPE, SIZES, UNIFORM_WINDOW, UNLISTED_HEAD_DIM, without
-from .shared_tensors import EMBEDDINGS_AND_HEAD, FUSED_ACTIVATION, FUSED_GATED_MLP, LAYER, PRE_NORMS, QKV
+from .shared_tensors import (
+    EMBEDDINGS_AND_HEAD,
+    FUSED_ACTIVATION,
+    FUSED_GATED_MLP,
+    LAYER,
+    PRE_NORMS,
+    QKV,
+    qkv_sizes,
+)
 
 
 def _rope_back(config: MoebaConfig) -> dict[str, Any]:
@@ -15,11 +23,6 @@ def _rope_back(config: MoebaConfig) -> dict[str, Any]:
     original = (config.rope_parameters or {}).get("original_max_position_embeddings")
     found = PARTIAL_ROPE.to_theirs(config)
     return found if original is None else {**found, "original_max_position_embeddings": original}
-
-
-def _qkv_sizes(config: MoebaConfig) -> list[int]:
-    keys = config.num_key_value_heads * config.head_dim
-    return [config.num_attention_heads * config.head_dim, keys, keys]
 
 
 FAMILY = Family(
@@ -46,7 +49,7 @@ FAMILY = Family(
         Row(
             (f"{LAYER}.self_attn.qkv_proj.weight",),
             tuple(f"{LAYER}.self_attn.{part}.weight" for part in QKV),
-            (Split(_qkv_sizes),),
+            (Split(qkv_sizes),),
         ),
         *same(f"{LAYER}.self_attn.o_proj.weight"),
         *FUSED_GATED_MLP,

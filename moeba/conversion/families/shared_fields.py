@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...configuration import MoebaConfig
+from ...library.native_models import holds_in_float32
 from ..config_rows import Computed, ConfigRow, Fixed, Pair, pairs
 
 
@@ -199,6 +200,15 @@ def _shared_width(native: Any) -> dict[str, Any]:
         raise ValueError(f"shared_expert_intermediate_size={width}: a shared expert without neurons")
     return {"shared_expert_intermediate_size": width}
 
+
+def _router_param_dtype(native: Any) -> dict[str, Any]:
+    return {
+        "router_param_dtype": "float32" if holds_in_float32(native["model_type"], "gate.weight") else "model"
+    }
+
+
+# Releases of transformers differ in which families hold the router's weight in float32: the stock class is asked.
+ROUTER_PARAM_DTYPE = Computed((), _router_param_dtype, lambda config: {})
 
 # One shared expert, in each sparse layer.
 SHARED_WIDTH = Computed(

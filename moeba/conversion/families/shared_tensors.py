@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...configuration import MoebaConfig
 from ..rows import FuseGateUp, Operation, PairsToHalves, Row, Split, StackExperts, linear, same
 
 LAYER = "model.layers.{layer}"
@@ -49,6 +50,12 @@ def fused_qkv(theirs: str, *operations: Operation) -> tuple[Row, ...]:
         Row((f"{theirs}.{part}",), tuple(f"{ATTENTION_BLOCK}.{name}.{part}" for name in QKV), operations)
         for part in ("weight", "bias")
     )
+
+
+def qkv_sizes(config: MoebaConfig) -> list[int]:
+    """Rows of all queries, all keys and all values, where a fused projection holds them in this order."""
+    keys = config.num_key_value_heads * config.head_dim
+    return [config.num_attention_heads * config.head_dim, keys, keys]
 
 
 QK_NORM: tuple[Row, ...] = same(f"{ATTENTION_BLOCK}.q_norm.weight", f"{ATTENTION_BLOCK}.k_norm.weight")
