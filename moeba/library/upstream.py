@@ -136,7 +136,7 @@ def refuse_unread(kwargs: Mapping[str, Any], config: Any, owner: str) -> None:
     if function is not None and not function.__module__.startswith("transformers."):
         return
     read = set(inspect.signature(function).parameters) if function is not None else set()
-    if implementation.startswith("paged|"):
+    if is_continuous_batch(kwargs):
         read |= _continuous_batching_kwargs()
     unread = sorted(kwargs.keys() - FORWARD_KWARGS - read)
     if unread:
@@ -144,6 +144,19 @@ def refuse_unread(kwargs: Mapping[str, Any], config: Any, owner: str) -> None:
             f"{owner}.forward() got an unexpected keyword argument {', '.join(map(repr, unread))}: neither the model "
             f"nor its attention ({implementation}) reads it."
         )
+
+
+def is_continuous_batch(kwargs: Mapping[str, Any]) -> bool:
+    """Whether continuous batching calls: texts are packed into one row, keys and values are in a paged cache."""
+    return "write_index" in kwargs
+
+
+def update_paged_cache(
+    key: torch.Tensor, value: torch.Tensor, layer_idx: int, kwargs: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What 5.23 leaves to the attention function, which it hands the paged cache; on 5.24 the model has done it."""
+    cache = kwargs.pop("cache", None)
+    return (key, value) if cache is None else cache.update(key, value, layer_idx, kwargs=kwargs)
 
 
 @lru_cache(maxsize=1)
@@ -266,6 +279,7 @@ __all__ = [
     "generation_fields",
     "has_cache",
     "init",
+    "is_continuous_batch",
     "logging",
     "merge_with_config_defaults",
     "origin_of",
@@ -276,6 +290,7 @@ __all__ = [
     "strict",
     "supports_sdpa",
     "takes_cache",
+    "update_paged_cache",
     "use_eager_experts",
     "use_experts_implementation",
 ]

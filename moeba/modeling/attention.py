@@ -19,6 +19,7 @@ from ..library.upstream import (
     create_causal_mask,
     create_sliding_window_causal_mask,
     takes_cache,
+    update_paged_cache,
 )
 from .norms import Width, build_inner_norm
 from .positions import CosSin, apply_rotary, query_growth
@@ -166,7 +167,9 @@ class MoebaAttention(nn.Module):
         self.is_rotary = config.rotary_layers[layer_idx]
         self.query_growth = query_growth(config, self.layer_type)
         has_sinks = self.layer_type in (config.attention_sink_layer_types or ())
-        self.sinks = nn.Parameter(torch.empty(config.num_attention_heads)) if has_sinks else None
+        if has_sinks:  # the library tells by the attribute whether there are any
+            self.sinks = nn.Parameter(torch.empty(config.num_attention_heads))
+        self.has_sinks = has_sinks
         self.scales_by_share = config.attention_sink_form == "output_share"
 
     def mix(
@@ -181,10 +184,16 @@ class MoebaAttention(nn.Module):
         """Run the model's attention implementation: `[batch, tokens, heads, v_head_dim]`, and the weights if kept."""
         if self.query_growth is not None and position_ids is not None:
             query = query * self.query_growth(position_ids).to(query.dtype)
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
+        attention = eager_attention_forward
+        if (
+            attention_of(self.config) == "paged|eager"
+        ):  # the library's own knows no softcap and one kind of sinks
+            key, value = update_paged_cache(key, value, self.layer_idx, kwargs)
+        else:
+            attention = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), attention)
         if self.softcap is not None:
             kwargs["softcap"] = self.softcap
-        if self.sinks is not None:
+        if self.has_sinks:
             kwargs["s_aux"] = self.sinks
         return attention(
             self,

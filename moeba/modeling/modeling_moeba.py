@@ -33,6 +33,7 @@ from ..library.upstream import (
     can_return_tuple,
     capture_outputs,
     init,
+    is_continuous_batch,
     logging,
     merge_with_config_defaults,
     refuse_unread,
@@ -112,7 +113,10 @@ class MoebaPreTrainedModel(MoebaFolders, PreTrainedModel):
         lacking = None
         if attn_implementation in (None, "sdpa"):
             lacking = next((name for name in BEYOND_SDPA if getattr(self.config, name)), None)
-        elif attn_implementation != "eager" and self.config.position_embedding_type in POSITION_BIASES:
+        elif (
+            attn_implementation not in ("eager", "paged|eager")
+            and self.config.position_embedding_type in POSITION_BIASES
+        ):
             lacking = "position_embedding_type"
         if lacking is not None:
             if attn_implementation is not None:
@@ -145,7 +149,7 @@ class MoebaPreTrainedModel(MoebaFolders, PreTrainedModel):
             init.zeros_(module.weight)
         elif isinstance(module, (MoebaSinusoidalPositions, MoebaAlibi)):
             module.init_buffers()
-        elif isinstance(module, MoebaAttention) and module.sinks is not None:
+        elif isinstance(module, MoebaAttention) and module.has_sinks:
             init.normal_(module.sinks, mean=0.0, std=std)
 
 
@@ -208,6 +212,12 @@ class MoebaModel(MoebaPreTrainedModel):
         new = torch.arange(tokens, device=inputs_embeds.device)
         return (new + cached_tokens(past_key_values)).unsqueeze(0)
 
+    def _without_continuous_batching(self) -> str | None:
+        """What the config has that knows nothing of texts packed into one row, or of pages of keys and values."""
+        if self.config.position_embedding_type in POSITION_BIASES:
+            return f"position_embedding_type='{self.config.position_embedding_type}'"
+        return "attention_type='latent'" if self.config.attention_type == "latent" else None
+
     def _finish(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The last norm and, where the embedding table is narrower than the stream, the way back to its width."""
         hidden_states = self.norm(hidden_states)
@@ -237,6 +247,8 @@ class MoebaModel(MoebaPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         refuse_unread(kwargs, self.config, type(self).__name__)
+        if is_continuous_batch(kwargs) and (part := self._without_continuous_batching()):
+            raise ValueError(f"Continuous batching cannot run {part}: use generate().")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         if use_cache and past_key_values is None and self.config.is_causal:

@@ -63,7 +63,7 @@ def _attention(model: MoebaForCausalLM) -> Any:
 
 
 def _sinking(model: MoebaForCausalLM) -> Any:
-    return next(layer.self_attn for layer in layers_of(model) if layer.self_attn.sinks is not None)
+    return next(layer.self_attn for layer in layers_of(model) if layer.self_attn.has_sinks)
 
 
 def _has_sinks(config: MoebaConfig) -> bool:
