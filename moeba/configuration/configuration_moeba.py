@@ -11,9 +11,13 @@ from dataclasses import fields
 from typing import Any, Literal
 
 from ..library.upstream import CACHE, PreTrainedConfig, generation_fields, logging, strict
+from ..library.window import require_transformers
 from .contradictions import contradictions
 from .model_facts import count_params, flops_per_token, kv_cache_bytes_per_token, layer_view
 from .parallel_plans import EXPERT_PARALLEL, PIPELINE_PARALLEL, TENSOR_PARALLEL, tensor_parallel_plan
+
+# The first file of a Hub folder that is loaded. Libraries before 5 bring along only what it imports by itself.
+require_transformers()
 
 logger = logging.get_logger(__name__)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -157,6 +158,45 @@ def test_all_of_the_model_travels_and_nothing_else():
     } | {"contract.py", "upstream.py", "window.py"}
     assert set(code_files()) == written
     assert code_files() == code_files()
+
+
+def test_the_config_imports_by_itself_all_that_it_needs():
+    """transformers 4 fetches no more than that, and has to get as far as the sentence that it is too old."""
+    files = code_files()
+
+    def siblings(name: str) -> set[str]:
+        return {
+            f"{found}.py" for found in re.findall(r"^from \.(\w+) import ", files[name], flags=re.MULTILINE)
+        }
+
+    direct = siblings("configuration_moeba.py")
+    assert {"window.py", "upstream.py"} <= direct
+    assert set().union(*(siblings(name) for name in direct)) <= direct
+
+
+@pytest.mark.parametrize("version", ["4.57.6", "5.22.2", "6.0.0"])
+def test_a_folder_says_which_transformers_it_needs(version, tmp_path):
+    tiny_model("moe").save_pretrained(tmp_path / "model")
+    code = f"""
+import importlib.abc, importlib.metadata, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "moeba":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+from transformers import AutoModelForCausalLM
+real = importlib.metadata.version
+importlib.metadata.version = lambda name: "{version}" if name == "transformers" else real(name)
+AutoModelForCausalLM.from_pretrained({str(tmp_path / "model")!r}, trust_remote_code=True)
+"""
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-I", "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert (
+        done.stderr.strip().splitlines()[-1].startswith("ImportError: Moeba needs transformers>=5.23.0,<6, ")
+    )
 
 
 def test_travelling_code_is_flat_and_stands_alone():
