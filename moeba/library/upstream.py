@@ -1,8 +1,14 @@
 """What moves in transformers: every undocumented, private or release-dependent name of it that Moeba reaches.
 
-Each entry says what it hides. What differs between releases is asked for by feature, never by number, so that patch
-releases and backports are right too. This file travels with a model's code: it needs transformers alone, and it
-refuses a release outside the window before an import below could fail on it.
+Each entry says what it hides and, where that changed, on which release and until when. What differs between releases is
+asked for by feature, never by number, so that patch releases and backports are right too. This file travels with a
+model's code: it needs transformers alone, and it refuses a release outside the window before an import below could fail.
+
+The imports are names that the documentation does not promise, and are the same in 5.23 and 5.24: the strict dataclass
+behind configs, initialisation that skips loaded weights, activations by name, the interfaces of attention and experts,
+masks (their parameter for the cache was renamed in 5.24), the generic heads and checkpointed layers, outputs (their field
+for the cache likewise), rope by type, and the decorators that record outputs and fill in the config's defaults.
+`tools/drift.py` tells when one of them moves.
 """
 
 from __future__ import annotations
@@ -154,7 +160,10 @@ def is_continuous_batch(kwargs: Mapping[str, Any]) -> bool:
 def update_paged_cache(
     key: torch.Tensor, value: torch.Tensor, layer_idx: int, kwargs: dict[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What 5.23 leaves to the attention function, which it hands the paged cache; on 5.24 the model has done it."""
+    """What 5.23 leaves to the attention function, which it hands the paged cache; since 5.24 the model has done it.
+
+    It goes with 5.23.
+    """
     cache = kwargs.pop("cache", None)
     return (key, value) if cache is None else cache.update(key, value, layer_idx, kwargs=kwargs)
 
@@ -167,7 +176,8 @@ def _continuous_batching_kwargs() -> frozenset[str]:
     return frozenset(PagedAttentionArgs.__annotations__)
 
 
-# --- attention and experts implementations: private attributes of configs and models ---
+# --- attention and experts implementations ---
+# Private attributes of configs and classes, the same since 5.0: they can go once the library has public ones.
 def attention_of(config: Any) -> str:
     """Name of the attention implementation that a model with this config runs."""
     return config._attn_implementation
@@ -224,6 +234,7 @@ def apply_gate(experts: torch.nn.Module, inner: torch.Tensor) -> torch.Tensor:
 
 
 # --- names and fields ---
+# `_name_or_path` and `_get_default_generation_params` are private, the same since 5.0.
 def origin_of(config: Any) -> str | None:
     """Where a config was loaded from: a folder or a repository."""
     return config._name_or_path or None
