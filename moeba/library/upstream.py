@@ -1,13 +1,13 @@
 """What moves in transformers: every undocumented, private or release-dependent name of it that Moeba reaches.
 
-Each entry says what it hides and, where that changed, on which release and until when. What differs between releases is
-asked for by feature, never by number, so that patch releases and backports are right too. This file travels with a
-model's code: it needs transformers alone, and it refuses a release outside the window before an import below could fail.
+Each entry says what it hides and, where that changed, on which release and until when. What differs between releases
+is asked for by feature, never by number, so that patch releases and backports are right too. This file travels with a
+model's code: it needs transformers alone, and refuses a release outside the window before an import below could fail.
 
 The imports are names that the documentation does not promise, and are the same in 5.23 and 5.24: the strict dataclass
 behind configs, initialisation that skips loaded weights, activations by name, the interfaces of attention and experts,
-masks (their parameter for the cache was renamed in 5.24), the generic heads and checkpointed layers, outputs (their field
-for the cache likewise), rope by type, and the decorators that record outputs and fill in the config's defaults.
+masks (their parameter for the cache was renamed in 5.24), the generic heads and checkpointed layers, outputs (their
+field for the cache likewise), rope by type, and the decorators that record outputs and fill in the config's defaults.
 `tools/drift.py` tells when one of them moves.
 """
 
