@@ -32,7 +32,7 @@ except ModuleNotFoundError:
     pass
 from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained(sys.argv[2], trust_remote_code=True)
-ids = AutoTokenizer.from_pretrained(sys.argv[2])("import os", return_tensors="pt").input_ids
+ids = AutoTokenizer.from_pretrained(sys.argv[2], trust_remote_code=True)("import os", return_tensors="pt").input_ids
 assert model.generate(ids, max_new_tokens=3, do_sample=False).shape == (1, ids.shape[1] + 3)
 print(type(model).__module__)
 """
