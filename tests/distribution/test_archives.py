@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("moeba", "tests", "benchmarks", "constraints")
+FOLDERS = ("moeba", "tests", "benchmarks", "constraints", "tools")
 FILES = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -20,6 +20,7 @@ FILES = (
     "MANIFEST.in",
     "Makefile",
     "README.md",
+    "moeba_command.py",
     "pyproject.toml",
     "setup.cfg",
 )
@@ -57,7 +58,7 @@ def check_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         metadata = {Path(name).name for name in archive.namelist() if ".dist-info/" in name}
-    assert names == files_below(ROOT / "moeba")
+    assert names == files_below(ROOT / "moeba") | {"moeba_command.py"}
     assert {"LICENSE", "METADATA", "entry_points.txt"} <= metadata
 
 
