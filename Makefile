@@ -23,7 +23,7 @@ BIN := $(VENV)/bin
 TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 SOURCES := $(wildcard moeba moeba_command.py tests examples benchmarks)
 
-.PHONY: help venv demo test test-slow test-oldest test-wheel test-processors test-unconstrained check format clean
+.PHONY: help venv demo test test-slow test-oldest test-wheel test-processors test-unconstrained drift check format clean
 
 help:
 	@sed -n '1,9s/^# \{0,1\}//p' Makefile
@@ -73,6 +73,10 @@ test-processors: $(VENV)/.installed-test
 # What pip installs today where nothing holds it back: said, and never a failure.
 test-unconstrained: $(VENV)/.installed-test
 	$(BIN)/python tools/unconstrained.py
+
+# What moved in the installed libraries since the recorded releases; ARGS=--record records them anew.
+drift: $(VENV)/.installed-test
+	$(BIN)/python tools/drift.py $(ARGS)
 
 check: $(VENV)/.installed-check
 	$(BIN)/ruff format --check $(SOURCES)
