@@ -1,13 +1,18 @@
 # make demo    train a small model end to end          make test        the fast tests
 # make check   format, lint and types                  make test-slow   the slow tests only
+# make test-oldest      what touches the libraries, with the oldest set of them, in an environment of its own
+# make test-wheel       what a user gets from the wheel, outside this folder
+# make test-processors  comparisons with stock models, as lesser processors compute them
 #
 # Variables: PYTHON (the interpreter the virtual environment is made from), TORCH (what pip installs as torch),
-# EXTRAS (what `make venv` installs), JOBS (pytest workers), ARGS (appended to the command of the target).
+# CONSTRAINTS (the versions of everything else), EXTRAS (what `make venv` installs), JOBS (pytest workers), ARGS
+# (appended to the command of the target).
 
 PYTHON ?= python3
 # Pinned, because a plain `torch` resolves on Linux to the newest CUDA build and its gigabytes of libraries. For the
 # CPU build from PyTorch's own index: make TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu" …
 TORCH ?= torch==2.13.0
+CONSTRAINTS ?= constraints/newest.txt
 EXTRAS ?= dev
 JOBS ?= 2
 ARGS ?=
@@ -18,22 +23,25 @@ BIN := $(VENV)/bin
 TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 SOURCES := $(wildcard moeba moeba_command.py tests examples benchmarks)
 
-.PHONY: help venv demo test test-slow check format clean
+.PHONY: help venv demo test test-slow test-oldest test-wheel test-processors test-unconstrained drift check format clean
 
 help:
-	@sed -n '1,5s/^# \{0,1\}//p' Makefile
+	@sed -n '1,9s/^# \{0,1\}//p' Makefile
 
-# Each stamp says what is installed; it is newer than setup.cfg and pyproject.toml, or the install runs again.
+# Each stamp says what is installed; it is newer than setup.cfg, pyproject.toml and the constraints, or the install
+# runs again.
 $(VENV)/.torch:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Moeba needs Python 3.10 or newer, \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Moeba needs Python 3.11 or newer, \
 	$(PYTHON) is " + sys.version.split()[0] + ": pass PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
 	$(BIN)/python -m pip install $(TORCH)
 	touch $@
 
-$(VENV)/.installed-%: setup.cfg pyproject.toml | $(VENV)/.torch
-	$(BIN)/python -m pip install -e ".[$*]"
+# TORCH has chosen torch already: the constraint on it would undo another choice.
+$(VENV)/.installed-%: setup.cfg pyproject.toml $(CONSTRAINTS) | $(VENV)/.torch
+	sed '/^torch==/d' $(CONSTRAINTS) > $(VENV)/constraints.txt
+	$(BIN)/python -m pip install -c $(VENV)/constraints.txt -e ".[$*]"
 	touch $@
 
 venv: $(VENV)/.installed-$(EXTRAS)
@@ -47,6 +55,29 @@ test: $(VENV)/.installed-test
 test-slow: $(VENV)/.installed-test
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) -m slow $(ARGS) || [ $$? -eq 5 ]  # 5: no test is slow
 
+# tests/selections.py chooses what runs.
+test-oldest:
+	$(MAKE) VENV=$(VENV)-oldest CONSTRAINTS=constraints/oldest.txt EXTRAS=test venv
+	$(TEST_ENV) $(VENV)-oldest/bin/python -m pytest -n $(JOBS) -m oldest $(ARGS)
+
+test-wheel: $(VENV)/.installed-test
+	tools/test_wheel.sh $(BIN)/python "$(TORCH)" $(CONSTRAINTS)
+
+# What the libraries may use of the processor; Moeba's own kernels have tests at every vector width.
+test-processors: $(VENV)/.installed-test
+	$(TEST_ENV) ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+		$(BIN)/python -m pytest -n $(JOBS) -m processors $(ARGS)
+	$(TEST_ENV) ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
+		$(BIN)/python -m pytest -n $(JOBS) -m processors $(ARGS)
+
+# What pip installs today where nothing holds it back: said, and never a failure.
+test-unconstrained: $(VENV)/.installed-test
+	$(BIN)/python tools/unconstrained.py
+
+# What moved in the installed libraries since the recorded releases; ARGS=--record records them anew.
+drift: $(VENV)/.installed-test
+	$(BIN)/python tools/drift.py $(ARGS)
+
 check: $(VENV)/.installed-check
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
@@ -57,4 +88,4 @@ format: $(VENV)/.installed-check
 	$(BIN)/ruff check --fix $(SOURCES)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -13,3 +13,16 @@ def library_logging():
     """The command line quiets the libraries for its process, and here one process runs many tests."""
     logging.set_verbosity(VERBOSITY)
     logging.enable_progress_bar()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what belongs to a selection of tests/selections.py, where one is asked for."""
+    asked = config.option.markexpr or ""
+    for name in ("oldest", "processors"):
+        if name in asked:
+            import selections
+
+            chosen = getattr(selections, f"in_{name}")
+            for item in items:
+                if chosen(item):
+                    item.add_marker(name)

@@ -18,7 +18,7 @@ from ..library.notices import say_untested
 from ..version import __version__
 from .bundle import prepare
 from .card import CARD_FILE
-from .pushing.card_on_hub import adopt_card
+from .pushing.card_on_hub import adopt_card, validate_card
 from .pushing.hub_errors import PushError, explain, persist, status_of
 from .pushing.push_files import LeftOut, PushFile, select_files
 from .pushing.remote import Remote
@@ -107,7 +107,7 @@ def push(
             prepare(stage)
             _add_tags(stage / CARD_FILE, tags)
             files, _ = select_files(stage, include_training)
-            persist(ModelCard.load(stage / CARD_FILE).validate)  # before anything is made or sent
+            persist(lambda: validate_card(stage / CARD_FILE, api))  # before anything is made or sent
             remote.make(private)
             message = message or f"Upload model with moeba {__version__}"
             commit = remote.commit({file.path: stage / file.path for file in files}, message, description)

@@ -31,9 +31,15 @@ def moeba_experts_forward(
         reason = path.obstacle(layer, hidden_states)
         if reason is None:
             return path.run(layer, hidden_states, top_k_index, top_k_weights)
-        _say(f"{type(self).__name__}: {path.__name__} does not run, because {reason}.")
+        _say_obstacle(type(self).__name__, path.__name__, reason)
     _say(f"{type(self).__name__}: experts run on transformers' grouped_mm instead of moeba's kernels.")
     return ALL_EXPERTS_FUNCTIONS["grouped_mm"](self, hidden_states, top_k_index, top_k_weights)
+
+
+@torch.compiler.assume_constant_result
+def _say_obstacle(experts: str, path: str, reason: str) -> None:
+    if reason != cpu.absence():  # which is the machine's, and said already
+        _say(f"{experts}: {path} does not run, because {reason}.")
 
 
 @torch.compiler.assume_constant_result  # torch.compile cannot trace a logger: it says this while it traces

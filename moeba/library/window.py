@@ -23,8 +23,22 @@ class Tested(NamedTuple):
 # `constraints/` holds both ends as files for pip; setup.cfg names the oldest. A test holds the three together.
 TESTED = {
     "python": Tested("3.11", "3.11"),
-    "torch": Tested("2.13.0", "2.13.0"),
+    "torch": Tested("2.12.1", "2.13.0"),
     "transformers": Tested("5.23.0", "5.24.0"),
+    "accelerate": Tested("1.3.0", "1.15.0"),
+    "safetensors": Tested("0.8.0", "0.8.0"),
+    "tokenizers": Tested("0.23.1", "0.23.3"),
+    "huggingface_hub": Tested("1.31.0", "2.4.0"),
+    "peft": Tested("0.20.0", "0.21.2"),
+    "datasets": Tested("3.0.0", "5.2.0"),
+    "evaluate": Tested("0.4.3", "0.4.6"),
+    "lm_eval": Tested("0.4.11", "0.4.13"),
+    "jinja2": Tested("3.1.6", "3.1.6"),
+    "packaging": Tested("24.0", "26.4"),
+    "pyyaml": Tested("6.0", "6.0.4"),
+    "rich": Tested("13.0.0", "15.0.0"),
+    "typer": Tested("0.15.1", "0.29.2"),
+    "typing_extensions": Tested("4.12.2", "4.16.0"),
 }
 # The next major release of transformers may change anything: it is refused, as an older one than the oldest is.
 TRANSFORMERS_END = "6"

@@ -1,4 +1,4 @@
-"""The card that stands on the Hub already: what a person wrote there is not lost to a push."""
+"""The card and the Hub: what a person wrote there is not lost to a push, and what it would refuse is not sent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import re
 from pathlib import Path
 
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard, get_session
+from huggingface_hub.utils import hf_raise_for_status
 
 _GENERATED = re.compile(r"^<!-- moeba:start -->.*^<!-- moeba:end -->", re.MULTILINE | re.DOTALL)
 _REMEMBERED = re.compile(r"^<!-- moeba:metadata (.*) -->\r?$", re.MULTILINE)
@@ -27,6 +28,21 @@ def adopt_card(path: Path, on_hub: str | None) -> tuple[str, ...]:
         return ("the card on the Hub has words of its own, which those of the folder's card replace",)
     path.write_text(on_hub, encoding="utf-8", newline="")
     return ()
+
+
+def validate_card(path: Path, api: HfApi) -> None:
+    """Ask the Hub that is pushed to whether it takes the card: `ModelCard.validate` of huggingface_hub 1 asks
+    the public one, whatever the endpoint.
+
+    Raises:
+        HfHubHTTPError: the card's metadata is refused.
+    """
+    answer = get_session().post(
+        f"{api.endpoint}/api/validate-yaml",
+        json={"repoType": "model", "content": str(ModelCard.load(path))},
+        headers={"Accept": "text/plain"},
+    )
+    hf_raise_for_status(answer)
 
 
 def _own_words(text: str) -> tuple[str, str] | None:

@@ -75,7 +75,7 @@ def _loading(facts: Facts, auto_class: str, more: str) -> list[str]:
     lines = [f"from transformers import {auto_class}" + (", AutoTokenizer" if facts.tokenizer else ""), ""]
     lines += ['model_id = "user/name"  # this repository, or a local copy of it']
     lines += [f"model = {auto_class}.from_pretrained(model_id{more})"]
-    return lines + (["tokenizer = AutoTokenizer.from_pretrained(model_id)"] if facts.tokenizer else [])
+    return lines + ([f"tokenizer = AutoTokenizer.from_pretrained(model_id{more})"] if facts.tokenizer else [])
 
 
 def _train(facts: Facts) -> Snippet:

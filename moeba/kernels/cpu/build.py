@@ -1,8 +1,9 @@
 """Compiles the C++ kernels for this machine at first use, and keeps the library for the next process.
 
 Nothing is compiled at installation. Without a compiler, or with MOEBA_CPU_KERNELS=0, `library` says why and experts
-run through PyTorch. The library is kept in `$MOEBA_CACHE`, or `~/.cache/moeba`, under a name made of the source, the
-compiler, its flags and the instructions of the processor, so that a folder shared between machines is safe.
+run through PyTorch; a warning says so once, unless the variable says that it is meant. The library is kept in
+`$MOEBA_CACHE`, or `~/.cache/moeba`, under a name made of the source, the compiler, its flags and the instructions of
+the processor, so that a folder shared between machines is safe.
 """
 
 from __future__ import annotations
@@ -53,7 +54,17 @@ def library() -> ctypes.CDLL | str:
     try:
         return _load(_build(cache_folder()))
     except (NoLibraryError, OSError, subprocess.SubprocessError) as error:
+        logger.warning(
+            f"Moeba's C++ kernels do not run on this machine, because {error}. Experts run through PyTorch instead: "
+            "the results are the same, but it is slower. With MOEBA_CPU_KERNELS=0 in the environment this is not said."
+        )
         return str(error)
+
+
+def absence() -> str | None:
+    """Why `library` found no kernels, which the user has heard; None where it found them or was not asked."""
+    found = library() if library.cache_info().currsize else None
+    return found if isinstance(found, str) else None
 
 
 def compiler() -> str:
@@ -76,6 +87,9 @@ def _run(command: list[str]) -> str:
 
 
 def _build(folder: Path) -> Path:
+    main = SOURCE / "experts.cpp"
+    if not main.is_file():
+        raise NoLibraryError(f"their sources are not in this installation ({SOURCE}), which is damaged")
     program = compiler()
     # What the compiler defines for -march=native names its version and the processor's instructions.
     machine = _run([program, *FLAGS[1:3], "-dM", "-E", "-x", "c++", os.devnull])
@@ -93,7 +107,7 @@ def _build(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / target.name
-        command = [program, *FLAGS, str(SOURCE / "experts.cpp")]
+        command = [program, *FLAGS, str(main)]
         try:
             _run([*command, *_torch_flags(), "-o", str(made)])
         except NoLibraryError:  # without PyTorch's headers, and so without the operator
