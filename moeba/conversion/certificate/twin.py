@@ -24,6 +24,7 @@ from ..checkpoint import Checkpoint, TensorSource
 from ..family import Family
 from ..plan import PlannedTensors, plan_export, plan_import
 from ..weight_files import TensorInfo
+from .alignment import align
 from .comparison import has_experts
 
 WINDOW, ORIGINAL_CONTEXT, CONTEXT, LIMIT = 8, 16, 64, 0.5
@@ -237,10 +238,13 @@ def load_model(folder: Path, drops: Callable[[str], bool] = lambda name: False) 
 
 
 def plain(model: Any) -> Any:
-    """The model in eval mode, with the experts' plain computation: the fast ones want sizes that small models lack."""
+    """The model in eval mode, in aligned memory, with the experts' plain computation.
+
+    The fast ones want sizes that small models lack.
+    """
     if has_experts(model) and model._can_set_experts_implementation():
         model.set_experts_implementation("eager")
-    return model.eval()
+    return align(model).eval()
 
 
 def _persistent_buffers(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
