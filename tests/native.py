@@ -12,7 +12,7 @@ from draws import DRAWS
 from support import randomise
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from moeba.conversion.certificate.alignment import align
+from moeba.conversion.alignment import align
 from moeba.conversion.checkpoint import Checkpoint
 
 

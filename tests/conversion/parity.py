@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from family_case import Case, padded, positions_of, takes_positions
+from products import products_of
 from transformers import PreTrainedModel
 
 from moeba import MoebaForCausalLM
@@ -67,6 +68,19 @@ def assert_same_logits(case: Case, ours: PreTrainedModel, theirs: PreTrainedMode
         with attention(implementation, ours, theirs):
             for what, run in runs.items():
                 assert_close(run(ours), run(theirs), case.exact, f"{what}, {implementation}", rounding)
+
+
+def assert_same_products(case: Case, ours: PreTrainedModel, theirs: PreTrainedModel) -> None:
+    """The same bits are no luck of one processor: both models hand the same products of equally placed operands to it."""
+    ids = case.ids()
+    for implementation in ("eager", "sdpa") if theirs._supports_sdpa else ("eager",):
+        with attention(implementation, ours, theirs):
+            runs = [lambda model: model(ids, use_cache=False)]
+            if has_cache(theirs):
+                runs.append(lambda model: cached_logits(model, ids))
+            for run in runs:
+                found, expected = (products_of(lambda m=model, run=run: run(m)) for model in (ours, theirs))
+                assert found == expected, (implementation, found - expected, expected - found)
 
 
 def has_cache(model: PreTrainedModel) -> bool:

@@ -20,11 +20,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ...configuration import MoebaConfig
 from ...configuration.model_facts import layer_view
 from ...modeling import MoebaForCausalLM
+from ..alignment import align
 from ..checkpoint import Checkpoint, TensorSource
 from ..family import Family
 from ..plan import PlannedTensors, plan_export, plan_import
 from ..weight_files import TensorInfo
-from .alignment import align
 from .comparison import has_experts
 
 WINDOW, ORIGINAL_CONTEXT, CONTEXT, LIMIT = 8, 16, 64, 0.5
