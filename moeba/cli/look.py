@@ -87,7 +87,8 @@ def families(
     """List the native model families that Moeba converts from and exports to, and how exactly.
 
     Bit-identical means that float32 logits on a CPU are the same bits as the stock model's, where the weights of both
-    are aligned alike in memory. Where they are equal to rounding, `--json` says why. A field in the last column is refused at any other value.
+    are aligned alike in memory. Where they are equal to rounding, `--json` says why. A field in the last column is
+    refused at any other value.
 
     Example: `moeba families --unsupported`
 

@@ -26,7 +26,7 @@ class _Recorder(TorchDispatchMode):
         name = func.__name__.split(".")[0]
         if name.startswith(PRODUCTS):
             operands = (argument for argument in args if isinstance(argument, torch.Tensor))
-            self.seen[name, *map(placement, operands)] += 1
+            self.seen[(name, *map(placement, operands))] += 1
         return func(*args, **(kwargs or {}))
 
 
