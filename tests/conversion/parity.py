@@ -140,8 +140,8 @@ def gradient_noise(
 ) -> dict[str, float]:
     """How far each gradient moves when every weight is rounded once more.
 
-    A sum in another order is the exact sum of terms that are each off by a rounding or a few: what those do to a gradient
-    hangs on the model, on its sizes and on what cancels, and is measured.
+    A sum in another order is the exact sum of terms that are each off by a rounding or a few: what those do to a
+    gradient hangs on the model, on its sizes and on what cancels, and is measured.
     """
     noise = dict.fromkeys(gradients, 0.0)
     for seed in range(2):  # by one draw alone, a gradient of a few numbers may hardly move

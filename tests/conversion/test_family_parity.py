@@ -96,6 +96,8 @@ def test_same_function_everywhere(tmp_path_factory, model_type):
         case = Case(config_from(model_type, rng), tmp_path_factory.mktemp(model_type), seed=rng.randrange(4))
         note(case.describe())
         assert_same_logits(case, case.ours, case.theirs)
+        if case.exact:
+            assert_same_products(case, case.ours, case.theirs)
         assert_same_tokens(case, case.ours, case.theirs)
         assert_same_gradients(case, case.ours, case.theirs)
 
