@@ -18,7 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..configuration.configuration_moeba import MoebaConfig
 from .norms import Width, build_inner_norm
-from .positions import CosSin, apply_rotary, query_growth
+from .positions import CosSin, apply_rotary, names_rotated_part, query_growth
 
 # What a token may see, by (is_causal, layer type).
 MASKS = {
@@ -158,6 +158,7 @@ class MoebaAttention(nn.Module):
         self.sliding_window = config.sliding_window if self.layer_type == "sliding_attention" else None
         self.softcap = config.attn_logit_softcapping
         self.is_rotary = config.rotary_layers[layer_idx]
+        self.joins_rotated = names_rotated_part(config, self.layer_type)
         self.query_growth = query_growth(config, self.layer_type)
         has_sinks = self.layer_type in (config.attention_sink_layer_types or ())
         self.sinks = nn.Parameter(torch.empty(config.num_attention_heads)) if has_sinks else None
@@ -268,7 +269,7 @@ class MoebaGroupedQueryAttention(MoebaAttention):
                 heads = self._normalize(heads, norm)
             heads = self._clip(heads).transpose(1, 2)
             if rotate:
-                heads = apply_rotary(heads, *position_embeddings)
+                heads = apply_rotary(heads, *position_embeddings, joins=self.joins_rotated)
             if self.qk_norm_after_rope:
                 heads = self._normalize(heads.transpose(1, 2), norm).transpose(1, 2)
             return heads

@@ -12,9 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from moeba.conversion.alignment import ALIGNMENT
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "_scaled_dot_product")
-# Bytes. Steps between rows and matrices only have to be multiples of it alike: 16 is the strictest boundary that a
-# kernel was seen to round by (MKL 2024.2 on AMD and Intel), and a stock model may copy what another one strides over.
-STEP = 16
 
 
 class _Recorder(TorchDispatchMode):
@@ -31,13 +28,9 @@ class _Recorder(TorchDispatchMode):
 
 
 def placement(tensor: torch.Tensor) -> tuple:
-    """Shape, dtype and offset from an aligned address, which dimension is dense, and how the others step."""
-    steps = [
-        "dense" if stride == 1 else stride * tensor.element_size() % STEP
-        for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-        if size > 1
-    ]
-    return tuple(tensor.shape), tensor.dtype, tensor.data_ptr() % ALIGNMENT, *steps
+    """Shape, dtype, strides of what has a second entry, and offset from an aligned address."""
+    strides = tuple(step for size, step in zip(tensor.shape, tensor.stride(), strict=True) if size > 1)
+    return tuple(tensor.shape), tensor.dtype, strides, tensor.data_ptr() % ALIGNMENT
 
 
 def products_of(run: Callable[[], Any]) -> Counter[tuple]:
