@@ -12,6 +12,7 @@ from draws import DRAWS
 from support import randomise
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from moeba.conversion.alignment import align
 from moeba.conversion.checkpoint import Checkpoint
 
 
@@ -85,7 +86,7 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 
 def load(model_class: Any, folder: Path, **kwargs: Any) -> PreTrainedModel:
-    """A model whose tensors were all in the files, and no other ones."""
+    """A model whose tensors were all in the files, and no other ones, in aligned memory."""
     model, info = model_class.from_pretrained(folder, output_loading_info=True, **kwargs)
     wrong = {
         name: info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[name]
@@ -93,4 +94,4 @@ def load(model_class: Any, folder: Path, **kwargs: Any) -> PreTrainedModel:
     assert not wrong, wrong
     if any(name.endswith(".experts") for name, _ in model.named_modules()):
         model.set_experts_implementation("eager")
-    return model.eval()
+    return align(model).eval()

@@ -86,9 +86,10 @@ def families(
 ) -> None:
     """List the native model families that Moeba converts from and exports to, and how exactly.
 
-    Bit-identical means that float32 logits on a CPU are the same bits as the stock model's. Where they are equal
-    to rounding, `--json` says why. A field in the last column is refused at any other value; a family that the
-    installed transformers does not have yet is listed with the release that it needs.
+    Bit-identical means that float32 logits on a CPU are the same bits as the stock model's, where the weights of both
+    are aligned alike in memory. Where they are equal to rounding, `--json` says why. A field in the last column is
+    refused at any other value; a family that the installed transformers does not have yet is listed with the release
+    that it needs.
 
     Example: `moeba families --unsupported`
 

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from .alignment import ALIGNMENT
 from .checkpoint import count_nonfinite
 from .hashes import RunningHash, sha256_of
 from .json_files import listing
@@ -135,9 +136,7 @@ def lay_out(recipes: Sequence[Recipe], limit: int, metadata: Mapping[str, str]) 
 
 
 def _lay_out_shard(file: str, recipes: Sequence[Recipe], metadata: Mapping[str, str]) -> Shard:
-    # The format allows no gaps: only wide dtypes before narrow ones align every tensor to its own width.
-    tensors = [target for recipe in recipes for target in recipe.targets]
-    tensors.sort(key=lambda info: -info.dtype.itemsize)
+    tensors = sorted((target for recipe in recipes for target in recipe.targets), key=_rank)
     entries: dict[str, Any] = {"__metadata__": dict(metadata)}
     begin = {}
     end = 0
@@ -149,16 +148,24 @@ def _lay_out_shard(file: str, recipes: Sequence[Recipe], metadata: Mapping[str, 
             "data_offsets": (begin[info.name], end),
         }
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
     header = len(text).to_bytes(8, "little") + text
     return Shard(
         file=file,
-        recipes=tuple(sorted(recipes, key=lambda recipe: -max(t.dtype.itemsize for t in recipe.targets))),
+        recipes=tuple(sorted(recipes, key=lambda recipe: min(map(_rank, recipe.targets)))),
         tensors=tuple(tensors),
         header=header,
         start={name: len(header) + offset for name, offset in begin.items()},
         size=len(header) + end,
     )
+
+
+def _rank(info: TensorInfo) -> tuple[bool, int]:
+    """Which tensors come first in a file: the format allows no gaps, and whoever maps it computes where they lie.
+
+    Whole lines of memory align all that follows them; then only wide dtypes before narrow ones align each to its width.
+    """
+    return info.nbytes % ALIGNMENT > 0, -info.dtype.itemsize
 
 
 def write_recipe(

@@ -22,7 +22,7 @@ from ..library.upstream import (
     update_paged_cache,
 )
 from .norms import Width, build_inner_norm
-from .positions import CosSin, apply_rotary, query_growth
+from .positions import CosSin, apply_rotary, names_rotated_part, query_growth
 
 # What a token may see, by (is_causal, layer type).
 MASKS = {
@@ -165,6 +165,7 @@ class MoebaAttention(nn.Module):
         self.sliding_window = config.sliding_window if self.layer_type == "sliding_attention" else None
         self.softcap = config.attn_logit_softcapping
         self.is_rotary = config.rotary_layers[layer_idx]
+        self.joins_rotated = names_rotated_part(config, self.layer_type)
         self.query_growth = query_growth(config, self.layer_type)
         has_sinks = self.layer_type in (config.attention_sink_layer_types or ())
         if has_sinks:  # the library tells by the attribute whether there are any
@@ -282,7 +283,7 @@ class MoebaGroupedQueryAttention(MoebaAttention):
                 heads = self._normalize(heads, norm)
             heads = self._clip(heads).transpose(1, 2)
             if rotate:
-                heads = apply_rotary(heads, *position_embeddings)
+                heads = apply_rotary(heads, *position_embeddings, joins=self.joins_rotated)
             if self.qk_norm_after_rope:
                 heads = self._normalize(heads.transpose(1, 2), norm).transpose(1, 2)
             return heads

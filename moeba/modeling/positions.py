@@ -187,14 +187,24 @@ def rotate_half(x: torch.Tensor) -> torch.Tensor:
     return torch.cat((-second, first), dim=-1)
 
 
-def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def names_rotated_part(config: MoebaConfig, layer_type: str) -> bool:
+    """Whether the config says how large a part of a head rotates, be it all of it."""
+    rope = config.rope_parameters or {}
+    return "partial_rotary_factor" in rope.get(layer_type, rope)
+
+
+def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, joins: bool = False) -> torch.Tensor:
     """Rotate the leading part of each head of `x` `[batch, heads, sequence, head_dim]`; the rest passes.
 
     Products are taken in the wider dtype of `x` and the angles, and rounded to that of `x`.
+
+    Args:
+        joins: put the parts together in new memory even where there is no rest, as stock models do that may have one:
+            products with what lies otherwise may round otherwise.
     """
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     rotated = cos.shape[-1]
-    if rotated == x.shape[-1]:
+    if rotated == x.shape[-1] and not joins:
         return ((x * cos) + (rotate_half(x) * sin)).to(x.dtype)
     turning, passing = x[..., :rotated], x[..., rotated:]
     turned = (turning * cos) + (rotate_half(turning) * sin)

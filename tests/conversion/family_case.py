@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from draws.common import LENGTH
+from hypothesis import HealthCheck, seed, settings
 from native import build, draw, load, save
 from support import random_ids
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -23,6 +26,16 @@ SEEDS = (0, 1)
 # All families at the first seed come first, so that a test of the first seed alone shares their cases.
 CASES = [(model_type, seed) for seed in SEEDS for model_type in FAMILIES]
 FIRST = CASES[: len(FAMILIES)]
+# Of the wide proofs' draws: a number, so that a changed line of a test does not change what it draws.
+WIDE_SEED = int(os.environ.get("MOEBA_TEST_SEED", "0"))
+
+
+def wide(examples: int) -> Callable[[Callable], Callable]:
+    """Settings of a proof over so many random configs."""
+    unhurried = settings(
+        max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None
+    )
+    return lambda prove: seed(WIDE_SEED)(unhurried(prove))
 
 
 class Case:

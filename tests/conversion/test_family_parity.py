@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from family_case import FIRST, Case
-from hypothesis import HealthCheck, given, note, settings
+from family_case import FIRST, Case, wide
+from hypothesis import given, note
 from hypothesis import strategies as st
 from native import config_from, load
 from parity import (
     agreement,
     assert_same_gradients,
     assert_same_logits,
+    assert_same_products,
     assert_same_tokens,
     choices,
     choices_given,
@@ -30,6 +31,12 @@ SAME_EXPERTS = 0.999
 
 def test_same_logits(case):
     assert_same_logits(case, case.ours, case.theirs)
+
+
+def test_same_bits_by_the_same_products(case):
+    if not case.exact:
+        pytest.skip(case.family.reordered)
+    assert_same_products(case, case.ours, case.theirs)
 
 
 def test_same_tokens(case):
@@ -83,18 +90,14 @@ def test_native_folder_is_read_directly(case):
 def test_same_function_everywhere(tmp_path_factory, model_type):
     """The wide proof: many configs, and the smallest one that fails."""
 
-    @settings(
-        max_examples=12,
-        deadline=None,
-        derandomize=True,
-        suppress_health_check=list(HealthCheck),
-        database=None,
-    )
+    @wide(12)
     @given(rng=st.randoms(use_true_random=False))
     def prove(rng) -> None:
         case = Case(config_from(model_type, rng), tmp_path_factory.mktemp(model_type), seed=rng.randrange(4))
         note(case.describe())
         assert_same_logits(case, case.ours, case.theirs)
+        if case.exact:
+            assert_same_products(case, case.ours, case.theirs)
         assert_same_tokens(case, case.ours, case.theirs)
         assert_same_gradients(case, case.ours, case.theirs)
 

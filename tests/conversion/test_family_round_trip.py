@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from family_case import FIRST, Case
-from hypothesis import HealthCheck, given, note, settings
+from family_case import FIRST, Case, wide
+from hypothesis import given, note
 from hypothesis import strategies as st
 from native import config_from, load, read_all, same_tensors
 from parity import assert_close, rounding_of
@@ -112,13 +112,7 @@ def test_conversion_is_certified(case):
 def test_comes_back_from_everywhere(tmp_path_factory, model_type):
     """The wide proof: many configs, and the smallest one that fails."""
 
-    @settings(
-        max_examples=5,
-        deadline=None,
-        derandomize=True,
-        suppress_health_check=list(HealthCheck),
-        database=None,
-    )
+    @wide(5)
     @given(rng=st.randoms(use_true_random=False))
     def prove(rng) -> None:
         case = Case(config_from(model_type, rng), tmp_path_factory.mktemp(model_type), seed=rng.randrange(4))

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from family_case import Case
+from parity import assert_close
 from transformers import PreTrainedModel
 
 from moeba import MoebaConfig
@@ -42,7 +43,9 @@ def test_same_training_step(model_type, seed, tmp_path):
     ]  # fmt: skip
     assert routers[0] and routers[0].keys() == routers[1].keys()
     for layer, gradient in routers[0].items():
-        torch.testing.assert_close(gradient, routers[1][layer], rtol=1e-5, atol=1e-7)
+        assert_close(
+            gradient, routers[1][layer], exact=False, what=f"gradient of the router of layer {layer}"
+        )
 
 
 @pytest.mark.parametrize("model_type, published, expected", [

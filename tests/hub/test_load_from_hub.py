@@ -12,6 +12,7 @@ from hub_client import contents, hub_environment
 from transformers import LlamaForCausalLM
 
 from moeba import MoebaForCausalLM
+from moeba.conversion.alignment import align
 
 FETCH = """
 import sys
@@ -32,7 +33,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 ids = torch.arange(5, 15)[None]
 words = {"trust_remote_code": True, "experts_implementation": "grouped_mm"}  # there wherever the model is loaded
-model = AutoModelForCausalLM.from_pretrained("ada/model", **words).eval()
+
+def load(name):
+    model = AutoModelForCausalLM.from_pretrained(name, **words).eval()
+    for tensor in model.parameters():
+        tensor.data = tensor.data.clone()  # out of the mapped file: aligned alike, however it was written
+    return model
+
+model = load("ada/model")
 assert type(model).__module__.startswith("transformers_modules." if sys.argv[1] == "bare" else "moeba."), type(model)
 torch.save(model(ids).logits, "logits.pt")
 tokenizer = AutoTokenizer.from_pretrained("ada/model")
@@ -45,7 +53,7 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 model.train()(ids, labels=ids).loss.backward()
 optimizer.step()
 model.eval().save_pretrained("tuned")
-again = AutoModelForCausalLM.from_pretrained("tuned", **words).eval()
+again = load("tuned")
 assert torch.equal(again(ids).logits, model(ids).logits)
 again.push_to_hub(f"ada/{sys.argv[1]}")
 torch.save(again(ids).logits, "tuned.pt")
@@ -82,7 +90,7 @@ def test_fetched_in_a_fresh_process(hub, client, moe, tmp_path, where):
     home = tmp_path / "home"
     in_fresh_process(FETCH, where, hub=hub, home=home)
     # grouped_mm: what runs where moeba's kernels are not installed
-    model = MoebaForCausalLM.from_pretrained(moe, experts_implementation="grouped_mm").eval()
+    model = align(MoebaForCausalLM.from_pretrained(moe, experts_implementation="grouped_mm").eval())
     ids = torch.arange(5, 15)[None]
     assert torch.equal(torch.load(home / "logits.pt"), model(ids).logits)
     assert len(torch.load(home / "text.pt")) > 2
@@ -92,8 +100,9 @@ def test_fetched_in_a_fresh_process(hub, client, moe, tmp_path, where):
     client.push(moe, "ada/other")  # what was pushed from there loads here
     program = """
 import torch
+from moeba.conversion.alignment import align
 from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained(repo, experts_implementation="grouped_mm").eval()
+model = align(AutoModelForCausalLM.from_pretrained(repo, experts_implementation="grouped_mm").eval())
 result = model(torch.arange(5, 15)[None]).logits.tolist()
 """
     tuned = torch.tensor(client.done(program, repo=f"ada/{where}"))
@@ -124,8 +133,8 @@ result = run(["convert", "ada/llama", target])
 """
     target = tmp_path / "moeba"
     assert client.done(program, folder=tmp_path / "llama", target=target) == 0
-    model = MoebaForCausalLM.from_pretrained(target)
+    model = align(MoebaForCausalLM.from_pretrained(target))
     ids = torch.arange(5, 15)[None]
-    source = LlamaForCausalLM.from_pretrained(tmp_path / "llama")
+    source = align(LlamaForCausalLM.from_pretrained(tmp_path / "llama"))
     assert torch.equal(model.eval()(ids).logits, source.eval()(ids).logits)
     assert "ada/llama" in (target / "README.md").read_text()

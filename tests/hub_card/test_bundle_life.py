@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import moeba
 from moeba import MoebaConfig, MoebaForCausalLM, MoebaForSequenceClassification
+from moeba.conversion.alignment import align
 from moeba.conversion.certificate.battery import build_battery
 from moeba.conversion.certificate.twin import randomise
 from moeba.hub_card import bundle
@@ -40,7 +41,10 @@ folder, told, again = sys.argv[1:]
 told = torch.load(told)
 
 def load(where, **more):
-    return AutoModelForCausalLM.from_pretrained(where, trust_remote_code=True, **more)
+    model = AutoModelForCausalLM.from_pretrained(where, trust_remote_code=True, **more)
+    for tensor in model.parameters():
+        tensor.data = tensor.data.clone()  # out of the mapped file: aligned alike, however it was written
+    return model
 
 def measure(model):
     model.zero_grad()
@@ -122,7 +126,7 @@ def test_proven_trained_and_saved_elsewhere(variant, tmp_path):
 
     inputs = build_battery(model.config, 64).inputs
     # grouped_mm: what runs where moeba's kernels are not installed
-    here = MoebaForCausalLM.from_pretrained(made, experts_implementation="grouped_mm").eval()
+    here = align(MoebaForCausalLM.from_pretrained(made, experts_implementation="grouped_mm").eval())
     tokens = AutoTokenizer.from_pretrained(made)("one two three")["input_ids"]
     torch.save({"inputs": inputs, "outputs": measure(here, inputs), "tokens": tokens}, tmp_path / "told.pt")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "PYTHON", "TRANSFORMERS"))}
@@ -134,7 +138,7 @@ def test_proven_trained_and_saved_elsewhere(variant, tmp_path):
 
     for path in made.glob("*.py"):
         assert (again / path.name).read_bytes() == path.read_bytes()
-    back = MoebaForCausalLM.from_pretrained(again, experts_implementation="grouped_mm").eval()
+    back = align(MoebaForCausalLM.from_pretrained(again, experts_implementation="grouped_mm").eval())
     with torch.no_grad():
         assert torch.equal(back(inputs[-1]).logits, torch.load(again / "logits.pt"))
     second = bundle(again, tmp_path / "hub2")

@@ -50,6 +50,8 @@ for auto_class in json.loads(sys.argv[4]):
     heads = {"score.weight", "score.bias", "qa_outputs.weight", "qa_outputs.bias"}
     assert set(info["missing_keys"]) <= heads and not info["mismatched_keys"], info
     with torch.no_grad():
+        for tensor in model.parameters():
+            tensor.data = tensor.data.clone()  # out of the mapped file: aligned as the other process's is
         out = model.eval()(ids)
         hidden = out if auto_class == "AutoModel" else model.model(ids)
     outputs[auto_class] = hidden.last_hidden_state

@@ -154,8 +154,13 @@ def test_logits_and_gradients(shape, attention):
     expected.logits[real].square().mean().backward()
     actual.logits[real].square().mean().backward()
     parameters = dict(model.named_parameters())
+    # Where a stream forks, its gradients may be added in another order: some roundings of the tensor's largest number,
+    # or one of the model's where all cancels (a bias of keys).
+    eps = torch.finfo(torch.float32).eps
+    largest = max(theirs.grad.abs().max() for theirs in stock.parameters())
     for name, theirs in stock.named_parameters():
-        torch.testing.assert_close(parameters[name].grad, theirs.grad, rtol=1e-5, atol=1e-6, msg=name)
+        difference = (parameters[name].grad - theirs.grad).abs().max()
+        assert difference <= eps * (16 * theirs.grad.abs().max() + largest), name
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -22,6 +22,9 @@ from moeba.surgery.running.streaming import streamed_model
 from moeba.surgery.running.texts import Texts
 
 QUIET = [1, 2, 5, 8, 10, 11]  # experts that the tests silence
+# A divergence is at most an eighth of the squared range of the logits' differences (Hoeffding's lemma): float32 logits
+# would have to differ by a thousandth to reach this.
+ROUNDING = torch.finfo(torch.float32).eps
 BUSY = [0, 3, 4, 9]  # experts that the tests send all tokens to
 
 
@@ -89,7 +92,8 @@ def test_experts_that_no_token_visits_cost_nothing(tmp_path, method):
     source = mixture(tmp_path / "moe", close, router_bias=True)
     result = prune(source, tmp_path / "out", ratio=0.5, method=method, **text(tmp_path))
     assert result.certificate is None
-    assert abs(result.gap["kl"]) < 1e-9 and result.gap["top1"] == 1.0
+    # Another number of experts is another product of the router, which rounds otherwise.
+    assert abs(result.gap["kl"]) < ROUNDING and result.gap["top1"] == 1.0
     report = json.loads((tmp_path / "out" / "surgery.json").read_text())
     assert report["exact"] is False and report["gap"]["tokens"] > 500
     for layer in report["reports"]["pruned_layers"].values():
@@ -124,7 +128,7 @@ def test_reap_beats_random_where_some_experts_do_all(tmp_path):
         for _ in range(4)
     ]
     assert gap < 0.01 * min(random), (gap, random)
-    assert gap == pytest.approx(lost({int(layer): experts for layer, experts in kept.items()}), abs=1e-9)
+    assert gap == lost({int(layer): experts for layer, experts in kept.items()})
 
 
 def test_uneven_layers(tmp_path):

@@ -25,7 +25,7 @@ from .battery import build_battery
 from .comparison import EXACT, REORDERED, Comparison, first_divergence, implementations, rounding_noise
 from .controls import faults_for
 from .report import Certificate, Check, Control
-from .twin import CONTEXT, convert_twin, export_twin, load_exactly, load_model
+from .twin import CONTEXT, convert_twin, export_twin, load_exactly, load_model, plain
 
 # A model with more parameters is not run whole: its twin and the bytes of its tensors are the proof.
 LARGEST_RUN = 2_000_000_000
@@ -350,8 +350,7 @@ def _as_moeba(side: Side) -> MoebaForCausalLM:
     """A native side as Moeba computes it: faults are planted in Moeba's parts."""
     model = MoebaForCausalLM(side.config)
     load_exactly(model, {name: side.tensors.read(name) for name in side.tensors.tensors})
-    model.set_experts_implementation("eager")
-    return model.eval()
+    return plain(model)
 
 
 def _plant(

@@ -21,6 +21,7 @@ from ...configuration import MoebaConfig
 from ...configuration.model_facts import layer_view
 from ...library.upstream import can_set_experts
 from ...modeling import MoebaForCausalLM
+from ..alignment import align
 from ..checkpoint import Checkpoint, TensorSource
 from ..family import Family
 from ..plan import PlannedTensors, plan_export, plan_import
@@ -238,10 +239,13 @@ def load_model(folder: Path, drops: Callable[[str], bool] = lambda name: False) 
 
 
 def plain(model: Any) -> Any:
-    """The model in eval mode, with the experts' plain computation: the fast ones want sizes that small models lack."""
+    """The model in eval mode, in aligned memory, with the experts' plain computation.
+
+    The fast ones want sizes that small models lack.
+    """
     if has_experts(model) and can_set_experts(model):
         model.set_experts_implementation("eager")
-    return model.eval()
+    return align(model).eval()
 
 
 def _persistent_buffers(model: nn.Module) -> list[tuple[str, torch.Tensor]]:

@@ -4,7 +4,7 @@ from ..config_rows import Computed, Fixed, Inert, Pair, pairs
 from ..family import Family
 from ..rows import Dropped, SplitGroups, linear, renamed
 from .shared_fields import ATTENTION_BIAS, PARTIAL_ROPE, SIZES, TRAINED_PADDING, without
-from .shared_tensors import LAYER, fused_qkv, linears
+from .shared_tensors import LAYER, ONE_PRODUCT, fused_qkv, linears
 
 BLOCK = "gpt_neox.layers.{layer}"
 
@@ -55,4 +55,5 @@ FAMILY = Family(
     ),
     leftovers=("attention_probs_dropout_prob", "hidden_dropout_prob"),
     base_prefix="gpt_neox.",
+    reordered=ONE_PRODUCT,
 )

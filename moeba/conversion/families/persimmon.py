@@ -4,7 +4,7 @@ from ..config_rows import Computed, Only, Pair
 from ..family import Family
 from ..rows import SplitGroups, linear, same
 from .shared_fields import CLASSIC, PARTIAL_ROPE, SIZES, without
-from .shared_tensors import LAYER, PRE_LAYER_NORMS, fused_qkv, linears
+from .shared_tensors import LAYER, ONE_PRODUCT, PRE_LAYER_NORMS, fused_qkv, linears
 
 FAMILY = Family(
     model_type="persimmon",
@@ -36,4 +36,5 @@ FAMILY = Family(
         ),
         *linears(f"{LAYER}.mlp", f"{LAYER}.mlp", up_proj="dense_h_to_4h", down_proj="dense_4h_to_h"),
     ),
+    reordered=ONE_PRODUCT,
 )

@@ -39,9 +39,7 @@ INTERLEAVED_ATTENTION: tuple[Row, ...] = (
 )
 
 # Why logits of families with `fused_qkv` are not bit-identical.
-ONE_PRODUCT = (
-    "stock computes queries, keys and values in one product, which rounds otherwise for a single token"
-)
+ONE_PRODUCT = "stock computes queries, keys and values in one product, which a processor may round otherwise"
 
 
 def fused_qkv(theirs: str, *operations: Operation) -> tuple[Row, ...]:

@@ -9,6 +9,7 @@ import torch
 from accelerate import init_empty_weights
 
 from ...configuration import MoebaConfig
+from ...conversion.alignment import aligned
 from ...conversion.checkpoint import TensorSource
 from ...library.accelerate_internals import attach_align_device_hook
 from ...library.upstream import use_eager_experts
@@ -26,7 +27,7 @@ class _Weights(Mapping[str, torch.Tensor]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         stored = EMBEDDING if name == HEAD and HEAD not in self._tensors.tensors else name
-        tensor = self._tensors.read(stored)
+        tensor = aligned(self._tensors.read(stored))
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
 
     def __iter__(self) -> Iterator[str]:
