@@ -21,7 +21,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # One thread per worker: pytest already runs JOBS of them.
 TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
-SOURCES := $(wildcard moeba moeba_command.py tests examples benchmarks)
+SOURCES := $(wildcard moeba moeba_command.py tests tools examples benchmarks)
 
 .PHONY: help venv demo test test-slow test-oldest test-wheel test-processors test-unconstrained drift check format clean
 

@@ -276,14 +276,14 @@ class MoebaGroupedQueryAttention(MoebaAttention):
         value = self._clip(self._project(hidden_states, self.v_proj, self.v_head_dim)).transpose(1, 2)
         if self.value_multiplier != 1.0:
             value = value * self.value_multiplier
-        rotate = self.is_rotary and position_embeddings is not None
+        angles = position_embeddings if self.is_rotary else None
 
         def prepare(heads: torch.Tensor, norm: str) -> torch.Tensor:
             if not self.qk_norm_after_rope:
                 heads = self._normalize(heads, norm)
             heads = self._clip(heads).transpose(1, 2)
-            if rotate:
-                heads = apply_rotary(heads, *position_embeddings, joins=self.joins_rotated)
+            if angles is not None:
+                heads = apply_rotary(heads, *angles, joins=self.joins_rotated)
             if self.qk_norm_after_rope:
                 heads = self._normalize(heads.transpose(1, 2), norm).transpose(1, 2)
             return heads
