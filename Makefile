@@ -55,10 +55,10 @@ test: $(VENV)/.installed-test
 test-slow: $(VENV)/.installed-test
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) -m slow $(ARGS) || [ $$? -eq 5 ]  # 5: no test is slow
 
-# tests/selections.py chooses what runs.
-test-oldest:
+# tests/selections.py chooses what runs. Hub folders are made with one set and loaded with the other.
+test-oldest: $(VENV)/.installed-test
 	$(MAKE) VENV=$(VENV)-oldest CONSTRAINTS=constraints/oldest.txt EXTRAS=test venv
-	$(TEST_ENV) $(VENV)-oldest/bin/python -m pytest -n $(JOBS) -m oldest $(ARGS)
+	$(TEST_ENV) MOEBA_OTHER_PYTHON=$(abspath $(BIN)/python) $(VENV)-oldest/bin/python -m pytest -n $(JOBS) -m oldest $(ARGS)
 
 test-wheel: $(VENV)/.installed-test
 	tools/test_wheel.sh $(BIN)/python "$(TORCH)" $(CONSTRAINTS)

@@ -41,6 +41,7 @@ OLDEST = (
 OLDEST_SLOW = (
     "demo/test_demo.py::test_the_main_road",
     "hub_card/test_bundle_life.py",
+    "hub_card/test_other_release.py",
     "modeling/test_code_files.py::test_loads_and_saves_without_the_package[shared_sigmoid]",
 )
 # On lesser processors (`make test-processors`): the comparisons with stock models, and of the kernels.
