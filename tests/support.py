@@ -12,7 +12,33 @@ from typing import Any
 import torch
 from torch import nn
 
-from moeba import MoebaConfig, MoebaForCausalLM
+from moeba import (
+    MoebaConfig,
+    MoebaForCausalLM,
+    MoebaForQuestionAnswering,
+    MoebaForSequenceClassification,
+    MoebaForTokenClassification,
+    MoebaModel,
+)
+
+HEADS = [
+    MoebaModel,
+    MoebaForCausalLM,
+    MoebaForSequenceClassification,
+    MoebaForTokenClassification,
+    MoebaForQuestionAnswering,
+]
+# The beginning of a script for another process, which cannot import the package then.
+WITHOUT_MOEBA = """
+import importlib.abc, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "moeba":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+"""
 
 SIZES: dict[str, Any] = dict(
     vocab_size=67,

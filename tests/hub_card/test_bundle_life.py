@@ -12,6 +12,7 @@ import sys
 import pytest
 import torch
 from card_folders import EXPERTS, SIZES, save_tokenizer
+from support import WITHOUT_MOEBA
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import moeba
@@ -24,16 +25,9 @@ from moeba.modeling import modeling_moeba
 from moeba.modeling.code_files import AUTO_MAP
 
 # argv: folder, inputs and expected outputs, folder to save to.
-ELSEWHERE = """
-import importlib.abc, sys
-
-class Absent(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "moeba":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Absent())
-import torch
+ELSEWHERE = (
+    WITHOUT_MOEBA
+    + """import torch
 from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, pipeline
 
@@ -97,6 +91,7 @@ Path(again, "model.safetensors").unlink(missing_ok=True)
 with torch.no_grad():
     torch.save(load(again).eval()(ids).logits, str(Path(again, "logits.pt")))
 """
+)
 VARIANTS = {
     "dense, tied": dict(tie_word_embeddings=True, qk_norm="head"),
     "sparse, sharded": dict(EXPERTS, shared_expert_intermediate_size=24, scoring_func="sigmoid"),
@@ -112,6 +107,7 @@ def measure(model, inputs):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*past_key_values.*is deprecated:FutureWarning")  # `measure` is an older script
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_proven_trained_and_saved_elsewhere(variant, tmp_path):
     source = tmp_path / "source"

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import WITHOUT_MOEBA
 
 OTHER = os.environ.get("MOEBA_OTHER_PYTHON")
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,16 +60,7 @@ torch.save(measure(load), figures)
 """
 )
 READ = (
-    """
-import importlib.abc, sys
-
-class Absent(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "moeba":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Absent())
-"""
+    WITHOUT_MOEBA
     + MEASURE
     + """
 import warnings

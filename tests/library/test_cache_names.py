@@ -7,14 +7,11 @@ import warnings
 
 import pytest
 import torch
-from support import SIZES, random_ids, tiny_config, tiny_model
+from support import HEADS, SIZES, random_ids, tiny_config, tiny_model
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from moeba import (
     MoebaForCausalLM,
-    MoebaForQuestionAnswering,
-    MoebaForSequenceClassification,
-    MoebaForTokenClassification,
     MoebaModel,
 )
 from moeba.library.upstream import CACHE, PAST_KEY_VALUES, cache_of, takes_cache
@@ -22,13 +19,6 @@ from moeba.modeling.attention import MoebaGroupedQueryAttention
 from moeba.modeling.blocks import BLOCKS
 from moeba.modeling.latent_attention import MoebaLatentAttention
 
-HEADS = [
-    MoebaModel,
-    MoebaForCausalLM,
-    MoebaForSequenceClassification,
-    MoebaForTokenClassification,
-    MoebaForQuestionAnswering,
-]
 renamed = pytest.mark.skipif(CACHE == PAST_KEY_VALUES, reason="this transformers has only the old name")
 
 

@@ -4,25 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import SIZES, random_ids, tiny_model
+from support import HEADS, SIZES, random_ids, tiny_model
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 
-from moeba import (
-    MoebaForCausalLM,
-    MoebaForQuestionAnswering,
-    MoebaForSequenceClassification,
-    MoebaForTokenClassification,
-    MoebaModel,
-)
 from moeba.modeling.attention import eager_attention_forward
-
-HEADS = [
-    MoebaModel,
-    MoebaForCausalLM,
-    MoebaForSequenceClassification,
-    MoebaForTokenClassification,
-    MoebaForQuestionAnswering,
-]
 
 
 @pytest.mark.parametrize("model_class", HEADS)
@@ -59,10 +44,9 @@ def test_what_the_library_and_its_trainers_pass_is_taken():
     assert model(ids, **words).loss.isfinite()
 
 
-def test_the_paged_cache_of_continuous_batching_needs_paged_attention():
-    model = tiny_model(attn_implementation="sdpa")
-    with pytest.raises(TypeError, match="'write_index'"):
-        model(random_ids(), write_index=None)
+def test_what_continuous_batching_passes_is_refused_elsewhere():
+    with pytest.raises(TypeError, match="'block_table', 'read_index'"):
+        tiny_model(attn_implementation="sdpa")(random_ids(), read_index=None, block_table=None)
 
 
 def test_an_attention_function_of_ones_own_may_read_any_name():

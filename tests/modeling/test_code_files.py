@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import random_ids, tiny_config, tiny_model
+from support import WITHOUT_MOEBA, random_ids, tiny_config, tiny_model
 from transformers import AutoModelForCausalLM
 
 import moeba
@@ -22,15 +22,10 @@ PACKAGE = Path(moeba.__file__).parent
 
 # Run in an interpreter of its own, isolated, with the package out of reach; `folder` and `again` are
 # argv[1:].
-BARE = """
-import importlib.abc, json, sys
-
-class Blocker(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "moeba":
-            raise ModuleNotFoundError("moeba is blocked here")
-
-sys.meta_path.insert(0, Blocker())
+BARE = (
+    WITHOUT_MOEBA
+    + """
+import json
 try:
     import moeba
     raise SystemExit("moeba could be imported")
@@ -63,6 +58,7 @@ for auto_class in json.loads(sys.argv[4]):
         model.save_pretrained(again)
 torch.save(outputs, ids_file + ".out")
 """
+)
 
 
 def run_bare(folder: Path, ids: torch.Tensor, again: Path, home: Path, auto_classes=tuple(AUTO_MAP)) -> dict:
@@ -179,15 +175,8 @@ def test_the_config_imports_by_itself_all_that_it_needs():
 @pytest.mark.parametrize("version", ["4.57.6", "5.22.2", "6.0.0"])
 def test_a_folder_says_which_transformers_it_needs(version, tmp_path):
     tiny_model("moe").save_pretrained(tmp_path / "model")
-    code = f"""
-import importlib.abc, importlib.metadata, sys
-
-class Absent(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "moeba":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Absent())
+    code = f"""{WITHOUT_MOEBA}
+import importlib.metadata
 from transformers import AutoModelForCausalLM
 real = importlib.metadata.version
 importlib.metadata.version = lambda name: "{version}" if name == "transformers" else real(name)

@@ -7,14 +7,13 @@ import re
 import pytest
 import torch
 from safetensors import safe_open
-from support import SPARSE, VARIANTS, gradients, random_ids, randomise, tiny_config, tiny_model
+from support import HEADS, SPARSE, VARIANTS, gradients, random_ids, randomise, tiny_config, tiny_model
 from transformers import AutoModel, AutoModelForCausalLM, StaticCache
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from moeba import (
     MoebaConfig,
     MoebaForCausalLM,
-    MoebaForQuestionAnswering,
     MoebaForSequenceClassification,
     MoebaForTokenClassification,
     MoebaModel,
@@ -23,13 +22,6 @@ from moeba.conversion.alignment import align
 from moeba.library.upstream import CACHE
 from moeba.modeling.experts import EXPERTS, build_experts
 
-HEADS = [
-    MoebaModel,
-    MoebaForCausalLM,
-    MoebaForSequenceClassification,
-    MoebaForTokenClassification,
-    MoebaForQuestionAnswering,
-]
 variants = pytest.mark.parametrize("variant", VARIANTS)
 
 
