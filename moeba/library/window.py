@@ -22,7 +22,7 @@ class Tested(NamedTuple):
 
 # `constraints/` holds both ends as files for pip; setup.cfg names the oldest. A test holds the three together.
 TESTED = {
-    "python": Tested("3.11", "3.11"),
+    "python": Tested("3.11", "3.13"),
     "torch": Tested("2.12.1", "2.13.0"),
     "transformers": Tested("5.23.0", "5.24.0"),
     "accelerate": Tested("1.3.0", "1.15.0"),
