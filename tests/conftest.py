@@ -18,7 +18,7 @@ def library_logging():
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what belongs to a selection of tests/selections.py, where one is asked for."""
     asked = config.option.markexpr or ""
-    for name in ("oldest", "processors"):
+    for name in ("oldest", "processors", "exhaustive"):
         if name in asked:
             import selections
 

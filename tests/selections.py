@@ -1,4 +1,4 @@
-"""What runs on other sets of libraries and other processors than the newest: chosen in one place, by what it covers."""
+"""What runs on other sets of libraries, on other processors, or not in CI: chosen in one place, by what it covers."""
 
 from __future__ import annotations
 
@@ -52,6 +52,17 @@ PROCESSORS = (
     "kernels/test_gradients.py",
     "modeling/test_parity.py",
 )
+# Proofs over many configs of a family. CI runs them for the families that have all parts between them, `make test-full`
+# for every family. Each family's default tests always run.
+WIDE = (
+    "conversion/test_family_mutations.py::test_one_field_changed",
+    "conversion/test_family_parity.py::test_same_function_everywhere",
+    "conversion/test_family_round_trip.py::test_comes_back_from_everywhere",
+)
+
+
+def in_exhaustive(item: pytest.Item) -> bool:
+    return _place(item).startswith(WIDE) and item.callspec.params["model_type"] not in families_by_part()
 
 
 def in_oldest(item: pytest.Item) -> bool:

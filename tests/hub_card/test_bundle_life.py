@@ -107,7 +107,9 @@ def measure(model, inputs):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*past_key_values.*is deprecated:FutureWarning")  # `measure` is an older script
+@pytest.mark.filterwarnings(
+    "ignore:.*past_key_values.*is deprecated:FutureWarning"
+)  # `measure` is an older script
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_proven_trained_and_saved_elsewhere(variant, tmp_path):
     source = tmp_path / "source"
