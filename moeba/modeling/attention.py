@@ -169,7 +169,8 @@ class MoebaAttention(nn.Module):
         self.query_growth = query_growth(config, self.layer_type)
         has_sinks = self.layer_type in (config.attention_sink_layer_types or ())
         if has_sinks:  # the library tells by the attribute whether there are any
-            self.sinks = nn.Parameter(torch.empty(config.num_attention_heads))
+            kept = torch.float32 if self.scores_in_float32 else None
+            self.sinks = nn.Parameter(torch.empty(config.num_attention_heads, dtype=kept))
         self.has_sinks = has_sinks
         self.scales_by_share = config.attention_sink_form == "output_share"
 

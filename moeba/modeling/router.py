@@ -60,9 +60,11 @@ class MoebaRouter(nn.Module):
         self.softcap = config.router_logit_softcapping
         self.matmul_dtype = DTYPES.get(config.router_matmul_dtype)
         self.weight_dtype = DTYPES.get(config.router_weight_dtype)
-        self.weight = nn.Parameter(torch.empty(self.num_experts, config.hidden_size))
+        kept = DTYPES.get(config.router_param_dtype)  # whatever dtype the model is built in
+        self.weight = nn.Parameter(torch.empty(self.num_experts, config.hidden_size, dtype=kept))
         self.bias = nn.Parameter(torch.empty(self.num_experts)) if config.router_bias else None
-        bias = torch.zeros(self.num_experts) if config.router_selection_bias else None
+        selection = config.router_selection_bias
+        bias = torch.zeros(self.num_experts, dtype=torch.float32) if selection else None
         self.register_buffer("e_score_correction_bias", bias)
 
     def scores(self, logits: torch.Tensor) -> torch.Tensor:

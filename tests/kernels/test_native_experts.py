@@ -37,7 +37,7 @@ KINDS = {
     "MuseSparkExperts": "silu",  # a norm after each expert
 }
 # Gates that no kernel knows.
-UNKNOWN = {"Inkling2Experts"}
+UNKNOWN = {"Inkling2Experts", "Inkling2LoopExperts"}
 OTHERS = sorted(set(classes_by_name()) - set(KINDS))
 
 

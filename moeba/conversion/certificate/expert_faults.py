@@ -76,6 +76,11 @@ def _swap_expert_halves(model: MoebaForCausalLM) -> None:
     weight.copy_(torch.cat(tuple(reversed(weight.chunk(2, dim=1))), dim=1))
 
 
+def _norms_answer(config: MoebaConfig) -> bool:
+    """Whether a norm follows the feed-forward's answer at once, which then may be of any size."""
+    return config.moe_output_norm or config.block_order in ("sandwich_norm", "output_norm")
+
+
 def _other_combination(config: MoebaConfig) -> str:
     return "sum" if config.shared_expert_combination == "average" else "average"
 
@@ -116,7 +121,8 @@ EXPERT_FAULTS: tuple[Fault, ...] = (
           # Where a family has always one, a model that needs none has an empty one.
           finds_something=lambda m: bool(_sparse(m).shared_expert.down_proj.weight.any())),
     Fault("shared and routed answers combined otherwise",
-          lambda c: _moe(c) and _sparse_view(c).shared_expert_intermediate_size > 0,
+          # Half of an answer is the whole of it to a norm.
+          lambda c: _moe(c) and _sparse_view(c).shared_expert_intermediate_size > 0 and not _norms_answer(c),
           config=lambda c: {"shared_expert_combination": _other_combination(c)}),
     Fault("norm after the experts dropped", lambda c: _moe(c) and c.moe_output_norm,
           config=lambda c: {"moe_output_norm": False}),
