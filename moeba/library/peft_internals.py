@@ -8,7 +8,7 @@ from peft.utils import ModulesToSaveWrapper
 
 
 def holds_matrices_transposed(wrapper: ParamWrapper) -> bool:
-    """Whether PEFT took the last dimension of an expert's matrix for its inputs (0.18 and later)."""
+    """Whether PEFT took the last dimension of an expert's matrix for its inputs."""
     return getattr(wrapper, "_did_swap_in_out_features", False)
 
 

@@ -1,4 +1,4 @@
-"""Private names of PyTorch that Moeba reaches; all of them are there from 2.6 to 2.15."""
+"""Private names of PyTorch that Moeba reaches, the same in every tested release."""
 
 from __future__ import annotations
 

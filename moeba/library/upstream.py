@@ -177,7 +177,7 @@ def _continuous_batching_kwargs() -> frozenset[str]:
 
 
 # --- attention and experts implementations ---
-# Private attributes of configs and classes, the same since 5.0: they can go once the library has public ones.
+# Private attributes of configs and classes, the same in 5.23 and 5.24: they can go once the library has public ones.
 def attention_of(config: Any) -> str:
     """Name of the attention implementation that a model with this config runs."""
     return config._attn_implementation
@@ -234,7 +234,7 @@ def apply_gate(experts: torch.nn.Module, inner: torch.Tensor) -> torch.Tensor:
 
 
 # --- names and fields ---
-# `_name_or_path` and `_get_default_generation_params` are private, the same since 5.0.
+# `_name_or_path` and `_get_default_generation_params` are private, the same in 5.23 and 5.24.
 def origin_of(config: Any) -> str | None:
     """Where a config was loaded from: a folder or a repository."""
     return config._name_or_path or None
@@ -261,7 +261,6 @@ __all__ = [
     "ROPE_INIT_FUNCTIONS",
     "Cache",
     "DynamicCache",
-    "GenerationConfig",
     "GenerationMixin",
     "GenericForQuestionAnswering",
     "GenericForSequenceClassification",
