@@ -34,6 +34,7 @@ def verified_with(since: str = "") -> str:
 def _entry(family: Family) -> dict[str, Any]:
     return {
         "model_type": family.model_type,
+        "aliases": list(family.aliases),
         "architecture": family.architecture,
         "kind": family.kind,
         "directions": ["in", "out"],
@@ -74,7 +75,8 @@ def markdown() -> str:
             later.setdefault(family.since, []).append(family.model_type)
     names: dict[tuple[str, str], list[str]] = {}
     for entry in entries:
-        names.setdefault((entry["kind"], entry["exactness"]), []).append(entry["model_type"])
+        shown = " and ".join((entry["model_type"], *entry["aliases"]))
+        names.setdefault((entry["kind"], entry["exactness"]), []).append(shown)
     limits = [
         f"{entry['model_type']} (`{conditions(entry)}`)" for entry in entries if entry["refused_unless"]
     ]

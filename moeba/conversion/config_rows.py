@@ -290,6 +290,38 @@ def to_native(rows: Sequence[ConfigRow], model_type: str, config: MoebaConfig) -
     Raises:
         ValueError: names every field of ours, with its value, that the native config cannot hold.
     """
+    native, back = _there_and_back(rows, model_type, config)
+    blocked = [item for item in differences(config, back) if item.name not in TRAINING_FIELDS]
+    if blocked:
+        reasons = [f"{item.name}={item.first!r} (there: {item.second!r})" for item in blocked]
+        raise ValueError(f"'{model_type}' cannot hold this model: {listing(reasons, limit=50)}")
+    return native
+
+
+def rederived(rows: Sequence[ConfigRow], model_type: str, config: MoebaConfig) -> MoebaConfig:
+    """The config, with numbers as the family's own fields give them: a factor that follows from a width follows anew.
+
+    Raises:
+        ValueError: something other than such a number would change.
+    """
+    _, back = _there_and_back(rows, model_type, config)
+    changed = [
+        f"{item.name}={item.first!r} (there: {item.second!r})"
+        for item in differences(config, back)
+        if not all(
+            isinstance(value, float | int) and not isinstance(value, bool)
+            for value in (item.first, item.second)
+        )
+    ]
+    if changed:
+        raise ValueError(f"'{model_type}' cannot hold this model: {listing(changed, limit=50)}")
+    return back
+
+
+def _there_and_back(
+    rows: Sequence[ConfigRow], model_type: str, config: MoebaConfig
+) -> tuple[PreTrainedConfig, MoebaConfig]:
+    """What the rows make of a config, and what they read in that."""
     config_class = CONFIG_MAPPING[model_type]
     values: dict[str, Any] = {}
     try:
@@ -310,14 +342,9 @@ def to_native(rows: Sequence[ConfigRow], model_type: str, config: MoebaConfig) -
     try:
         # A copy, as the class writes into the dicts that it is given.
         native = config_class(**_nested(copy.deepcopy(values)))
-        blocked = differences(config, to_moeba(rows, native))
+        return native, to_moeba(rows, native)
     except Exception as error:
         raise ValueError(f"'{model_type}' cannot hold this model: {one_line(error)}") from error
-    blocked = [difference for difference in blocked if difference.name not in TRAINING_FIELDS]
-    if blocked:
-        reasons = [f"{item.name}={item.first!r} (there: {item.second!r})" for item in blocked]
-        raise ValueError(f"'{model_type}' cannot hold this model: {listing(reasons, limit=50)}")
-    return native
 
 
 def one_line(error: BaseException) -> str:

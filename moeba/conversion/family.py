@@ -9,7 +9,7 @@ from typing import Any, Literal
 from transformers import PreTrainedConfig
 
 from ..configuration import MoebaConfig
-from .config_rows import ConfigRow, read_native_config, to_moeba, to_native, unknown_fields
+from .config_rows import ConfigRow, read_native_config, rederived, to_moeba, to_native, unknown_fields
 from .rows import Dropped, Row
 
 
@@ -26,6 +26,7 @@ class Family:
         leftovers: keys of the family's old config.json files that no stock code reads.
         restated: keys of its config.json files, no stock code's either, that may say only what the family always does.
         base_prefix: what a checkpoint saved from the bare model leaves off its names.
+        aliases: other `model_type`s that transformers reads with the same classes.
         since: the release of transformers that brought it; empty for those of the oldest one that Moeba runs with.
         reordered: why float32 sums run in another order than the stock model's; empty where logits are bit-identical.
     """
@@ -39,6 +40,7 @@ class Family:
     leftovers: tuple[str, ...] = ()
     restated: tuple[tuple[str, Any], ...] = ()
     base_prefix: str = "model."
+    aliases: tuple[str, ...] = ()
     since: str = ""
     reordered: str = ""
 
@@ -72,6 +74,10 @@ class Family:
         native = to_native(self.config_rows, self.model_type, config)
         native.architectures = [self.architecture]
         return native
+
+    def rederived(self, config: MoebaConfig) -> MoebaConfig:
+        """A config of other sizes, where numbers that follow from them (root of the width, …) do so again."""
+        return rederived(self.config_rows, self.model_type, config)
 
     def drops(self, name: str, layers: int) -> Dropped | None:
         """The rule that drops a source tensor of a model of so many layers, if one does.

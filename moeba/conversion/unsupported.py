@@ -66,10 +66,6 @@ _REASONS: dict[str, str] = {
         "roc_bert roformer xlm-roberta xlm-roberta-xl xmod"
     ),
     "it is an encoder of both directions, with embeddings of languages": "xlm",
-    # Nothing stands in the way.
-    "not written yet: it needs no new part": (
-        "aria_text bert-generation cohere_compass_text dbrx gpt-sw3 minicpm3"
-    ),
 }  # fmt: skip
 
 # The release of transformers that brought them; all others are as old as the oldest one that Moeba runs with.

@@ -14,7 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 import moeba
 from moeba.conversion import FAMILIES, family_of
 from moeba.conversion.catalogue import BEGIN, END, conditions, families, markdown, unsupported
-from moeba.conversion.families import KNOWN_FAMILIES
+from moeba.conversion.families import ALIASES, KNOWN_FAMILIES
 from moeba.conversion.unsupported import SINCE, UNSUPPORTED
 from moeba.library.window import TESTED, place
 
@@ -39,7 +39,9 @@ def test_one_entry_a_family():
 
 # Which release brought each family and each refused type: "" for the oldest of the window or an earlier one.
 ARRIVED = (
-    {name: family.since for name, family in KNOWN_FAMILIES.items()} | dict.fromkeys(UNSUPPORTED, "") | SINCE
+    {name: family.since for name, family in KNOWN_FAMILIES.items()}
+    | dict.fromkeys((*UNSUPPORTED, *ALIASES), "")
+    | SINCE
 )
 
 

@@ -215,3 +215,27 @@ def test_config_of_an_old_full_dump_is_read():
     for name, value in {"pruned_heads": {"0": [1]}, "rope_interleaved": True, "is_decoder": "yes"}.items():
         with pytest.raises(ValueError, match=f"{name}="):
             family.read_config({**raw, name: value})
+
+
+def test_model_type_that_is_another_name(tmp_path):
+    """transformers reads GPT-SW3 with GPT-2's classes; what goes out says so."""
+    source = native.make(tmp_path / "native", "gpt2")
+    path = source / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "gpt-sw3"}))
+    convert(source, tmp_path / "moeba")
+    export(tmp_path / "moeba", tmp_path / "out", certificate=False)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "gpt2"
+    same_tensors(read_all(source), read_all(tmp_path / "out"))
+
+
+def test_rope_of_dbrx_that_stock_code_does_not_read(tmp_path):
+    """The published configs say theta where transformers no longer looks."""
+    source = native.make(tmp_path / "native", "dbrx")
+    path = source / "config.json"
+    raw = json.loads(path.read_text())
+    raw["attn_config"]["rope_theta"] = 500000
+    path.write_text(json.dumps(raw))
+    with pytest.raises(
+        ValueError, match="attn_config.rope_theta=500000 is not read .* write rope_theta=500000"
+    ):
+        convert(source, tmp_path / "moeba")

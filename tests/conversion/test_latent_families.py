@@ -12,8 +12,9 @@ from transformers import CONFIG_MAPPING
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2TopkRouter
 from transformers.models.mistral4.modeling_mistral4 import Mistral4TopkRouter
 
-from moeba import MoebaForCausalLM, convert
+from moeba import MoebaConfig, MoebaForCausalLM, convert
 from moeba.conversion import family_of
+from moeba.conversion.certificate.twin import shrink
 from moeba.conversion.checkpoint import Checkpoint
 from moeba.modeling.router import ROUTERS
 
@@ -204,3 +205,23 @@ def test_scores_that_underflow_compete_with_closed_groups(stock_router, model_ty
     assert torch.equal(*shares)
     closed_wins = (shares[1][:, :6].any(-1) & shares[1][:, 6:].any(-1)).any()
     assert closed_wins == (model_type == "mistral4")
+
+
+@pytest.mark.parametrize("depth, base", [(1.4, 256), (None, None), (0.7, 200)])
+def test_scales_that_follow_from_sizes_follow_in_the_twin_too(depth, base):
+    """MiniCPM3-4B's widths: a logit divisor of 2560 / 256 has no base of its own in a stream of 32 channels."""
+    family = family_of("minicpm3")
+    native = CONFIG_MAPPING["minicpm3"](scale_depth=depth, dim_model_base=base)
+    config = family.to_moeba(native)
+    back = family.to_native(config)
+    assert (back.scale_depth, back.dim_model_base) == (native.scale_depth, native.dim_model_base)
+    small = family.rederived(shrink(config))
+    assert family.to_moeba(family.to_native(small)).logits_scaling == small.logits_scaling
+    assert 0.5 < small.logits_scaling / config.logits_scaling < 2
+
+
+def test_parts_are_not_rederived():
+    family = family_of("minicpm3")
+    config = family.to_moeba(draw("minicpm3", 0))
+    with pytest.raises(ValueError, match="'minicpm3' cannot hold this model: .*norm_type='layernorm'"):
+        family.rederived(MoebaConfig.from_dict({**config.to_dict(), "norm_type": "layernorm"}))

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from . import draws
-from .common import chance, layer_types, llama_like, maybe
+from .common import chance, layer_types, llama_like, maybe, rope
 
 
 @draws("cohere", "cohere2")
@@ -19,3 +19,23 @@ def cohere(rng: random.Random, model_type: str) -> dict[str, Any]:
         return fields | {"use_qk_norm": chance(rng)}
     fields |= {"sliding_window": rng.choice([2, 3, 9])}
     return fields | maybe(rng, 0.6, layer_types=layer_types(rng, fields["num_hidden_layers"]))
+
+
+@draws("cohere_compass_text")
+def compass(rng: random.Random, model_type: str) -> dict[str, Any]:
+    fields = cohere(rng, "cohere")
+    del fields["use_qk_norm"]
+    kinds = layer_types(rng, fields["num_hidden_layers"])
+    head_dim = fields["hidden_size"] // fields["num_attention_heads"]
+    ropes: dict[str, Any] = {kind: rope(rng, head_dim, by_kind=True) for kind in set(kinds)}
+    if chance(rng):  # images have several axes of positions
+        for settings in ropes.values():
+            settings["mrope_section"] = [head_dim // 2, 0, 0]
+    if chance(rng):
+        ropes[rng.choice(sorted(ropes))] = None
+    return fields | {
+        "layer_types": kinds,
+        "rope_parameters": ropes,
+        "sliding_window": rng.choice([2, 3, 9]),
+        "logit_scale": rng.choice([None, 0.25, 3.0]),
+    }

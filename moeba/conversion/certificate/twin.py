@@ -161,7 +161,7 @@ def convert_twin(
     config: MoebaConfig, family: Family, folder: Path
 ) -> tuple[PreTrainedModel, MoebaForCausalLM]:
     """A random native model as stock transformers writes it, and what the family's rows make of those files."""
-    small = shrink(config)
+    small = family.rederived(shrink(config))
     stock = AutoModelForCausalLM.from_config(family.to_native(small), dtype=torch.float32)
     randomise(stock, embedding_multiplier=small.embedding_multiplier)
     stock.tie_weights()
@@ -177,7 +177,7 @@ def export_twin(
     config: MoebaConfig, family: Family, folder: Path
 ) -> tuple[MoebaForCausalLM, PreTrainedModel]:
     """A random Moeba model, and what stock transformers loads from the files that the family's rows make of it."""
-    ours = MoebaForCausalLM(shrink(config))
+    ours = MoebaForCausalLM(family.rederived(shrink(config)))
     randomise(ours, embedding_multiplier=ours.config.embedding_multiplier)
     ours.tie_weights()
     state = dict(ours.state_dict().items())

@@ -21,6 +21,7 @@ def _load() -> dict[str, Family]:
 
 # Those of every release that Moeba runs with, and those whose models the installed one has.
 KNOWN_FAMILIES: dict[str, Family] = _load()
+ALIASES: dict[str, str] = {alias: name for name, family in KNOWN_FAMILIES.items() for alias in family.aliases}
 FAMILIES = {name: family for name, family in KNOWN_FAMILIES.items() if name in CONFIG_MAPPING}
 
 
@@ -31,6 +32,7 @@ def family_of(model_type: str | None) -> Family:
         ValueError: it is not supported, and why, or else the supported ones are listed; or it needs a later release
             of transformers, which is named.
     """
+    model_type = ALIASES.get(model_type or "", model_type)
     if model_type in UNSUPPORTED:
         raise ValueError(f"model_type={model_type!r} is not supported: {UNSUPPORTED[model_type]}.")
     if model_type in KNOWN_FAMILIES and model_type not in FAMILIES:

@@ -79,5 +79,6 @@ FAMILY = Family(
     rows=tensors(Split(lambda config: [config.hidden_size] * 3), Transpose()),
     dropped=MASKS,
     base_prefix="transformer.",
+    aliases=("gpt-sw3",),
     reordered="stock multiplies by matrices that lie transposed, with queries, keys and values in one product",
 )

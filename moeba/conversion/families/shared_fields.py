@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 from ...configuration import MoebaConfig
@@ -12,6 +14,13 @@ from ..config_rows import Computed, ConfigRow, Fixed, Pair, pairs
 def without(rows: tuple[ConfigRow, ...], *names: str) -> tuple[ConfigRow, ...]:
     """The rows, but for those of these native fields."""
     return tuple(row for row in rows if not set(row.theirs) & set(names))
+
+
+def scalar_that_gives(value: float, near: float, read: Callable[[float], float]) -> float:
+    """The shortest of the floats at `near` that is read as just this value; `near` itself where none is."""
+    neighbours = (near, math.nextafter(near, -math.inf), math.nextafter(near, math.inf))
+    candidates = (*(round(near, digits) for digits in range(1, 16)), *neighbours)
+    return next((candidate for candidate in candidates if read(candidate) == value), near)
 
 
 def _each_kind(rope: Any) -> list[dict[str, Any]]:

@@ -1,0 +1,50 @@
+"""MiniCPM3: latent attention in a dense model, with multipliers on embeddings, branches and logits (OpenBMB 2024)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ...configuration import MoebaConfig
+from ..config_rows import Computed, Fixed, Pair, pairs
+from ..family import Family
+from .deepseek import INV_FREQ, LATENT_SIZES, SLICED, head_parts, latent_attention
+from .shared_fields import scalar_that_gives
+from .shared_tensors import EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
+
+
+def _scales(native: Any) -> dict[str, Any]:
+    return {
+        "residual_multiplier": native["scale_depth"] / math.sqrt(native["num_hidden_layers"]),
+        "logits_scaling": native["hidden_size"] / native["dim_model_base"],
+    }
+
+
+def _scales_back(config: MoebaConfig) -> dict[str, Any]:
+    root = math.sqrt(config.num_hidden_layers)
+    return {
+        "scale_depth": scalar_that_gives(
+            config.residual_multiplier, config.residual_multiplier * root, lambda depth: depth / root
+        ),
+        "dim_model_base": max(round(config.hidden_size / config.logits_scaling), 1),
+    }
+
+
+FAMILY = Family(
+    model_type="minicpm3",
+    architecture="MiniCPM3ForCausalLM",
+    kind="dense",
+    config_rows=(
+        *LATENT_SIZES,
+        head_parts(),
+        *pairs("mlp_bias"),
+        Pair("scale_emb", "embedding_multiplier"),
+        Computed(("scale_depth", "dim_model_base"), _scales, _scales_back),
+        Fixed("round_embedding_multiplier", True),
+        SLICED,
+    ),
+    rows=(*EMBEDDINGS_AND_HEAD, *latent_attention(), *GATED_MLP, *PRE_NORMS),
+    dropped=(INV_FREQ,),
+    leftovers=("qk_head_dim",),
+    reordered="stock divides what enters the head, where Moeba divides the logits",
+)
