@@ -17,7 +17,7 @@ TRAINING_FIELDS = {
 }  # fmt: skip
 _METADATA_FIELDS = {
     "architectures", "auto_map", "chunk_size_feed_forward", "id2label", "label2id", "output_hidden_states",
-    "problem_type", "return_dict", "transformers_version", "moeba_version", "_name_or_path",
+    "native_fields", "problem_type", "return_dict", "transformers_version", "moeba_version", "_name_or_path",
 }  # fmt: skip
 # Fields that change nothing but the order of a sum.
 _ROUNDING_FIELDS = {"topk_sorted"}

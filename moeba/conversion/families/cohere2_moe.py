@@ -103,6 +103,5 @@ FAMILY = Family(
         *shared_expert("shared_experts"),
         *ROUTED_EXPERTS,
     ),
-    leftovers=COHERE2.leftovers,
     reordered=REORDERED,
 )

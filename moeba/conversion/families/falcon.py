@@ -108,7 +108,6 @@ FAMILY = Family(
             for row in linears(BLOCK, LAYER, input_layernorm="ln_attn", post_attention_layernorm="ln_mlp")
         ),
     ),
-    leftovers=("apply_residual_connection_post_layernorm",),
     base_prefix="transformer.",
     reordered="stock divides scores by a root instead of multiplying, and adds biases after the products",
 )

@@ -22,5 +22,4 @@ FAMILY = Family(
         Fixed("qk_norm", "head"),
     ),
     rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *QK_NORM, *GATED_MLP, *SANDWICH_NORMS),
-    leftovers=("_sliding_window_pattern",),
 )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..config_rows import Computed, Fixed, Inert, Pair
+from ..config_rows import Computed, Fixed, Inert, Pair, Stated
 from ..family import Family
 from ..rows import renamed
 from .shared_fields import ATTENTION_BIAS, SIZES, whole_heads, without
@@ -32,6 +32,10 @@ FAMILY = Family(
         Inert("eod_token_id", "a token between documents, for whoever packs them"),
         Fixed("qk_norm", "head"),
         Fixed("qk_norm_after_rope", True),
+        Stated("use_qk_norm", True, "vLLM and SGLang leave the norms out where it is not said"),
+        Stated("use_cla", False, "vLLM shares keys and values between layers where it says so"),
+        Stated("use_rotary_pos_emb", True, "the authors' code rotates where it says so"),
+        Stated("position_embedding_xdrope", False, "the authors' code rotates otherwise where it says so"),
     ),
     rows=(
         *EMBEDDINGS_AND_HEAD,

@@ -6,7 +6,7 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Inert, Pair
 from ..family import Family
 from ..rows import Row, Split, same
-from .shared_fields import PARTIAL_ROPE, SIZES, UNIFORM_WINDOW, UNLISTED_HEAD_DIM, without
+from .shared_fields import PARTIAL_ROPE, SIZES, UNIFORM_WINDOW, UNLISTED_HEAD_DIM, rotated_share, without
 from .shared_tensors import (
     EMBEDDINGS_AND_HEAD,
     FUSED_ACTIVATION,
@@ -37,6 +37,7 @@ FAMILY = Family(
             lambda native: {"rope_parameters": native["rope_parameters"]},
             _rope_back,
         ),
+        rotated_share(),
         Pair("rms_norm_eps", "norm_eps"),
         Pair("resid_pdrop", "hidden_dropout"),
         Inert("embd_pdrop", "the stock model has no dropout after the embeddings"),
@@ -54,6 +55,5 @@ FAMILY = Family(
         *same(f"{LAYER}.self_attn.o_proj.weight"),
         *FUSED_GATED_MLP,
     ),
-    leftovers=("attention_bias", "full_attn_mod", "interpolate_factor", "lm_head_bias", "mlp_bias"),
     reordered=FUSED_ACTIVATION,
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...configuration import MoebaConfig
 from ...library.native_models import holds_in_float32
-from ..config_rows import Computed, ConfigRow, Fixed, Pair, pairs
+from ..config_rows import Computed, ConfigRow, Fixed, Pair, Stated, pairs
 
 
 def without(rows: tuple[ConfigRow, ...], *names: str) -> tuple[ConfigRow, ...]:
@@ -87,6 +87,15 @@ def _explicit_factor(rope: Any) -> Any:
 
 
 PARTIAL_ROPE = Pair("rope_parameters", "rope_parameters", theirs_from=_explicit_factor)
+
+
+def _rotated_share(config: MoebaConfig) -> float:
+    return (config.rope_parameters or {}).get("partial_rotary_factor", 1.0)
+
+
+def rotated_share(name: str = "partial_rotary_factor") -> Stated:
+    """The rotated share of a head beside the rope settings, where llama.cpp's converter looks for it."""
+    return Stated(name, _rotated_share, "llama.cpp's converter looks for it beside rope_parameters", required=False)
 
 
 def rope_by_kind(partial_factor: float = 1.0) -> Computed:
