@@ -44,7 +44,10 @@ def convert(
     """
     from ..conversion import convert as operation
 
-    settings = common(no_certify, overwrite, dry_run, max_shard_size) | {"revision": revision, "strict": strict}
+    settings = common(no_certify, overwrite, dry_run, max_shard_size) | {
+        "revision": revision,
+        "strict": strict,
+    }
     perform(lambda progress: operation(source, destination, progress=progress, **settings), as_json)
 
 

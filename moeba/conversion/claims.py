@@ -65,7 +65,11 @@ def _window(value: int, config: MoebaConfig) -> bool:
 def _selection(value: str, config: MoebaConfig) -> bool:
     if config.router_selection_bias:
         return value == "noaux_tc"
-    return value in ("group_limited_greedy", "greedy") if config.n_group == 1 else value == "group_limited_greedy"
+    return (
+        value in ("group_limited_greedy", "greedy")
+        if config.n_group == 1
+        else value == "group_limited_greedy"
+    )
 
 
 def _every_layer_after_the_dense(value: Any, config: MoebaConfig) -> bool:
@@ -138,7 +142,9 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(("logit_scale",), lambda v, c: _equals(v, c.logit_scale), "logits are scaled", _NUMBER),
     Claim(("logits_scaling",), lambda v, c: _equals(v, c.logits_scaling), "logits are scaled", _NUMBER),
 )  # fmt: skip
-_NEIGHBOURS = Claim(("rope_interleaved", "interleaved_rope"), _never, "rope turns neighbouring entries together", bool)
+_NEIGHBOURS = Claim(
+    ("rope_interleaved", "interleaved_rope"), _never, "rope turns neighbouring entries together", bool
+)
 # And of routers, where there are experts.
 ROUTER_CLAIMS: tuple[Claim, ...] = (
     Claim(("scoring_func", "score_func", "score_function"), lambda v, c: v == c.scoring_func, _MIXTURE, str),
@@ -161,7 +167,9 @@ def refused(keys: Mapping[str, Any], config: MoebaConfig, interleaved: bool = Fa
         config: what the stock model computes.
         interleaved: it rotates neighbouring entries together.
     """
-    claims = CLAIMS + (ROUTER_CLAIMS if config.sparse_layers else ()) + (() if interleaved else (_NEIGHBOURS,))
+    claims = (
+        CLAIMS + (ROUTER_CLAIMS if config.sparse_layers else ()) + (() if interleaved else (_NEIGHBOURS,))
+    )
     return [
         f"{name}={value!r} (where it is read: {claim.meaning})"
         for name, value in keys.items()

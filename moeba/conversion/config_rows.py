@@ -150,11 +150,10 @@ class Stated:
     def contradiction(self, given: Any, config: MoebaConfig) -> str | None:
         """What is wrong with a config.json that says something else; None if nothing is."""
         (says,) = self.to_theirs(config).values() or (None,)
-        if not self.required or given in (None, says):
+        unused = given is None or (given is False and not isinstance(says, bool))
+        if not self.required or unused or given == says:
             return None
-        return (
-            f"{self.their_name}={given!r} is supported at {says!r} only, which the stock model always does: {self.why}"
-        )
+        return f"{self.their_name}={given!r} is supported at {says!r} only, which the stock model always does: {self.why}"
 
 
 def pairs(*names: str) -> tuple[Pair, ...]:
@@ -296,6 +295,8 @@ def to_native(rows: Sequence[ConfigRow], model_type: str, config: MoebaConfig) -
         if not uneven:
             raise
         raise ValueError(f"'{model_type}' cannot hold this model: {listing(uneven, limit=50)}") from error
+    except ValueError as error:
+        raise ValueError(f"'{model_type}' cannot hold this model: {one_line(error)}") from error
     labels = {name: values.pop(name) for name in ("id2label", "label2id")}
     if config.num_labels != 2:
         values.update(labels)

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 from ..configuration import MoebaConfig
 from .config_rows import ConfigRow, read_native_config, to_moeba, to_native
 from .rows import Dropped, PairsToHalves, Row
-from .unread import check_unread, keep, restore, unread_keys
+from .unread import check_unread, keep, reported, restore, unread_keys
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Family:
         """The stock config of a config.json."""
         return read_native_config(raw)
 
-    def unread_keys(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """Keys of a config.json, with their values, that neither the stock class nor the table knows."""
-        return unread_keys(raw, self.config_rows)
+    def not_read(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """Keys of a config.json, with their values, that no stock code of the family reads."""
+        return reported(unread_keys(raw, self.config_rows), self.model_type)
 
     def take(self, raw: Mapping[str, Any], strict: bool = False) -> MoebaConfig:
         """The Moeba config of a config.json, with what an export says again in `native_fields`.
@@ -62,7 +62,7 @@ class Family:
         Raises:
             ValueError: names each field that is not supported, or each key by which another function may be meant.
         """
-        native, unread = self.read_config(raw), self.unread_keys(raw)
+        native, unread = self.read_config(raw), unread_keys(raw, self.config_rows)
         config = self.to_moeba(native)
         check_unread(unread, self.model_type, config, interleaved=self._interleaved, strict=strict)
         kept = keep(native, self._translated(config), self.config_rows, unread)

@@ -225,8 +225,7 @@ def plan_import(checkpoint: Checkpoint, strict: bool = False) -> tuple[Plan, Moe
     )
     if filled:
         plan.notes.append(f"not in the source, and zeros in the stock model: {listing(filled)}")
-    unread = {name: value for name, value in family.unread_keys(checkpoint.config).items() if value is not None}
-    if unread:
+    if unread := family.not_read(checkpoint.config):
         plan.notes.append(_unread_note(family, unread, checkpoint.config.get("transformers_version")))
     return plan, config
 

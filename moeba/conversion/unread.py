@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -53,11 +54,18 @@ def _unread(raw: Mapping[str, Any], config_class: type[Any], known: set[str]) ->
     return found | {name: value for name, value in raw.items() if name not in known}
 
 
+def reported(keys: Mapping[str, Any], model_type: str) -> dict[str, Any]:
+    """Those of the unread keys that have a value, and that no stock code reads undeclared."""
+    read = undeclared_reads(model_type) | SHARED_READS.keys()
+    return {name: value for name, value in keys.items() if value is not None and name not in read}
+
+
 def shown(keys: Mapping[str, Any]) -> str:
     """`name=value` of each key on one line; long values are cut."""
     texts = {name: repr(value) for name, value in keys.items()}
     return ", ".join(
-        f"{name}={text if len(text) <= _SHOWN else text[:_SHOWN] + '…'}" for name, text in sorted(texts.items())
+        f"{name}={text if len(text) <= _SHOWN else text[:_SHOWN] + '…'}"
+        for name, text in sorted(texts.items())
     )
 
 
@@ -105,7 +113,7 @@ def keep(
     stated = {name for row in rows if isinstance(row, Stated) for name in row.theirs}
     found = {
         name: copy.deepcopy(value_of(native, name))
-        for name in sorted(field_names(type(native)) - _OWN - stated)
+        for name in sorted((field_names(type(native)) | mentioned(rows)) - _OWN - _SPELLINGS - stated)
         if not name.startswith("_") and value_of(native, name) != value_of(back, name)
     }
     return found | {name: copy.deepcopy(value) for name, value in unread.items() if name not in stated}
@@ -119,20 +127,40 @@ def restore(
     Args:
         native: what the rows made of the model; it is changed.
     """
+    if not kept:
+        return
     config = to_moeba(rows, native)
-    for name, value in kept.items():
-        owner, field = native, name
-        while "." in field:
-            outer, _, field = field.partition(".")
-            owner = getattr(owner, outer)
-        absent = not hasattr(owner, field)
-        before = getattr(owner, field, None)
+    unread = unread_keys({"model_type": native.model_type, **kept}, rows)
+    meant = {
+        name: value
+        for name, value in kept.items()
+        if name not in unread
+        or not (hasattr(type(native), name) or refused({name: value}, config, interleaved))
+    }
+    if not _said(native, meant, config, rows):  # some of it: the rest belongs to the model as it was
+        for name, value in meant.items():
+            _said(native, {name: value}, config, rows)
+
+
+def _said(
+    native: PreTrainedConfig, values: Mapping[str, Any], config: MoebaConfig, rows: Sequence[ConfigRow]
+) -> bool:
+    """Set fields, if the function stays that of `config`."""
+    before = []
+    for name, value in values.items():
+        owner: Any = native
+        *outer, field = name.split(".")
+        for part in outer:
+            owner = getattr(owner, part)
+        before.append((owner, field, field in vars(owner), getattr(owner, field, None)))
         try:
             setattr(owner, field, copy.deepcopy(value))
-            same = not refused({name: value}, config, interleaved) and not differences(config, to_moeba(rows, native))
         except Exception:  # the library raises many kinds for a value that does not fit
-            same = False
-        if not same and absent:
-            vars(owner).pop(field, None)
-        elif not same:
-            setattr(owner, field, before)
+            break
+    else:
+        with suppress(ValueError):
+            if not differences(config, to_moeba(rows, native)):
+                return True
+    for owner, field, there, old in reversed(before):
+        setattr(owner, field, old) if there else vars(owner).pop(field, None)
+    return False

@@ -27,7 +27,8 @@ SHARED_READS = MappingProxyType(
 )
 # And what of it does not change a causal language model's function, or acts only where a class declares it.
 SHARED_READS_WITHOUT_EFFECT = frozenset({
-    "attention_dropout", "backbone_config", "chain_hidden_post_norm", "classifier_dropout", "distributed_config", "dtype",
+    "attention_dropout", "backbone_config", "chain_hidden_post_norm", "classifier_dropout", "distributed_config",
+    "dtype",
     "first_k_dense_replace", "gradient_checkpointing", "hidden_dropout", "init_std", "initializer_factor",
     "initializer_range", "logits_mup_width_multiplier", "max_position_embeddings", "mlp_layer_types",
     "mtp_hidden_states_first", "mtp_layer_types", "mtp_mlp_layer_types", "mtp_per_layer_config", "num_attention_heads",
@@ -35,7 +36,13 @@ SHARED_READS_WITHOUT_EFFECT = frozenset({
     "stage_names", "tie_last_hidden_states", "tie_word_embeddings", "token_classification_bias", "unpadded_vocab_size",
     "use_cache", "vision_config", "vocab_size",
 })  # fmt: skip
-_OTHER_HEADS = ("Classification", "QuestionAnswering", "DoubleHeadsModel", "MultipleChoice", "SequenceSummary")
+_OTHER_HEADS = (
+    "Classification",
+    "QuestionAnswering",
+    "DoubleHeadsModel",
+    "MultipleChoice",
+    "SequenceSummary",
+)
 
 
 @cache

@@ -46,7 +46,9 @@ FAMILY = Family(
         Fixed("router_weight_dtype", "float32"),
         Fixed("router_aux_loss_coef", 0.0),
         Stated("score_func", "sigmoid", "vLLM routes by it, and llama.cpp's converter writes it down"),
-        Stated("route_norm", True, "vLLM renormalises where it says so, and llama.cpp's converter writes it down"),
+        Stated(
+            "route_norm", True, "vLLM renormalises where it says so, and llama.cpp's converter writes it down"
+        ),
         *(
             Stated(name, 1, "vLLM chooses experts within groups")
             for name in ("n_group", "topk_group", "num_expert_groups", "num_limited_groups")

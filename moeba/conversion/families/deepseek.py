@@ -149,7 +149,6 @@ PREDICTION_COUNT = Stated("num_mtp_layers", 0, f"each of these layers {MORE_TOKE
 INV_FREQ = Dropped(f"{LAYER}.self_attn.rotary_emb.inv_freq", "rope frequencies, computed from the config")
 
 
-
 def _leading_dense(config: MoebaConfig) -> int | None:
     kinds = list(config.mlp_layer_types or [])
     count = kinds.index("sparse") if "sparse" in kinds else len(kinds)

@@ -31,9 +31,7 @@ NORMS_AND_EMBEDDINGS: tuple[ConfigRow, ...] = (
     Fixed("round_embedding_multiplier", True),
 )
 
-GATE = Stated(
-    "hidden_activation", lambda config: config.hidden_act, "vLLM and SGLang do not read hidden_act"
-)
+GATE = Stated("hidden_activation", lambda config: config.hidden_act, "vLLM and SGLang do not read hidden_act")
 
 FAMILY = Family(
     model_type="gemma",

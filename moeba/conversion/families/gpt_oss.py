@@ -28,7 +28,9 @@ FAMILY = Family(
         Fixed("expert_bias", True),
         Fixed("router_type", "topk_softmax"),
         Fixed("router_bias", True),
-        Stated("experts_per_token", lambda config: config.num_experts_per_tok, "the name in OpenAI's own code"),
+        Stated(
+            "experts_per_token", lambda config: config.num_experts_per_tok, "the name in OpenAI's own code"
+        ),
     ),
     rows=(
         *EMBEDDINGS_AND_HEAD,

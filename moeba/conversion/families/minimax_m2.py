@@ -11,6 +11,10 @@ from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, QK
 MOE = f"{LAYER}.block_sparse_moe"
 
 
+def _rotary_dim(config: MoebaConfig) -> int | None:
+    return rotated_width(config) if config.rope_parameters else None
+
+
 def _full_attention(config: MoebaConfig) -> list[int]:
     return [1] * config.num_hidden_layers
 
@@ -27,7 +31,7 @@ FAMILY = Family(
         Pair("rms_norm_eps", "norm_eps"),
         # The width of the rotated part becomes a factor in the settings when the config is read.
         Computed(("rope_parameters",), PARTIAL_ROPE.to_ours, PARTIAL_ROPE.to_theirs),
-        Stated("rotary_dim", rotated_width, "vLLM and SGLang read this width, not the factor"),
+        Stated("rotary_dim", _rotary_dim, "vLLM and SGLang read this width, not the factor"),
         Fixed("qk_norm", "full"),
         Fixed("scoring_func", "sigmoid"),
         Fixed("router_selection_bias", True),

@@ -12,7 +12,9 @@ from .shared_tensors import ATTENTION_BLOCK, LAYER, QKV, ROUTED_EXPERTS, qkv_siz
 # How the authors' code calls what the family always does.
 SCORES = (
     Stated("score_function", "sigmoid", "the authors' code scores experts by it"),
-    Stated("moe_router_enable_expert_bias", True, "the authors' code adds the bias of the choice where it is set"),
+    Stated(
+        "moe_router_enable_expert_bias", True, "the authors' code adds the bias of the choice where it is set"
+    ),
     Stated("router_dtype", "fp32", "the authors' code scores in it"),
 )
 
