@@ -26,13 +26,13 @@ from .json_files import listing
 _SPELLINGS = {
     "_attn_implementation", "_attn_implementation_internal", "_commit_hash", "_experts_implementation",
     "_experts_implementation_internal", "_name_or_path", "_num_labels", "attn_implementation", "auto_map",
-    "experts_implementation", "gradient_checkpointing", "model_type", "name_or_path", "num_labels", "output_attentions",
+    "experts_implementation", "model_type", "name_or_path", "num_labels", "output_attentions",
     "partial_rotary_factor", "quantization_config", "rope_scaling", "rope_theta", "torch_dtype",
 }  # fmt: skip
 # Fields that are written anew, or that lie in Moeba's config in other words.
 _OWN = {
     "architectures", "dtype", "id2label", "label2id", "layer_types", "mlp_layer_types", "model_type", "problem_type",
-    "rope_parameters", "transformers_version",
+    "transformers_version",
 }  # fmt: skip
 _SHOWN = 60  # characters of a value in a line
 
@@ -56,7 +56,7 @@ def _unread(raw: Mapping[str, Any], config_class: type[Any], known: set[str]) ->
 
 def reported(keys: Mapping[str, Any], model_type: str) -> dict[str, Any]:
     """Those of the unread keys that have a value, and that no stock code reads undeclared."""
-    read = undeclared_reads(model_type) | SHARED_READS.keys()
+    read = undeclared_reads(model_type) | SHARED_READS.keys() | {"gradient_checkpointing"}
     return {name: value for name, value in keys.items() if value is not None and name not in read}
 
 

@@ -11,7 +11,7 @@ import native
 import pytest
 from published import PUBLISHED, REFUSED
 from shrinking import shrink
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from moeba import convert, export
 from moeba.conversion import family_of
@@ -24,26 +24,27 @@ SAMPLE = [
     "microsoft/Phi-3.5-MoE-instruct", "MiniMaxAI/MiniMax-M2", "mosaicml/mpt-7b",
 ]  # fmt: skip
 # Written anew, or said in the words of version 5.
-RESPELLED = {
-    "_attn_implementation", "_name_or_path", "architectures", "auto_map", "gradient_checkpointing", "rope_local_base_freq",
-    "rope_scaling", "rope_theta", "rotary_emb_base", "sliding_window_pattern", "torch_dtype", "transformers_version",
-}  # fmt: skip
+ANEW = {"_attn_implementation", "_name_or_path", "architectures", "auto_map", "rope_parameters", "transformers_version"}
 # Of layers beside the model, which an export does not have.
-FURTHER_LAYERS = {"num_mtp_modules": 0, "num_nextn_predict_layers": 0, "use_mtp": False}
+FURTHER_LAYERS = {"num_mtp_layers": 0, "num_mtp_modules": 0, "num_nextn_predict_layers": 0, "use_mtp": False}
 
 
-def said_by(config: Any) -> dict[str, Any]:
+def as_read(raw: dict[str, Any]) -> PreTrainedConfig:
+    return CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw))
+
+
+def said_by(config: PreTrainedConfig) -> dict[str, Any]:
     return json.loads(config.to_json_string(use_diff=False))
 
 
-def lost(raw: dict[str, Any], back: dict[str, Any]) -> dict[str, Any]:
-    """What a config.json says and the export of its model does not; old spellings count as what stock reads."""
-    stock = said_by(CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw)))
-    expected = {name: FURTHER_LAYERS.get(name, stock.get(name, value)) for name, value in raw.items()}
+def lost(raw: dict[str, Any], exported: dict[str, Any]) -> dict[str, Any]:
+    """What a config.json says and the export of its model does not; by what the stock class makes of both."""
+    before, after = as_read(raw), as_read(exported)
+    expected = {name: FURTHER_LAYERS.get(name, getattr(before, name)) for name in raw if hasattr(before, name)}
     return {
-        name: (value, back.get(name))
+        name: (value, getattr(after, name, None))
         for name, value in expected.items()
-        if name not in RESPELLED and raw[name] is not None and back.get(name) not in (value, raw[name])
+        if name not in ANEW and value is not None and getattr(after, name, None) != value
     }
 
 
@@ -67,9 +68,7 @@ def test_published_sizes_are_taken(name):
 def published(name: str, folder: Path) -> Path:
     """A small checkpoint of random weights whose config.json is the published one, its sizes apart."""
     raw = shrink(PUBLISHED[name])
-    stock = CONFIG_MAPPING[raw["model_type"]].from_dict(
-        {key: value for key, value in raw.items() if key != "quantization_config"}
-    )
+    stock = as_read({key: value for key, value in raw.items() if key != "quantization_config"})
     native.save(native.build(stock), folder)
     (folder / "config.json").write_text(json.dumps(raw))
     return folder

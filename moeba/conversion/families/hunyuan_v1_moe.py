@@ -61,7 +61,6 @@ FAMILY = Family(
         Stated("moe_intermediate_size", _for_each_layer(lambda config: config.moe_intermediate_size),
                "llama.cpp's converter and vLLM take the widths from it", required=False),
         Stated("norm_topk_prob", True, "the authors' code renormalises where it says so"),
-        Stated("routed_scaling_factor", 1.0, "the authors' code scales the experts' answers by it"),
         Stated("group_limited_greedy", False, "the authors' code chooses within groups where it says so"),
         Stated("moe_layer_num_skipped", 0, "the authors' code has so many dense layers first"),
         Stated("mlp_bias", False, "biases of the feed-forwards, in the authors' code"),
