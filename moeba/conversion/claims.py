@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..configuration import MoebaConfig
+from .rows import rotated_width
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,10 @@ def _selection(value: str, config: MoebaConfig) -> bool:
     )
 
 
+def _rotated(config: MoebaConfig) -> int:
+    return rotated_width(config) if config.rope_parameters else 0
+
+
 def _every_layer_after_the_dense(value: Any, config: MoebaConfig) -> bool:
     if isinstance(value, list):
         return [bool(item) for item in value] == [kind == "sparse" for kind in config.mlp_layer_types or []]
@@ -118,6 +123,9 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(("position_embedding_type",), lambda v, c: not v.startswith("relative"), "relative positions", str),
     Claim(("use_dynamic_ntk", "use_logn_attn", "attn_temperature_tuning", "position_embedding_xdrope"), _never,
           "attention changes with the length of the text", bool),
+    Claim(("rotary_dim",), lambda v, c: v == _rotated(c), "rope turns so many entries of a head", int),
+    Claim(("rotary_pct", "rope_pct", "rotary_percent"), lambda v, c: int(v * c.rotary_head_dim) == _rotated(c),
+          "rope turns this part of a head", _NUMBER),
     Claim(("rope_ratio",), lambda v, c: v == 1, "positions are counted in other steps", _NUMBER),
     Claim(("scale_attn_weights",), lambda v, c: bool(v), "scores are not divided by the root of a head's width", bool),
     Claim(("clip_qkv",), lambda v, c: _same_cap(v, c.clip_qkv), "queries, keys and values are clamped", _NUMBER),

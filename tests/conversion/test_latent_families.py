@@ -115,10 +115,10 @@ def test_authors_config_is_read(tmp_path, model_type, raw):
     path = source / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | raw))
     family = family_of(model_type)
-    family.to_moeba(family.read_config(Checkpoint(source).config))
+    family.take(Checkpoint(source).config)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"moe_layer_freq": 2}))
     with pytest.raises(ValueError, match="moe_layer_freq=2"):
-        family.read_config(Checkpoint(source).config)
+        family.take(Checkpoint(source).config)
 
 
 @pytest.mark.parametrize(
