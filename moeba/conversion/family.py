@@ -62,6 +62,10 @@ class Family:
         Raises:
             ValueError: names each field that is not supported, or each key by which another function may be meant.
         """
+        if raw.get("per_layer_config"):
+            raise ValueError(
+                f"per_layer_config={raw['per_layer_config']!r} is not supported: layers of '{self.model_type}' have one size"
+            )
         native, unread = self.read_config(raw), unread_keys(raw, self.config_rows)
         config = self.to_moeba(native)
         check_unread(unread, self.model_type, config, interleaved=self._interleaved, strict=strict)

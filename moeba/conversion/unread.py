@@ -19,7 +19,7 @@ from ..library.native_models import SHARED_READS, undeclared_reads
 from ..library.upstream import generation_fields
 from .claims import CLAIMED, refused
 from .config_differences import differences
-from .config_rows import ConfigRow, Stated, field_names, mentioned, to_moeba, value_of
+from .config_rows import ConfigRow, Stated, field_names, mentioned, read_native_config, to_moeba, value_of
 from .json_files import listing
 
 # What the library itself takes from a config.json: other spellings of fields, and how a model is loaded.
@@ -129,7 +129,7 @@ def restore(
     """
     if not kept:
         return
-    config = to_moeba(rows, native)
+    config = _as_reread(native, rows)
     unread = unread_keys({"model_type": native.model_type, **kept}, rows)
     meant = {
         name: value
@@ -140,6 +140,11 @@ def restore(
     if not _said(native, meant, config, rows):  # some of it: the rest belongs to the model as it was
         for name, value in meant.items():
             _said(native, {name: value}, config, rows)
+
+
+def _as_reread(native: PreTrainedConfig, rows: Sequence[ConfigRow]) -> MoebaConfig:
+    """What a config means once it lies in a file, whose fields the class weighs against each other when it is made."""
+    return to_moeba(rows, read_native_config(native.to_dict()))
 
 
 def _said(
@@ -159,7 +164,7 @@ def _said(
             break
     else:
         with suppress(ValueError):
-            if not differences(config, to_moeba(rows, native)):
+            if not differences(config, _as_reread(native, rows)):
                 return True
     for owner, field, there, old in reversed(before):
         setattr(owner, field, old) if there else vars(owner).pop(field, None)

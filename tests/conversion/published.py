@@ -35,7 +35,13 @@ def _llama(**fields: Any) -> dict[str, Any]:
     ) | fields  # fmt: skip
 
 
-_LLAMA3_ROPE = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192, rope_type="llama3")
+_LLAMA3_ROPE = dict(
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=8192,
+    rope_type="llama3",
+)
 
 
 def _mistral(**fields: Any) -> dict[str, Any]:
@@ -113,9 +119,17 @@ def _opt(**fields: Any) -> dict[str, Any]:
     ) | fields  # fmt: skip
 
 
-_SUMMARY = dict(summary_activation=null, summary_first_dropout=0.1, summary_proj_to_labels=true, summary_type="cls_index", summary_use_proj=true)
+_SUMMARY = dict(
+    summary_activation=null,
+    summary_first_dropout=0.1,
+    summary_proj_to_labels=true,
+    summary_type="cls_index",
+    summary_use_proj=true,
+)
 _GENERATE = {"text-generation": {"do_sample": true, "max_length": 50}}
-_LONGROPE = [1.0 + 0.05 * i for i in range(48)]  # a factor for each frequency; the published ones are rounded like these
+_LONGROPE = [
+    1.0 + 0.05 * i for i in range(48)
+]  # a factor for each frequency; the published ones are rounded like these
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     # --- Qwen

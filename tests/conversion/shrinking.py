@@ -6,7 +6,14 @@ import copy
 from typing import Any
 
 LAYERS, VOCAB, EXPERTS, CONTEXT = 6, 96, 8, 64
-HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "swa_num_attention_heads")
+HEADS = (
+    "num_attention_heads",
+    "n_head",
+    "n_heads",
+    "num_heads",
+    "attention_heads",
+    "swa_num_attention_heads",
+)
 KEY_HEADS = ("num_key_value_heads", "num_kv_heads")
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 WIDTHS = ("hidden_size", "n_embd", "n_embed", "d_model")
@@ -14,8 +21,21 @@ WIDTHS = ("hidden_size", "n_embd", "n_embed", "d_model")
 INNER = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 CHOSEN = ("num_experts_per_tok", "experts_per_token", "moe_k", "moe_topk")
-TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "eod_token_id", "decoder_start_token_id")
-LATENT = {"q_lora_rank": 16, "kv_lora_rank": 12, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
+TOKENS = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "sep_token_id",
+    "eod_token_id",
+    "decoder_start_token_id",
+)
+LATENT = {
+    "q_lora_rank": 16,
+    "kv_lora_rank": 12,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+}
 
 
 def shrink(published: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +83,11 @@ def _shrink_layers(raw: dict[str, Any]) -> None:
 def _shrink_heads(raw: dict[str, Any], published: dict[str, Any]) -> None:
     width, heads = _name(raw, WIDTHS), _name(raw, HEADS)
     key_heads = next((name for name in KEY_HEADS if raw.get(name)), None)
-    groups = 1 if key_heads is None else min(published[heads] // published[key_heads], 4 if published[key_heads] == 1 else 2)
+    groups = (
+        1
+        if key_heads is None
+        else min(published[heads] // published[key_heads], 4 if published[key_heads] == 1 else 2)
+    )
     raw[heads] = 4
     if key_heads is not None:
         raw[key_heads] = 4 // groups
@@ -80,7 +104,9 @@ def _shrink_heads(raw: dict[str, Any], published: dict[str, Any]) -> None:
         raw["rotary_dim"] = int(small * factor)
     raw[width] = 4 * (small if given == usual or "qk_nope_head_dim" in raw else small + 2)
     if "word_embed_proj_dim" in raw:
-        raw["word_embed_proj_dim"] = raw[width] if published["word_embed_proj_dim"] == published[width] else 24
+        raw["word_embed_proj_dim"] = (
+            raw[width] if published["word_embed_proj_dim"] == published[width] else 24
+        )
     if raw.get("qk_nope_head_dim"):
         raw |= {name: size for name, size in LATENT.items() if raw.get(name)}
     for name in INNER:

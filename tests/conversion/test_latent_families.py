@@ -106,7 +106,12 @@ def test_missing_bias_of_another_family_is_refused(tmp_path):
         ),
         (
             "glm4_moe_lite",
-            {"first_k_dense_replace": 1, "topk_method": "noaux_tc", "num_nextn_predict_layers": 1},
+            {
+                "mlp_layer_types": None,
+                "first_k_dense_replace": 1,
+                "topk_method": "noaux_tc",
+                "num_nextn_predict_layers": 1,
+            },
         ),
     ],
 )

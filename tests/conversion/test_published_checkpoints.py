@@ -24,7 +24,14 @@ SAMPLE = [
     "microsoft/Phi-3.5-MoE-instruct", "MiniMaxAI/MiniMax-M2", "mosaicml/mpt-7b",
 ]  # fmt: skip
 # Written anew, or said in the words of version 5.
-ANEW = {"_attn_implementation", "_name_or_path", "architectures", "auto_map", "rope_parameters", "transformers_version"}
+ANEW = {
+    "_attn_implementation",
+    "_name_or_path",
+    "architectures",
+    "auto_map",
+    "rope_parameters",
+    "transformers_version",
+}
 # Of layers beside the model, which an export does not have.
 FURTHER_LAYERS = {"num_mtp_layers": 0, "num_mtp_modules": 0, "num_nextn_predict_layers": 0, "use_mtp": False}
 
@@ -40,7 +47,9 @@ def said_by(config: PreTrainedConfig) -> dict[str, Any]:
 def lost(raw: dict[str, Any], exported: dict[str, Any]) -> dict[str, Any]:
     """What a config.json says and the export of its model does not; by what the stock class makes of both."""
     before, after = as_read(raw), as_read(exported)
-    expected = {name: FURTHER_LAYERS.get(name, getattr(before, name)) for name in raw if hasattr(before, name)}
+    expected = {
+        name: FURTHER_LAYERS.get(name, getattr(before, name)) for name in raw if hasattr(before, name)
+    }
     return {
         name: (value, getattr(after, name, None))
         for name, value in expected.items()

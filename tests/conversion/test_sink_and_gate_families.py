@@ -42,7 +42,7 @@ def test_quantised_checkpoint_is_refused(tmp_path):
 
 
 PUBLISHED = {
-    "gpt_oss": {"experts_per_token": 4, "initial_context_length": 4096},
+    "gpt_oss": {"initial_context_length": 4096},
     "afmoe": {"score_func": "sigmoid", "route_norm": True, "n_group": 1, "load_balance_coeff": 1e-3},
     "mimo_v2_flash": {"sliding_window_size": 8},
 }

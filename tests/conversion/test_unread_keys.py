@@ -46,7 +46,9 @@ def test_kept_told_once_recorded_and_back(tmp_path):
 
 
 def test_kept_through_surgery_and_saving(tmp_path):
-    source = with_fields(native.make(tmp_path / "native", "qwen3_moe", num_experts=4, mlp_only_layers=[]), **KEPT)
+    source = with_fields(
+        native.make(tmp_path / "native", "qwen3_moe", num_experts=4, mlp_only_layers=[]), **KEPT
+    )
     MoebaForCausalLM.from_pretrained(source).save_pretrained(tmp_path / "moeba")
     grow(tmp_path / "moeba", tmp_path / "grown", times=2, certificate=False)
     MoebaForCausalLM.from_pretrained(tmp_path / "grown").save_pretrained(tmp_path / "trained")
@@ -92,7 +94,7 @@ def test_null_is_no_reason(model_type, name):
 MEANS_MORE = [
     ("llama", dict(scale_emb=12), "embeddings are scaled", dict(scale_emb=1)),
     ("llama", dict(scale_depth=1.4), "residuals are scaled", {}),
-    ("llama", dict(dim_model_base=8), "logits are scaled", {}),
+    ("llama", dict(dim_model_base=5), "logits are scaled", {}),
     ("llama", dict(logit_scale=0.25), "logits are scaled", dict(logit_scale=1.0)),
     ("llama", dict(embedding_multiplier=12.0), "embeddings are scaled", dict(embedding_multiplier=1.0)),
     ("llama", dict(attn_logit_softcapping=50.0), "scores are capped", dict(attn_logit_softcapping=0)),

@@ -14,7 +14,14 @@ from moeba.library.native_models import (
 )
 
 ROOT = Path(transformers.__file__).parent
-SHARED = ("cache_utils", "configuration_utils", "masking_utils", "modeling_layers", "modeling_rope_utils", "modeling_utils")
+SHARED = (
+    "cache_utils",
+    "configuration_utils",
+    "masking_utils",
+    "modeling_layers",
+    "modeling_rope_utils",
+    "modeling_utils",
+)
 ASKED = 'getattr(config, "{name}"', 'getattr(self.config, "{name}"', 'getattr(text_config, "{name}"'
 
 
@@ -37,7 +44,7 @@ def test_reads_of_a_family():
 
 
 def test_names_are_found_in_each_form():
-    source = '''
+    source = """
 class Config:
     def __post_init__(self, **kwargs):
         self.x = kwargs.pop("a", 1) or getattr(self, "b", None)
@@ -50,6 +57,6 @@ class Model:
 class ModelForTokenClassification:
     def __init__(self, config):
         self.g = config.h
-'''
+"""
     assert {"a", "b", "d", "f"} <= set(keys_read_in(source, of_config=True))
     assert set(keys_read_in(source)) == {"d", "f"}
