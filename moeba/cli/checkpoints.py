@@ -37,8 +37,9 @@ def convert(
     """Turn a native checkpoint into a Moeba one that computes the same function.
 
     Every field that decides the function and every tensor is mapped, or the conversion is refused and each
-    obstacle named; keys that transformers does not read are kept and reported. The result is compared with its source, logits and gradients, on inputs chosen from the config;
-    faults planted on purpose must be caught. An interrupted run continues where it stopped.
+    obstacle named; keys that transformers does not read are kept and reported. The result is compared with
+    its source, logits and gradients, on inputs chosen from the config; faults planted on purpose must be
+    caught. An interrupted run continues where it stopped.
 
     Example: `moeba convert meta-llama/Llama-3.2-1B llama-moeba`
     """

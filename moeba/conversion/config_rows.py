@@ -153,7 +153,8 @@ class Stated:
         unused = given is None or (given is False and not isinstance(says, bool))
         if not self.required or unused or given == says:
             return None
-        return f"{self.their_name}={given!r} is supported at {says!r} only, which the stock model always does: {self.why}"
+        said = f"{self.their_name}={given!r} is supported at {says!r} only"
+        return f"{said}, which the stock model always does: {self.why}"
 
 
 def pairs(*names: str) -> tuple[Pair, ...]:

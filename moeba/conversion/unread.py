@@ -43,7 +43,7 @@ def unread_keys(raw: Mapping[str, Any], rows: Sequence[ConfigRow]) -> dict[str, 
 
 
 def _unread(raw: Mapping[str, Any], config_class: type[Any], known: set[str]) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for name, nested in config_class.sub_configs.items():
         prefix = f"{name}."
         inner = {key.removeprefix(prefix) for key in known if key.startswith(prefix)}

@@ -23,7 +23,8 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 # rotation of neighbours, biases.
 SAMPLE = [
     ("qwen3_moe", "mellum"), ("exaone_moe", "dots1"), ("deepseek_v3", "glm4_moe_lite"), ("youtu", "axk1"),
-    ("olmo2", "olmo3"), ("phi3", "mistral"), ("ernie4_5", "ernie4_5_moe"), ("gpt_neox", "falcon"), ("cohere2", "cohere2_moe"),
+    ("olmo2", "olmo3"), ("phi3", "mistral"), ("ernie4_5", "ernie4_5_moe"), ("gpt_neox", "falcon"),
+    ("cohere2", "cohere2_moe"),
 ]  # fmt: skip
 
 

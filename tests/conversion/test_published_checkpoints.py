@@ -20,8 +20,8 @@ from moeba.conversion.config_differences import differences
 TAKEN = [name for name in PUBLISHED if name not in REFUSED]
 # One of each part that no other of them has.
 SAMPLE = [
-    "Qwen/Qwen3-Coder-30B-A3B-Instruct", "moonshotai/Moonlight-16B-A3B", "google/gemma-3-1b-it", "openai-community/gpt2",
-    "microsoft/Phi-3.5-MoE-instruct", "MiniMaxAI/MiniMax-M2", "mosaicml/mpt-7b",
+    "Qwen/Qwen3-Coder-30B-A3B-Instruct", "moonshotai/Moonlight-16B-A3B", "google/gemma-3-1b-it",
+    "openai-community/gpt2", "microsoft/Phi-3.5-MoE-instruct", "MiniMaxAI/MiniMax-M2", "mosaicml/mpt-7b",
 ]  # fmt: skip
 # Written anew, or said in the words of version 5.
 ANEW = {

@@ -8,7 +8,8 @@ from .qwen3_moe import FAMILY as QWEN3_MOE
 from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, listed_kinds, rope_by_kind, without
 
 OTHERWISE = (
-    "attention_bias", "rope_parameters", "sliding_window", "use_sliding_window", "num_experts", "mlp_only_layers", "decoder_sparse_step",
+    "attention_bias", "rope_parameters", "sliding_window", "use_sliding_window", "num_experts", "mlp_only_layers",
+    "decoder_sparse_step",
 )  # fmt: skip
 
 FAMILY = Family(
