@@ -56,6 +56,7 @@ PROCESSORS = (
 # for every family. Each family's default tests always run.
 WIDE = (
     "conversion/test_family_mutations.py::test_one_field_changed",
+    "conversion/test_pairs.py::test_every_target_holds_it",
     "conversion/test_family_parity.py::test_same_function_everywhere",
     "conversion/test_family_round_trip.py::test_comes_back_from_everywhere",
 )

@@ -25,6 +25,9 @@ def convert(
     source: Source,
     destination: Destination,
     revision: Revision = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a config.json with keys that transformers does not read.")
+    ] = False,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     no_certify: NoCertify = False,
@@ -33,15 +36,19 @@ def convert(
 ) -> None:
     """Turn a native checkpoint into a Moeba one that computes the same function.
 
-    Every field of the config and every tensor is mapped, or the conversion is refused and each obstacle
-    named. The result is compared with its source, logits and gradients, on inputs chosen from the config;
-    faults planted on purpose must be caught. An interrupted run continues where it stopped.
+    Every field that decides the function and every tensor is mapped, or the conversion is refused and each
+    obstacle named; keys that transformers does not read are kept and reported. The result is compared with
+    its source, logits and gradients, on inputs chosen from the config; faults planted on purpose must be
+    caught. An interrupted run continues where it stopped.
 
     Example: `moeba convert meta-llama/Llama-3.2-1B llama-moeba`
     """
     from ..conversion import convert as operation
 
-    settings = common(no_certify, overwrite, dry_run, max_shard_size) | {"revision": revision}
+    settings = common(no_certify, overwrite, dry_run, max_shard_size) | {
+        "revision": revision,
+        "strict": strict,
+    }
     perform(lambda progress: operation(source, destination, progress=progress, **settings), as_json)
 
 

@@ -142,6 +142,8 @@ class MoebaConfig(PreTrainedConfig):
         router_aux_loss_coef, router_z_loss_coef (`float`): see `modeling/balancing.py`.
         lm_head_bias (`bool`), logit_scale (`float`, a factor), logits_scaling (`float`, a divisor),
             final_logit_softcapping (`float`, *optional*): the head.
+        native_fields (`dict`, *optional*): by family, what the config.json that the model was converted from says
+            beside its function; nothing here reads it, and an export to that family says it again.
 
     Raises:
         ValueError: a field that does not exist (the nearest name is suggested), or fields that contradict
@@ -310,6 +312,7 @@ class MoebaConfig(PreTrainedConfig):
     classifier_dropout: float | int = 0.0
     initializer_range: float = 0.02
     use_cache: bool = True
+    native_fields: dict | None = None
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None

@@ -17,7 +17,7 @@ TRAINING_FIELDS = {
 }  # fmt: skip
 _METADATA_FIELDS = {
     "architectures", "auto_map", "chunk_size_feed_forward", "id2label", "label2id", "output_hidden_states",
-    "problem_type", "return_dict", "transformers_version", "moeba_version", "_name_or_path",
+    "native_fields", "problem_type", "return_dict", "transformers_version", "moeba_version", "_name_or_path",
 }  # fmt: skip
 # Fields that change nothing but the order of a sum.
 _ROUNDING_FIELDS = {"topk_sorted"}
@@ -45,7 +45,7 @@ def differences(first: MoebaConfig, second: MoebaConfig) -> list[Difference]:
 
 def _values(config: MoebaConfig) -> dict[str, Any]:
     values = config.to_dict()
-    values["rope_parameters"] = _plain_rope(config)
+    values["rope_parameters"] = plain_rope(config)
     if config.is_heterogeneous:  # however the layers' sizes are spelled
         del values["per_layer_config"]
         for name in config.per_layer_attributes:
@@ -54,7 +54,7 @@ def _values(config: MoebaConfig) -> dict[str, Any]:
     return values
 
 
-def _plain_rope(config: MoebaConfig) -> dict[str, Any] | None:
+def plain_rope(config: MoebaConfig) -> dict[str, Any] | None:
     """Rope settings without what says nothing: kinds that no layer has, equal settings twice, a factor of 1."""
     rope = config.rope_parameters
     if rope and config.rope_is_per_layer_type:

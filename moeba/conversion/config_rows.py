@@ -7,7 +7,7 @@ that did not survive is named: nothing is approximated.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol
@@ -15,8 +15,6 @@ from typing import Any, Protocol
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from ..configuration import MoebaConfig
-from ..library.upstream import generation_fields
-from ..library.window import is_newer_than_installed
 from .config_differences import TRAINING_FIELDS, differences
 from .json_files import listing
 
@@ -123,6 +121,42 @@ class Only:
         return {self.their_name: self.value}
 
 
+@dataclass(frozen=True)
+class Stated:
+    """A key that engines or the checkpoint's own code read, and stock transformers does not.
+
+    Attributes:
+        value: what every export says; or a function of our config that gives it.
+        why: who reads it, and for what.
+        required: a config.json that has the key may say nothing else.
+    """
+
+    their_name: str
+    value: Any
+    why: str
+    required: bool = True
+
+    @property
+    def theirs(self) -> tuple[str, ...]:
+        return (self.their_name,)
+
+    def to_ours(self, native: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def to_theirs(self, config: MoebaConfig) -> dict[str, Any]:
+        value = self.value(config) if callable(self.value) else self.value
+        return {} if value is None else {self.their_name: value}
+
+    def contradiction(self, given: Any, config: MoebaConfig) -> str | None:
+        """What is wrong with a config.json that says something else; None if nothing is."""
+        (says,) = self.to_theirs(config).values() or (None,)
+        unused = given is None or (given is False and not isinstance(says, bool))
+        if not self.required or unused or given == says:
+            return None
+        said = f"{self.their_name}={given!r} is supported at {says!r} only"
+        return f"{said}, which the stock model always does: {self.why}"
+
+
 def pairs(*names: str) -> tuple[Pair, ...]:
     """Fields with the same name on both sides."""
     return tuple(Pair(name, name) for name in names)
@@ -142,67 +176,18 @@ COMMON: tuple[ConfigRow, ...] = (
     Only("is_encoder_decoder", False, "a decoder is expected"),
 )
 
-# Keys that old config.json files carry beside the fields of their class.
-_LEFTOVERS = {
-    "_name_or_path", "_attn_implementation_autoset", "_commit_hash", "auto_map", "n_ctx", "torch_dtype", "rope_theta",
-    "rope_scaling", "partial_rotary_factor", "task_specific_params", "torchscript", "gradient_checkpointing",
-    "use_bfloat16", "output_attentions", "output_past", "_num_labels", "num_labels", "transformers.js_config",
-    "unsloth_version", "unsloth_fixed", "pretraining_tp", "finetuning_task", "is_llama_config", "prefix",
-    "sep_token_id", "tf_legacy_loss", "tokenizer_class", "cache_implementation",
-}  # fmt: skip
-# Keys that old or foreign config.json files carry, at the value that means "not in use".
-_UNUSED = {
-    "add_cross_attention": False, "cross_attention_hidden_size": None, "is_decoder": False, "pruned_heads": {},
-    "rope_interleaved": False, "tie_encoder_decoder": False,
-}  # fmt: skip
 
-
-def read_native_config(
-    raw: Mapping[str, Any], rows: Sequence[ConfigRow], leftovers: Collection[str] = ()
-) -> PreTrainedConfig:
+def read_native_config(raw: Mapping[str, Any]) -> PreTrainedConfig:
     """The stock config of a raw config.json, defaults filled in and old spellings brought up to date.
 
-    Args:
-        leftovers: keys that the family's old config.json files carry and that no stock code reads.
-
     Raises:
-        ValueError: the stock class refuses it, or it has keys that neither that class nor the table knows, and no
-            later transformers than the installed one wrote it.
+        ValueError: the stock class refuses it.
     """
     config_class = CONFIG_MAPPING[raw["model_type"]]
     try:
-        native = config_class.from_dict(copy.deepcopy(dict(raw)))
+        return config_class.from_dict(copy.deepcopy(dict(raw)))
     except Exception as error:  # the library raises many kinds for one bad field
         raise ValueError(f"config.json is refused by {config_class.__name__}: {one_line(error)}") from error
-    unknown = unknown_fields(raw, rows, leftovers)
-    if unknown and not is_newer_than_installed(raw.get("transformers_version")):
-        raise ValueError(
-            f"config.json has fields that {config_class.__name__} does not know, so their meaning is unknown here: "
-            f"{listing(unknown)}."
-        )
-    return native
-
-
-def unknown_fields(
-    raw: Mapping[str, Any], rows: Sequence[ConfigRow], leftovers: Collection[str] = ()
-) -> list[str]:
-    """`name=value` of each key of a config.json that neither the stock class nor the table knows."""
-    return _unknown(raw, CONFIG_MAPPING[raw["model_type"]], {*_mentioned(rows), *leftovers})
-
-
-def _unknown(raw: Mapping[str, Any], config_class: type[Any], known: set[str]) -> list[str]:
-    """Keys and values that mean nothing to the class, nor to the one of a nested config."""
-    found = []
-    for name, nested in config_class.sub_configs.items():
-        prefix = f"{name}."
-        inner = {key.removeprefix(prefix) for key in known if key.startswith(prefix)}
-        if isinstance(raw.get(name), Mapping) and hasattr(nested, "attribute_map"):
-            found += [prefix + item for item in _unknown(raw[name], nested, inner)]
-    known = {field.name for field in fields(config_class)} | _LEFTOVERS | known | {"model_type"}
-    known |= set(config_class.attribute_map) | set(config_class.attribute_map.values())
-    known |= generation_fields()
-    known |= {name for name, unused in _UNUSED.items() if raw.get(name) == unused}
-    return sorted(found + [f"{name}={raw[name]!r}" for name in raw if name not in known])
 
 
 def field_names(config_class: type[Any]) -> set[str]:
@@ -241,14 +226,15 @@ def _applies(row: ConfigRow, config_class: type) -> bool:
     return row not in COMMON or not set(row.theirs) & (TRAINING_FIELDS - field_names(config_class))
 
 
-def _mentioned(rows: Sequence[ConfigRow]) -> set[str]:
+def mentioned(rows: Sequence[ConfigRow]) -> set[str]:
+    """Names of the native fields that rows know, those that all families share included."""
     return {name for row in (*COMMON, *rows) for name in row.theirs}
 
 
 def to_moeba(rows: Sequence[ConfigRow], native: PreTrainedConfig) -> MoebaConfig:
     """Translate; one error lists every field that is not supported."""
-    mentioned = _mentioned(rows)
-    values = {name: copy.deepcopy(value_of(native, name)) for name in mentioned}
+    known = mentioned(rows)
+    values = {name: copy.deepcopy(value_of(native, name)) for name in known}
     ours: dict[str, Any] = {}
     problems: list[str] = []
     for row in (*COMMON, *rows):
@@ -260,15 +246,20 @@ def to_moeba(rows: Sequence[ConfigRow], native: PreTrainedConfig) -> MoebaConfig
             problems.append(str(error))
     problems += [
         f"{name}={value_of(native, name)!r} has no row in the table"
-        for name in sorted(field_names(type(native)) - mentioned)
+        for name in sorted(field_names(type(native)) - known)
         if not name.startswith("_")
     ]
     if problems:
         raise ValueError(f"{native.model_type} config: {listing(problems, limit=50)}")
     try:
-        return MoebaConfig(**ours)
+        config = MoebaConfig(**ours)
     except Exception as error:
         raise ValueError(f"{native.model_type} config: {one_line(error)}") from error
+    stated = (row for row in rows if isinstance(row, Stated))
+    problems = [problem for row in stated if (problem := row.contradiction(values[row.their_name], config))]
+    if problems:
+        raise ValueError(f"{native.model_type} config: {listing(problems, limit=50)}")
+    return config
 
 
 def defaults_of(rows: Sequence[ConfigRow], native: PreTrainedConfig) -> dict[str, Any]:
@@ -276,7 +267,7 @@ def defaults_of(rows: Sequence[ConfigRow], native: PreTrainedConfig) -> dict[str
 
     A stock class's defaults need not be a model that works, or one that is supported.
     """
-    values = {name: copy.deepcopy(value_of(native, name)) for name in _mentioned(rows)}
+    values = {name: copy.deepcopy(value_of(native, name)) for name in mentioned(rows)}
     ours: dict[str, Any] = {}
     for row in rows:
         with suppress(ValueError):
@@ -324,10 +315,11 @@ def _there_and_back(
     """What the rows make of a config, and what they read in that."""
     config_class = CONFIG_MAPPING[model_type]
     values: dict[str, Any] = {}
+    stated: dict[str, Any] = {}
     try:
         for row in (*COMMON, *rows):
             if _applies(row, config_class):
-                values.update(row.to_theirs(config))
+                (stated if isinstance(row, Stated) else values).update(row.to_theirs(config))
     except RuntimeError as error:  # a field that layers differ in was read as if it were one for all
         uneven = [
             f"{name}={[getattr(layer, name) for layer in config.per_layer_config]} (there: one for all layers)"
@@ -336,12 +328,16 @@ def _there_and_back(
         if not uneven:
             raise
         raise ValueError(f"'{model_type}' cannot hold this model: {listing(uneven, limit=50)}") from error
+    except ValueError as error:
+        raise ValueError(f"'{model_type}' cannot hold this model: {one_line(error)}") from error
     labels = {name: values.pop(name) for name in ("id2label", "label2id")}
     if config.num_labels != 2:
         values.update(labels)
     try:
         # A copy, as the class writes into the dicts that it is given.
         native = config_class(**_nested(copy.deepcopy(values)))
+        for name, value in stated.items():  # afterwards, as the class takes some away that it is given
+            setattr(native, name, value)
         return native, to_moeba(rows, native)
     except Exception as error:
         raise ValueError(f"'{model_type}' cannot hold this model: {one_line(error)}") from error

@@ -25,6 +25,7 @@ def convert(
     destination: str | Path,
     *,
     revision: str | None = None,
+    strict: bool = False,
     certificate: bool = True,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -33,7 +34,11 @@ def convert(
 ) -> Result:
     """Convert a native checkpoint (a folder or a Hub id) to a Moeba folder with the same function.
 
-    The folder appears at the very end, complete and certified; run again after an interruption, it continues.
+    The folder appears at the very end, complete and certified; run again after an interruption, it continues. Keys of
+    config.json that the stock model does not read are kept, and reported in `plan.notes`.
+
+    Args:
+        strict: refuse such keys instead.
 
     Raises:
         ValueError: a field, tensor or file that has no exact place, with every offender named.
@@ -41,7 +46,7 @@ def convert(
     """
     options = Run(certificate, overwrite, dry_run, max_shard_size, progress)
     checkpoint = Checkpoint(resolve(source, revision))
-    plan, config = plan_import(checkpoint)
+    plan, config = plan_import(checkpoint, strict)
     origin = Origin(checkpoint, str(source), revision)
     recipe = {"bare_names": plan.bare_names}
     job = Job(plan, [origin], Path(destination), recipe, partial(save_moeba, config))

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from transformers import PreTrainedConfig
 
 from ..configuration import MoebaConfig
-from .config_rows import ConfigRow, read_native_config, rederived, to_moeba, to_native, unknown_fields
-from .rows import Dropped, Row
+from .config_rows import ConfigRow, read_native_config, rederived, to_moeba, to_native
+from .rows import Dropped, PairsToHalves, Row
+from .unread import check_unread, keep, reported, restore, unread_keys
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,6 @@ class Family:
         config_rows: every field of the native config, once (the fields that all configs share are understood).
         rows: every tensor of the native checkpoint, once.
         dropped: source tensors that carry nothing.
-        leftovers: keys of the family's old config.json files that no stock code reads.
-        restated: keys of its config.json files, no stock code's either, that may say only what the family always does.
         base_prefix: what a checkpoint saved from the bare model leaves off its names.
         aliases: other `model_type`s that transformers reads with the same classes.
         since: the release of transformers that brought it; empty for those of the oldest one that Moeba runs with.
@@ -37,8 +36,6 @@ class Family:
     config_rows: tuple[ConfigRow, ...]
     rows: tuple[Row, ...]
     dropped: tuple[Dropped, ...] = ()
-    leftovers: tuple[str, ...] = ()
-    restated: tuple[tuple[str, Any], ...] = ()
     base_prefix: str = "model."
     aliases: tuple[str, ...] = ()
     since: str = ""
@@ -51,19 +48,33 @@ class Family:
         return pattern[: pattern.index("{layer}") + len("{layer}")]
 
     def read_config(self, raw: Mapping[str, Any]) -> PreTrainedConfig:
-        """The stock config of a config.json.
+        """The stock config of a config.json."""
+        return read_native_config(raw)
 
-        A key that nobody knows is refused, unless a later transformers than the installed one wrote it.
+    def not_read(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """Keys of a config.json, with their values, that no stock code of the family reads."""
+        return reported(unread_keys(raw, self.config_rows), self.model_type)
+
+    def take(self, raw: Mapping[str, Any], strict: bool = False) -> MoebaConfig:
+        """The Moeba config of a config.json, with what an export says again in `native_fields`.
+
+        Args:
+            strict: refuse every key that the stock model does not read.
+
+        Raises:
+            ValueError: names each field that is not supported, or each key by which another function may be meant.
         """
-        return read_native_config(raw, self.config_rows, self._unread(raw))
-
-    def unknown_fields(self, raw: Mapping[str, Any]) -> list[str]:
-        """`name=value` of each key that nobody knows, of a config.json that `read_config` takes."""
-        return unknown_fields(raw, self.config_rows, self._unread(raw))
-
-    def _unread(self, raw: Mapping[str, Any]) -> set[str]:
-        """Keys that no stock code reads and that say nothing new."""
-        return {*self.leftovers, *(name for name, value in self.restated if raw.get(name) == value)}
+        if raw.get("per_layer_config"):
+            raise ValueError(
+                f"per_layer_config={raw['per_layer_config']!r} is not supported: all layers of '{self.model_type}' have "
+                "the same sizes"
+            )
+        native, unread = self.read_config(raw), unread_keys(raw, self.config_rows)
+        config = self.to_moeba(native)
+        check_unread(unread, self.model_type, config, interleaved=self._interleaved, strict=strict)
+        kept = keep(native, self._translated(config), self.config_rows, unread)
+        config.native_fields = {self.model_type: kept} if kept else None
+        return config
 
     def to_moeba(self, native: PreTrainedConfig) -> MoebaConfig:
         """The Moeba config with the same function."""
@@ -71,13 +82,23 @@ class Family:
 
     def to_native(self, config: MoebaConfig) -> PreTrainedConfig:
         """The native config with the same function, or a ValueError that names what blocks it."""
-        native = to_native(self.config_rows, self.model_type, config)
+        native = self._translated(config)
+        kept = (config.native_fields or {}).get(self.model_type, {})
+        restore(native, kept, self.config_rows, self._interleaved)
         native.architectures = [self.architecture]
         return native
 
     def rederived(self, config: MoebaConfig) -> MoebaConfig:
         """A config of other sizes, where numbers that follow from them (root of the width, …) do so again."""
         return rederived(self.config_rows, self.model_type, config)
+
+    def _translated(self, config: MoebaConfig) -> PreTrainedConfig:
+        return to_native(self.config_rows, self.model_type, config)
+
+    @property
+    def _interleaved(self) -> bool:
+        """Whether the stock model rotates neighbouring entries together."""
+        return any(isinstance(step, PairsToHalves) for row in self.rows for step in row.operations)
 
     def drops(self, name: str, layers: int) -> Dropped | None:
         """The rule that drops a source tensor of a model of so many layers, if one does.

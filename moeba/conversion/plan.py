@@ -13,7 +13,7 @@ import torch
 
 from ..configuration import MoebaConfig
 from ..configuration.model_facts import layer_view
-from ..library.window import installed
+from ..library.window import installed, is_newer_than_installed
 from ..modeling import MoebaForCausalLM
 from .checkpoint import Checkpoint, TensorSource
 from .config_differences import differences
@@ -24,6 +24,7 @@ from .pieces import pieces, read_pieces, same_bytes, whole
 from .rows import Row
 from .shards import Recipe
 from .streams import stream_to_ours, stream_to_theirs
+from .unread import shown
 from .weight_files import TensorInfo
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -152,15 +153,18 @@ def config_json(config: Any) -> dict[str, Any]:
     return json.loads(config.to_json_string(use_diff=False))
 
 
-def plan_import(checkpoint: Checkpoint) -> tuple[Plan, MoebaConfig]:
+def plan_import(checkpoint: Checkpoint, strict: bool = False) -> tuple[Plan, MoebaConfig]:
     """Plan the way from a native checkpoint to Moeba.
+
+    Args:
+        strict: refuse a config.json with keys that the stock model does not read.
 
     Raises:
         ValueError: one sentence with every unsupported field, or every missing, unexpected or misshapen tensor.
     """
     family = family_of(checkpoint.config.get("model_type"))
     _refuse_quantized(checkpoint.config)
-    config = family.to_moeba(family.read_config(checkpoint.config))
+    config = family.take(checkpoint.config, strict)
     names = _Names(checkpoint, family)
     shapes = moeba_shapes(config)
     recipes: list[Recipe] = []
@@ -221,12 +225,19 @@ def plan_import(checkpoint: Checkpoint) -> tuple[Plan, MoebaConfig]:
     )
     if filled:
         plan.notes.append(f"not in the source, and zeros in the stock model: {listing(filled)}")
-    if unknown := family.unknown_fields(checkpoint.config):
-        plan.notes.append(
-            f"config.json was written by transformers {checkpoint.config['transformers_version']}; the stock model of "
-            f"the installed {installed('transformers')} does not read {listing(unknown)}"
-        )
+    if unread := family.not_read(checkpoint.config):
+        plan.notes.append(_unread_note(family, unread, checkpoint.config.get("transformers_version")))
     return plan, config
+
+
+def _unread_note(family: Family, unread: Mapping[str, Any], version: object) -> str:
+    """What the stock model leaves unread; where a later transformers wrote it, that may read it."""
+    if is_newer_than_installed(version):
+        return (
+            f"config.json was written by transformers {version}; the stock model of the installed "
+            f"{installed('transformers')} does not read {shown(unread)}"
+        )
+    return f"not read by transformers' {family.architecture}: {shown(unread)}"
 
 
 def check_fit(source: TensorSource, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -81,7 +81,6 @@ def test_published_config_is_read(model_type):
         ("falcon", dict(multi_query=False, num_kv_heads=2), "one key/value head, or all"),
         ("mpt", dict(norm_type="rmsnorm"), "norm_type='rmsnorm' is none of low_precision_layernorm"),
         ("mpt", dict(attn_config=dict(qk_ln=True)), "attn_config.qk_ln=True is supported at False only"),
-        ("mpt", dict(attn_config=dict(sliding=1)), "does not know.*attn_config.sliding=1"),
     ],
 )  # fmt: skip
 def test_refused_by_name(model_type, fields, told):

@@ -121,7 +121,7 @@ BAD_CONFIG = {
     "unknown type": (dict(model_type="bert"), "model_type='bert' is not supported: it is an encoder"),
     "no type": (dict(model_type=...), "model_type=None is not supported"),
     "already Moeba": (dict(model_type="moeba"), "model_type='moeba' is not supported"),
-    "unknown field": (dict(rotary_dim=4), "fields that LlamaConfig does not know.*: rotary_dim=4"),
+    "unknown field": (dict(rotary_dim=4), "LlamaConfig does not know, and that mean another.*: rotary_dim=4"),
     "field of another family": (dict(sliding_window=8), "sliding_window=8"),
     "wrong kind of value": (dict(hidden_size="many"), "config.json is refused by LlamaConfig.*hidden_size"),
     "impossible value": (dict(num_attention_heads=5), "config.json is refused by LlamaConfig.*multiple"),

@@ -211,10 +211,10 @@ def test_config_of_an_old_full_dump_is_read():
         "is_llama_config": True,
     }
     family = family_of("llama")
-    family.read_config(copy.deepcopy(raw))
-    for name, value in {"pruned_heads": {"0": [1]}, "rope_interleaved": True, "is_decoder": "yes"}.items():
+    family.take(copy.deepcopy(raw))
+    for name, value in {"pruned_heads": {"0": [1]}, "rope_interleaved": True}.items():
         with pytest.raises(ValueError, match=f"{name}="):
-            family.read_config({**raw, name: value})
+            family.take({**raw, name: value})
 
 
 def test_model_type_that_is_another_name(tmp_path):

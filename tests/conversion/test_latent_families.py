@@ -107,7 +107,12 @@ def test_missing_bias_of_another_family_is_refused(tmp_path):
         ),
         (
             "glm4_moe_lite",
-            {"first_k_dense_replace": 1, "topk_method": "noaux_tc", "num_nextn_predict_layers": 1},
+            {
+                "mlp_layer_types": None,
+                "first_k_dense_replace": 1,
+                "topk_method": "noaux_tc",
+                "num_nextn_predict_layers": 1,
+            },
         ),
     ],
 )
@@ -116,10 +121,10 @@ def test_authors_config_is_read(tmp_path, model_type, raw):
     path = source / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | raw))
     family = family_of(model_type)
-    family.to_moeba(family.read_config(Checkpoint(source).config))
+    family.take(Checkpoint(source).config)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"moe_layer_freq": 2}))
     with pytest.raises(ValueError, match="moe_layer_freq=2"):
-        family.read_config(Checkpoint(source).config)
+        family.take(Checkpoint(source).config)
 
 
 @pytest.mark.parametrize(

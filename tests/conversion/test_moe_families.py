@@ -92,11 +92,11 @@ def thetas(*listed: float) -> dict:
     ("qwen2_moe", dict(shared_expert_intermediate_size=0), "a shared expert without neurons"),
     ("qwen2_moe", dict(num_hidden_layers=1, layer_types=[SLIDING]), "but sliding_window is off"),
     ("hunyuan_v1_moe", dict(head_dim=8, moe_topk=[1], **SMALL), r"moe_topk=\[1\] has 1 entries"),
-    ("hunyuan_v1_moe", dict(head_dim=8, use_mla=True), "does not know.*use_mla=True"),
+    ("hunyuan_v1_moe", dict(head_dim=8, use_mla=True), "use_mla=True is supported at False only"),
     ("mellum", dict(rope_parameters={kind: {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "truncate": False,
                                             "original_max_position_embeddings": 16} for kind in (FULL, SLIDING)}),
      "truncate=False is not supported in rope settings by kind of layers"),
-    ("minimax_m2", dict(scoring_func="softmax"), "does not know.*scoring_func='softmax'"),
+    ("minimax_m2", dict(scoring_func="softmax"), "scoring_func='softmax' is supported at 'sigmoid' only"),
 ])  # fmt: skip
 def test_refused_by_name(model_type, fields, told):
     family = family_of(model_type)

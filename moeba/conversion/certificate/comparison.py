@@ -186,6 +186,9 @@ class Comparison:
             return Check("greedy tokens", "not applicable", detail="no room for a new token", on=self.on)
         settings: dict[str, Any] = {"max_new_tokens": min(8, room), "do_sample": False, "pad_token_id": 0}
         settings["eos_token_id"] = None
+        settings["use_mtp"] = (
+            False  # which a config.json may ask for, though the layers for it are never loaded
+        )
         mask = torch.ones_like(prompt)
         a, b = (model.generate(prompt, attention_mask=mask, **settings) for model in self._pair)
         return self._check(

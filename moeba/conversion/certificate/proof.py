@@ -152,9 +152,11 @@ class Side:
 
     def identity(self) -> dict[str, Any]:
         folder = self.checkpoint.folder
+        unread = self.family.not_read(self.checkpoint.config) if self.family is not None else {}
         return {
             "path": folder.resolve().name,
             "model_type": self.model_type,
+            **({"not_read": unread} if unread else {}),
             "files": self.checkpoint.sha256(),
         }
 

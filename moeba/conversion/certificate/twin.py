@@ -78,7 +78,14 @@ def shrink(config: MoebaConfig) -> MoebaConfig:
         values.update(_few_experts(first))
     if uneven := _layers_that_differ([layer_view(config, i) for i in layers], values, divisor):
         values["per_layer_config"] = uneven
-    for name in ("architectures", "id2label", "label2id", "auto_map", "transformers_version"):
+    for name in (
+        "architectures",
+        "id2label",
+        "label2id",
+        "auto_map",
+        "native_fields",
+        "transformers_version",
+    ):
         values.pop(name, None)
     return MoebaConfig.from_dict(values)
 

@@ -1,6 +1,6 @@
 """AFMoE: gated attention between two norms, and many experts beside shared ones (Arcee 2025)."""
 
-from ..config_rows import Computed, Fixed, Inert, Pair, pairs
+from ..config_rows import Computed, Fixed, Inert, Pair, Stated, pairs
 from ..family import Family
 from ..rows import renamed, same
 from .deepseek import sparse_layers
@@ -45,6 +45,14 @@ FAMILY = Family(
         Fixed("norm_topk_eps", 1e-20),
         Fixed("router_weight_dtype", "float32"),
         Fixed("router_aux_loss_coef", 0.0),
+        Stated("score_func", "sigmoid", "vLLM routes by it, and llama.cpp's converter writes it down"),
+        Stated(
+            "route_norm", True, "vLLM renormalises where it says so, and llama.cpp's converter writes it down"
+        ),
+        *(
+            Stated(name, 1, "vLLM chooses experts within groups")
+            for name in ("n_group", "topk_group", "num_expert_groups", "num_limited_groups")
+        ),
     ),
     rows=(
         *EMBEDDINGS_AND_HEAD,
@@ -59,11 +67,5 @@ FAMILY = Family(
         renamed(f"{LAYER}.mlp.expert_bias", f"{LAYER}.mlp.gate.e_score_correction_bias"),
         *ROUTED_EXPERTS,
         *shared_expert("shared_experts"),
-    ),
-    leftovers=("load_balance_coeff", "use_grouped_mm"),
-    restated=(
-        ("route_norm", True),
-        ("score_func", "sigmoid"),
-        *((name, 1) for name in ("n_group", "topk_group", "num_expert_groups", "num_limited_groups")),
     ),
 )

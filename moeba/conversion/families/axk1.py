@@ -5,7 +5,7 @@ from dataclasses import replace
 from ..config_rows import Fixed, Inert
 from ..family import Family
 from ..rows import Dropped, renamed
-from .deepseek import BLOCK, INV_FREQ, LEFTOVERS, SELECTION_BIAS, latent_attention, sparse_layers
+from .deepseek import BLOCK, INV_FREQ, SELECTION_BIAS, latent_attention, sparse_layers
 from .deepseek_v3 import FAMILY as DEEPSEEK_V3
 from .shared_fields import without
 from .shared_tensors import EMBEDDINGS_AND_HEAD, LAYER, ROUTED_EXPERTS
@@ -17,7 +17,7 @@ FAMILY = Family(
     architecture="AXK1ForCausalLM",
     kind="moe",
     config_rows=(
-        *without(DEEPSEEK_V3.config_rows, "first_k_dense_replace", "num_mtp_layers"),
+        *without(DEEPSEEK_V3.config_rows, "first_k_dense_replace", "num_mtp_layers", "moe_layer_freq"),
         sparse_layers("mlp_layer_types"),
         Inert("first_k_dense_replace", "what mlp_layer_types is made from where it is not given"),
         Inert("moe_layer_freq", "what mlp_layer_types is made from where it is not given"),
@@ -33,6 +33,4 @@ FAMILY = Family(
         renamed(OUTPUT_NORM, f"{LAYER}.mlp.output_norm.weight"),
     ),
     dropped=(INV_FREQ, Dropped(OUTPUT_NORM, "the norm behind the experts, of a layer that has none")),
-    leftovers=LEFTOVERS,
-    restated=DEEPSEEK_V3.restated,
 )

@@ -70,17 +70,6 @@ FAMILY = Family(
         TRAINED_PADDING,
     ),
     rows=(*TENSORS, *NORMS, *linear("transformer.word_embeddings_layernorm", "model.embed_norm")),
-    leftovers=(
-        "attention_softmax_in_fp32",
-        "bias_dropout_fusion",
-        "masked_softmax_fusion",
-        "n_inner",
-        "offset_alibi",
-        "seq_length",
-        "skip_bias_add",
-        "skip_bias_add_qkv",
-        "unk_token_id",
-    ),
     base_prefix="transformer.",
     reordered="stock adds distances within the product of queries and keys",
 )

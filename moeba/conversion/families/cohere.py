@@ -45,6 +45,5 @@ FAMILY = Family(
         *(renamed(f"{LAYER}.self_attn.{norm}.weight", f"{LAYER}.self_attn.{norm}.weight", PairsToHalves(last=True))
           for norm in ("q_norm", "k_norm")),
     ),
-    leftovers=("model_max_length",),
     reordered=REORDERED,
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..config_rows import Computed, Inert
+from ..config_rows import Computed, Inert, Stated
 from ..family import Family
 from .cohere import CONFIG_ROWS, REORDERED, ROWS
 from .shared_fields import LISTED_WINDOW
@@ -23,18 +23,8 @@ FAMILY = Family(
         LISTED_WINDOW,
         Computed((), _rotation_of_sliding_layers, lambda config: {}),
         Inert("sliding_window_pattern", "old spelling of layer_types"),
+        Stated("rotary_pct", 1.0, "llama.cpp's converter takes the rotated width from it"),
     ),
     rows=ROWS,
-    leftovers=(
-        "layer_switch",
-        "order_of_interleaved_layers",
-        "position_embedding_type",
-        "rotary_pct",
-        "use_embedding_sharing",
-        "use_gated_activation",
-        "use_parallel_block",
-        "use_parallel_embedding",
-        "use_qk_norm",
-    ),
     reordered=REORDERED,
 )

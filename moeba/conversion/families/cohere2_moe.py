@@ -7,12 +7,13 @@ from ..config_rows import Computed, Fixed, Inert, Only, Pair, pairs
 from ..family import Family
 from ..rows import same
 from .cohere import REORDERED, ROWS
-from .cohere2 import FAMILY as COHERE2
 from .shared_fields import (
     ATTENTION_BIAS,
     LISTED_WINDOW,
     SIZES,
     listed_kinds,
+    one_rope,
+    rope_of,
     shared_experts_by_count,
     whole_heads,
     without,
@@ -55,7 +56,7 @@ def _rotation_back(config: MoebaConfig) -> dict[str, Any]:
 
 
 def _rope_back(config: MoebaConfig) -> dict[str, Any]:
-    rope = config.rope_parameters or {}
+    rope = rope_of(config) or {}
     return {"rope_parameters": rope} | ({"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {})
 
 
@@ -78,7 +79,7 @@ FAMILY = Family(
         ),
         Computed(
             ("rope_parameters", "rope_theta"),
-            lambda native: {"rope_parameters": whole_heads(native["rope_parameters"])},
+            lambda native: {"rope_parameters": whole_heads(one_rope(native["rope_parameters"]))},
             _rope_back,
         ),
         Only("rope_scaling", None, "the stock code reads rope_parameters instead"),
@@ -103,6 +104,5 @@ FAMILY = Family(
         *shared_expert("shared_experts"),
         *ROUTED_EXPERTS,
     ),
-    leftovers=COHERE2.leftovers,
     reordered=REORDERED,
 )

@@ -66,5 +66,4 @@ FAMILY = Family(
         Fixed("block_order", "parallel_stream_first"),
     ),
     rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *GATED_MLP, *same(f"{LAYER}.input_layernorm.weight")),
-    leftovers=("head_dim",),
 )

@@ -45,14 +45,5 @@ FAMILY = Family(
         ),
         *linears(f"{BLOCK}.ffn", f"{LAYER}.mlp", up_proj="0", down_proj="2"),
     ),
-    leftovers=(
-        "attn_pdrop",
-        "from_tf",
-        "summary_activation",
-        "summary_first_dropout",
-        "summary_proj_to_labels",
-        "summary_type",
-        "summary_use_proj",
-    ),
     base_prefix="transformer.",
 )

@@ -126,7 +126,6 @@ FAMILY = Family(
         ),
         Row((f"{EXPERTS}.w2",), (f"{LAYER}.mlp.experts.down_proj",), (STACKED, SwapLast())),
     ),
-    leftovers=("num_key_value_heads",),
     base_prefix="transformer.",
     reordered=f"{ONE_PRODUCT}, and the experts' last matrices lie transposed",
 )

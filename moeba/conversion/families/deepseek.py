@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...configuration import MoebaConfig
-from ..config_rows import Computed, ConfigRow, Fixed, Inert, Pair, pairs
+from ..config_rows import Computed, ConfigRow, Fixed, Inert, Pair, Stated, pairs
 from ..rows import Dropped, Row, renamed, same
 from .shared_fields import ATTENTION_BIAS, ROUTER_PARAM_DTYPE, SIZES, without
 from .shared_tensors import GATED_MLP, LAYER, PRE_NORMS, ROUTED_EXPERTS, linears, shared_expert
@@ -145,9 +145,23 @@ def latent_attention(*turned: Any) -> tuple[Row, ...]:
 
 MORE_TOKENS = "predicts further tokens, which the stock model leaves out when it loads"
 PREDICTION_LAYERS = Dropped("model.layers.{beyond}.{rest}", f"of a layer past the last: it {MORE_TOKENS}")
-PREDICTION_COUNT = Inert("num_mtp_layers", f"counts layers beside the model, each of which {MORE_TOKENS}")
+PREDICTION_COUNT = Stated("num_mtp_layers", 0, f"each of these layers {MORE_TOKENS}", required=False)
 INV_FREQ = Dropped(f"{LAYER}.self_attn.rotary_emb.inv_freq", "rope frequencies, computed from the config")
 
-# Authors' config.json files: settings of their training code.
-LEFTOVERS = ("aux_loss_alpha", "ep_size", "num_nextn_predict_layers", "qk_head_dim", "seq_aux")
-RESTATED = (("moe_layer_freq", 1), ("scoring_func", "sigmoid"), ("topk_method", "noaux_tc"))
+
+def _leading_dense(config: MoebaConfig) -> int | None:
+    kinds = list(config.mlp_layer_types or [])
+    count = kinds.index("sparse") if "sparse" in kinds else len(kinds)
+    return None if "dense" in kinds[count:] else count
+
+
+LEADING_DENSE = Stated("first_k_dense_replace", _leading_dense, "engines count so which layers are dense")
+EVERY_LAYER = Stated("moe_layer_freq", 1, "vLLM counts in such steps where experts are")
+# Where no layers past the last follow, llama.cpp's converter and the engines must not look for any.
+NO_FURTHER_LAYERS = Stated("num_nextn_predict_layers", 0, f"such a layer {MORE_TOKENS}", required=False)
+# What vLLM and SGLang route by, and llama.cpp's converter writes down.
+ROUTED_AS: tuple[ConfigRow, ...] = (
+    Stated("scoring_func", "sigmoid", "engines take softmax where it is not said"),
+    Stated("topk_method", "noaux_tc", "engines leave the bias out of the choice where it is not said"),
+    EVERY_LAYER,
+)

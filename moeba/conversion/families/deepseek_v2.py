@@ -3,15 +3,15 @@
 from typing import Any
 
 from ...configuration import MoebaConfig
-from ..config_rows import Computed, Fixed, Only, pairs
+from ..config_rows import Computed, Fixed, Only, Stated, pairs
 from ..family import Family
 from ..rows import PairsToHalves
 from .deepseek import (
     BLOCK,
+    EVERY_LAYER,
     EXPERTS,
     INV_FREQ,
     LATENT_SIZES,
-    LEFTOVERS,
     SLICED,
     head_parts,
     latent_attention,
@@ -61,10 +61,10 @@ FAMILY = Family(
         Fixed("router_matmul_dtype", "float32"),
         Fixed("router_weight_dtype", "float32"),
         Fixed("rotary_precision", "float32"),
+        Stated("scoring_func", "softmax", "vLLM and SGLang route by it"),
+        EVERY_LAYER,
     ),
     rows=(*EMBEDDINGS_AND_HEAD, *latent_attention(*TURNED), *BLOCK, *ROUTED_EXPERTS),
     dropped=(INV_FREQ,),
-    leftovers=LEFTOVERS,
-    restated=(("moe_layer_freq", 1), ("scoring_func", "softmax")),
     reordered="stock rotates neighbouring entries as complex numbers: other products, added in another order",
 )

@@ -2,7 +2,7 @@
 
 from ..config_rows import Fixed, Inert, Pair
 from ..family import Family
-from .deepseek import BALANCED_BLOCK, GROUPED_EXPERTS, LEFTOVERS, RESTATED, sparse_layers
+from .deepseek import BALANCED_BLOCK, GROUPED_EXPERTS, ROUTED_AS, sparse_layers
 from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, SIZES, UNLISTED_HEAD_DIM, without
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, QK_NORM
 
@@ -20,8 +20,7 @@ FAMILY = Family(
         *GROUPED_EXPERTS,
         sparse_layers("first_k_dense_replace"),
         Fixed("qk_norm", "head"),
+        *ROUTED_AS,
     ),
     rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *QK_NORM, *BALANCED_BLOCK),
-    leftovers=LEFTOVERS,
-    restated=RESTATED,
 )

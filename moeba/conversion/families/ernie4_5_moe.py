@@ -3,10 +3,10 @@
 from typing import Any
 
 from ...configuration import MoebaConfig
-from ..config_rows import Computed, Fixed, Pair, pairs
+from ..config_rows import Computed, Fixed, Pair, Stated, pairs
 from ..family import Family
 from ..rows import Dropped, Reshape, renamed, same
-from .deepseek import MORE_TOKENS
+from .deepseek import MORE_TOKENS, NO_FURTHER_LAYERS
 from .ernie4_5 import FAMILY as DENSE
 from .shared_fields import ROUTER_PARAM_DTYPE, UNLISTED_HEAD_DIM, shared_experts_by_count, without
 from .shared_tensors import LAYER, ROUTED_EXPERTS, shared_expert
@@ -52,6 +52,9 @@ FAMILY = Family(
         Fixed("router_selection_bias", True),
         ROUTER_PARAM_DTYPE,
         Fixed("router_matmul_dtype", "float32"),
+        Stated("moe_gate", "topk", "the authors' code chooses by it"),
+        Stated("moe_use_aux_free", True, "the authors' code adds the bias of the choice where it says so"),
+        NO_FURTHER_LAYERS,
     ),
     rows=(
         *DENSE.rows,
@@ -65,7 +68,5 @@ FAMILY = Family(
         *ROUTED_EXPERTS,
     ),
     dropped=(Dropped("model.mtp{rest}", f"of a block beside the model: it {MORE_TOKENS}"),),
-    leftovers=("moe_capacity", "num_nextn_predict_layers"),
-    restated=(("moe_gate", "topk"), ("moe_use_aux_free", True)),
     reordered=DENSE.reordered,
 )

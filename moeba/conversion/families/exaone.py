@@ -25,6 +25,5 @@ FAMILY = replace(
     ),
     dropped=(),
     # Of the authors' code.
-    leftovers=("embed_dropout",),
     base_prefix="transformer.",
 )

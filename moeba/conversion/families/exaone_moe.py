@@ -3,7 +3,7 @@
 from ..config_rows import Fixed, Inert, Pair
 from ..family import Family
 from ..rows import Dropped, renamed
-from .deepseek import BLOCK, GROUPED_EXPERTS, LEFTOVERS, MORE_TOKENS, RESTATED, sparse_layers
+from .deepseek import BLOCK, GROUPED_EXPERTS, MORE_TOKENS, NO_FURTHER_LAYERS, ROUTED_AS, sparse_layers
 from .shared_fields import LISTED_WINDOW, ROTATED_WHERE_SLIDING, SIZES, UNLISTED_HEAD_DIM, without
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, QK_NORM, ROUTED_EXPERTS
 
@@ -22,6 +22,8 @@ FAMILY = Family(
         sparse_layers("mlp_layer_types", "num_experts", "num_shared_experts"),
         Inert("first_k_dense_replace", "what mlp_layer_types is made from where it is not given"),
         Fixed("qk_norm", "head"),
+        *ROUTED_AS,
+        NO_FURTHER_LAYERS,
     ),
     rows=(
         *EMBEDDINGS_AND_HEAD,
@@ -32,6 +34,4 @@ FAMILY = Family(
         renamed(f"{LAYER}.mlp.e_score_correction_bias", f"{LAYER}.mlp.gate.e_score_correction_bias"),
     ),
     dropped=(Dropped("mtp{rest}", f"of a layer beside the model: it {MORE_TOKENS}"),),
-    leftovers=LEFTOVERS,
-    restated=RESTATED,
 )

@@ -10,7 +10,7 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Inert, Pair, pairs
 from ..family import Family
 from .bloom import BLOCK, NORMS, TENSORS
-from .shared_fields import TRAINED_PADDING, whole_heads
+from .shared_fields import TRAINED_PADDING, one_rope, rope_of, whole_heads
 from .shared_tensors import LAYER, linears
 
 SHAPE = (
@@ -62,7 +62,7 @@ def _shape_back(config: MoebaConfig) -> dict[str, Any]:
 
 def _positions(native: Any) -> dict[str, Any]:
     if not native["alibi"]:
-        return {"rope_parameters": whole_heads(native["rope_parameters"])}
+        return {"rope_parameters": whole_heads(one_rope(native["rope_parameters"]))}
     head_dim = native["hidden_size"] // native["num_attention_heads"]
     return {
         "position_embedding_type": "alibi",
@@ -73,7 +73,7 @@ def _positions(native: Any) -> dict[str, Any]:
 
 def _positions_back(config: MoebaConfig) -> dict[str, Any]:
     alibi = config.position_embedding_type == "alibi"
-    return {"alibi": alibi} if alibi else {"alibi": False, "rope_parameters": config.rope_parameters}
+    return {"alibi": alibi} if alibi else {"alibi": False, "rope_parameters": rope_of(config)}
 
 
 FAMILY = Family(
@@ -108,7 +108,6 @@ FAMILY = Family(
             for row in linears(BLOCK, LAYER, input_layernorm="ln_attn", post_attention_layernorm="ln_mlp")
         ),
     ),
-    leftovers=("apply_residual_connection_post_layernorm",),
     base_prefix="transformer.",
     reordered="stock divides scores by a root instead of multiplying, and adds biases after the products",
 )

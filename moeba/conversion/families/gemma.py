@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..config_rows import Computed, ConfigRow, Fixed, Pair
+from ..config_rows import Computed, ConfigRow, Fixed, Pair, Stated
 from ..family import Family
 from .shared_fields import ATTENTION_BIAS, SIZES
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
@@ -31,11 +31,12 @@ NORMS_AND_EMBEDDINGS: tuple[ConfigRow, ...] = (
     Fixed("round_embedding_multiplier", True),
 )
 
+GATE = Stated("hidden_activation", lambda config: config.hidden_act, "vLLM and SGLang do not read hidden_act")
+
 FAMILY = Family(
     model_type="gemma",
     architecture="GemmaForCausalLM",
     kind="dense",
-    config_rows=(*SIZES, ATTENTION_BIAS, CAUSAL, *NORMS_AND_EMBEDDINGS),
+    config_rows=(*SIZES, ATTENTION_BIAS, CAUSAL, *NORMS_AND_EMBEDDINGS, GATE),
     rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *GATED_MLP, *PRE_NORMS),
-    leftovers=("hidden_activation",),
 )

@@ -49,5 +49,4 @@ FAMILY = Family(
         Fixed("block_order", "sandwich_norm"),
     ),
     rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *GATED_MLP, *SANDWICH_NORMS),
-    leftovers=("hidden_act", "sliding_window_size"),
 )

@@ -6,6 +6,7 @@ from ..config_rows import Fixed, Inert
 from ..family import Family
 from .gemma import CAUSAL
 from .gemma2 import SANDWICH_NORMS, SINCE_GEMMA2
+from .shared_fields import rope_by_kind, without
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, QK_NORM
 
 FAMILY = Family(
@@ -13,7 +14,8 @@ FAMILY = Family(
     architecture="Gemma3ForCausalLM",
     kind="dense",
     config_rows=(
-        *SINCE_GEMMA2,
+        *without(SINCE_GEMMA2, "rope_parameters"),
+        rope_by_kind(),
         CAUSAL,
         Inert("attn_logit_softcapping", "the stock attention never uses it"),
         Inert("rope_local_base_freq", "old spelling of the sliding layers' rope_parameters"),
@@ -22,5 +24,4 @@ FAMILY = Family(
         Fixed("qk_norm", "head"),
     ),
     rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *QK_NORM, *GATED_MLP, *SANDWICH_NORMS),
-    leftovers=("_sliding_window_pattern",),
 )

@@ -2,7 +2,7 @@
 
 from ..config_rows import Fixed, Pair, pairs
 from ..family import Family
-from .shared_fields import PARTIAL_ROPE, SIZES, without
+from .shared_fields import PARTIAL_ROPE, SIZES, rotated_share, without
 from .shared_tensors import EMBEDDINGS_AND_HEAD, FUSED_GATED_MLP, INTERLEAVED_ATTENTION, PRE_NORMS
 
 FAMILY = Family(
@@ -12,6 +12,7 @@ FAMILY = Family(
     config_rows=(
         *without(SIZES, "rope_parameters"),
         PARTIAL_ROPE,
+        rotated_share(),
         *pairs("attention_bias"),
         Pair("rms_norm_eps", "norm_eps"),
         Fixed("attention_output_bias", False),

@@ -5,13 +5,12 @@ from ..family import Family
 from .deepseek import (
     BALANCED_BLOCK,
     GROUPED_EXPERTS,
-    LEFTOVERS,
     PREDICTION_COUNT,
     PREDICTION_LAYERS,
-    RESTATED,
+    ROUTED_AS,
     sparse_layers,
 )
-from .shared_fields import PARTIAL_ROPE, SIZES, UNLISTED_HEAD_DIM, without
+from .shared_fields import PARTIAL_ROPE, SIZES, UNLISTED_HEAD_DIM, rotated_share, without
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, QK_NORM
 
 FAMILY = Family(
@@ -22,6 +21,7 @@ FAMILY = Family(
         *without(SIZES, "head_dim", "rope_parameters"),
         UNLISTED_HEAD_DIM,
         PARTIAL_ROPE,
+        rotated_share(),
         *pairs("attention_bias"),
         Fixed("attention_output_bias", False),
         Pair("rms_norm_eps", "norm_eps"),
@@ -33,9 +33,8 @@ FAMILY = Family(
         *GROUPED_EXPERTS,
         sparse_layers("first_k_dense_replace"),
         PREDICTION_COUNT,
+        *ROUTED_AS,
     ),
     rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *QK_NORM, *BALANCED_BLOCK),
     dropped=(PREDICTION_LAYERS,),
-    leftovers=LEFTOVERS,
-    restated=RESTATED,
 )

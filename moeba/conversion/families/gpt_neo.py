@@ -7,7 +7,6 @@ from ..config_rows import Computed, Fixed, Pair, pairs
 from ..family import Family
 from ..rows import Dropped, linear, renamed
 from .gpt2 import BLOCK
-from .gptj import SUMMARY_KEYS
 from .shared_fields import CLASSIC, TRAINED_PADDING
 from .shared_tensors import LAYER, QKV, linears
 
@@ -80,7 +79,6 @@ FAMILY = Family(
         Dropped(f"{BLOCK}.attn.attention.bias", "causal mask"),
         Dropped(f"{BLOCK}.attn.attention.masked_bias", "value of masked scores"),
     ),
-    leftovers=SUMMARY_KEYS,
     base_prefix="transformer.",
     reordered="stock caches and masks what a window has left behind, with which each sum of a cached step is longer",
 )

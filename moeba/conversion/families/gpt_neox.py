@@ -3,7 +3,7 @@
 from ..config_rows import Computed, Fixed, Inert, Pair, pairs
 from ..family import Family
 from ..rows import Dropped, SplitGroups, linear, renamed
-from .shared_fields import ATTENTION_BIAS, PARTIAL_ROPE, SIZES, TRAINED_PADDING, without
+from .shared_fields import ATTENTION_BIAS, PARTIAL_ROPE, SIZES, TRAINED_PADDING, rotated_share, without
 from .shared_tensors import LAYER, ONE_PRODUCT, fused_qkv, linears
 
 BLOCK = "gpt_neox.layers.{layer}"
@@ -31,7 +31,7 @@ FAMILY = Family(
             lambda config: {"hidden_dropout": config.hidden_dropout},
         ),
         Inert("is_decoder", "the stock code does not read it"),
-        Inert("rotary_pct", "older spelling, which the stock class moves into rope_parameters"),
+        rotated_share("rotary_pct"),
         Inert("rotary_emb_base", "older spelling, which the stock class moves into rope_parameters"),
         TRAINED_PADDING,
         Fixed("norm_type", "layernorm"),
@@ -53,7 +53,6 @@ FAMILY = Family(
         Dropped(f"{BLOCK}.attention.masked_bias", "value of masked scores"),
         Dropped(f"{BLOCK}.attention.rotary_emb.inv_freq", "rope frequencies, computed from the config"),
     ),
-    leftovers=("attention_probs_dropout_prob", "hidden_dropout_prob"),
     base_prefix="gpt_neox.",
     reordered=ONE_PRODUCT,
 )

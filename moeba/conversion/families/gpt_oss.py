@@ -1,6 +1,6 @@
 """GPT-OSS: attention sinks, biases everywhere, and experts with a clamped gate (OpenAI 2025)."""
 
-from ..config_rows import Fixed, Inert, Pair, pairs
+from ..config_rows import Fixed, Inert, Pair, Stated, pairs
 from ..family import Family
 from ..rows import SwapLast, UnpairGateUp, linear, renamed, same
 from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, SIZES, without
@@ -28,6 +28,9 @@ FAMILY = Family(
         Fixed("expert_bias", True),
         Fixed("router_type", "topk_softmax"),
         Fixed("router_bias", True),
+        Stated(
+            "experts_per_token", lambda config: config.num_experts_per_tok, "the name in OpenAI's own code"
+        ),
     ),
     rows=(
         *EMBEDDINGS_AND_HEAD,
@@ -40,6 +43,5 @@ FAMILY = Family(
         renamed(f"{EXPERTS}.down_proj", f"{EXPERTS}.down_proj", SwapLast()),
         *same(f"{EXPERTS}.down_proj_bias"),
     ),
-    leftovers=("experts_per_token", "initial_context_length"),
     reordered="stock multiplies by experts' matrices that lie transposed, and adds their biases afterwards",
 )

@@ -7,7 +7,7 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, ConfigRow, Fixed
 from ..family import Family
 from ..rows import PairsToHalves, Row, linear, renamed, rotated_width
-from .gpt2 import BLOCK, FIELDS, MASKS, SUMMARY
+from .gpt2 import BLOCK, FIELDS, MASKS
 from .shared_fields import without
 from .shared_tensors import LAYER, linears
 
@@ -42,8 +42,6 @@ ROWS: tuple[Row, ...] = (
     renamed(f"{BLOCK}.attn.out_proj.weight", f"{LAYER}.self_attn.o_proj.weight"),
     *linears(f"{BLOCK}.mlp", f"{LAYER}.mlp", up_proj="fc_in", down_proj="fc_out"),
 )
-# Keys that config.json files took over from GPT-2's.
-SUMMARY_KEYS = tuple(name for row in SUMMARY for name in row.theirs)
 
 FAMILY = Family(
     model_type="gptj",
@@ -56,7 +54,6 @@ FAMILY = Family(
           for part, operations in (("q_proj", (PairsToHalves(),)), ("k_proj", (PairsToHalves(),)), ("v_proj", ()))),
     ),
     dropped=MASKS,
-    leftovers=("rotary", "scale_attn_weights", *SUMMARY_KEYS),
     base_prefix="transformer.",
     reordered="stock rotates neighbouring entries, and divides scores by a root instead of multiplying",
 )  # fmt: skip

@@ -7,13 +7,13 @@ from ..config_rows import Computed, Fixed, Pair
 from ..family import Family
 from ..rows import same
 from .granite import BIASES_AND_SCALES
-from .shared_fields import LISTED_WINDOW, SIZES, UNLISTED_HEAD_DIM, whole_heads, without
+from .shared_fields import LISTED_WINDOW, SIZES, UNLISTED_HEAD_DIM, one_rope, whole_heads, without
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER, PRE_NORMS
 
 
 def _thetas(native: Any) -> dict[str, Any]:
     """A theta for each layer, 0 where it does not rotate; Moeba has one for each kind of layer."""
-    thetas, rope = native["layer_rope_theta"], whole_heads(native["rope_parameters"])
+    thetas, rope = native["layer_rope_theta"], whole_heads(one_rope(native["rope_parameters"]))
     kinds: dict[str, set[float]] = {}
     for kind, theta in zip(native["layer_types"], thetas, strict=True):
         if theta:

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from ..config_rows import Computed, Fixed, Inert, Pair
+from ..config_rows import Computed, Fixed, Inert, Pair, Stated
 from ..family import Family
 from ..rows import renamed
-from .shared_fields import ATTENTION_BIAS, SIZES, whole_heads, without
+from .shared_fields import ATTENTION_BIAS, SIZES, one_rope, rope_of, whole_heads, without
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER, PRE_NORMS
 
 
 def _stretched_rope(native: Any) -> dict[str, Any]:
-    rope = whole_heads(native["rope_parameters"])
+    rope = whole_heads(one_rope(native["rope_parameters"]))
     alpha, width = rope.get("alpha"), native["head_dim"]
     if rope["rope_type"] == "dynamic" and alpha:  # in name only: the base grows once and for all
         rope = {"rope_type": "default", "rope_theta": rope["rope_theta"] * alpha ** (width / (width - 2))}
@@ -23,15 +23,17 @@ FAMILY = Family(
     kind="dense",
     config_rows=(
         *without(SIZES, "rope_parameters"),
-        Computed(
-            ("rope_parameters",), _stretched_rope, lambda config: {"rope_parameters": config.rope_parameters}
-        ),
+        Computed(("rope_parameters",), _stretched_rope, lambda config: {"rope_parameters": rope_of(config)}),
         Pair("rms_norm_eps", "norm_eps"),
         ATTENTION_BIAS,
         Inert("pretraining_tp", "a way to slice the products of one training setup"),
         Inert("eod_token_id", "a token between documents, for whoever packs them"),
         Fixed("qk_norm", "head"),
         Fixed("qk_norm_after_rope", True),
+        Stated("use_qk_norm", True, "vLLM and SGLang leave the norms out where it is not said"),
+        Stated("use_cla", False, "vLLM shares keys and values between layers where it says so"),
+        Stated("use_rotary_pos_emb", True, "the authors' code rotates where it says so"),
+        Stated("position_embedding_xdrope", False, "the authors' code rotates otherwise where it says so"),
     ),
     rows=(
         *EMBEDDINGS_AND_HEAD,

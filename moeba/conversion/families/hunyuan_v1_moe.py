@@ -1,10 +1,11 @@
 """Hunyuan-A13B: Hunyuan's block with experts and a shared one as wide as they; layers may differ in top-k (2025)."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ...configuration import MoebaConfig
 from ...configuration.model_facts import layer_view
-from ..config_rows import Computed, Fixed, Inert, pairs
+from ..config_rows import Computed, Fixed, Inert, Stated, pairs
 from ..family import Family
 from ..rows import renamed
 from .hunyuan_v1_dense import FAMILY as DENSE
@@ -35,6 +36,10 @@ def _width(native: Any) -> dict[str, Any]:
     )
 
 
+def _for_each_layer(value: Callable[[MoebaConfig], int]) -> Callable[[MoebaConfig], list[int]]:
+    return lambda config: [value(config)] * config.num_hidden_layers
+
+
 FAMILY = Family(
     model_type="hunyuan_v1_moe",
     architecture="HunYuanMoEV1ForCausalLM",
@@ -50,22 +55,22 @@ FAMILY = Family(
         Fixed("router_param_dtype", "float32"),
         Fixed("router_weight_dtype", "float32"),
         Inert("sep_token_id", "a token between texts, for whoever joins them"),
+        # What the authors' code, vLLM and llama.cpp's converter read of one shared expert beside the chosen ones.
+        Stated("use_mixed_mlp_moe", True, "vLLM has the shared expert where it says so"),
+        Stated("num_shared_expert", _for_each_layer(lambda config: 1), "engines ask for one a layer", required=False),
+        Stated("moe_intermediate_size", _for_each_layer(lambda config: config.moe_intermediate_size),
+               "llama.cpp's converter and vLLM take the widths from it", required=False),
+        Stated("norm_topk_prob", True, "the authors' code renormalises where it says so"),
+        Stated("group_limited_greedy", False, "the authors' code chooses within groups where it says so"),
+        Stated("moe_layer_num_skipped", 0, "the authors' code has so many dense layers first"),
+        Stated("mlp_bias", False, "biases of the feed-forwards, in the authors' code"),
+        Stated("norm_type", "rms", "the authors' code has layer norms otherwise"),
+        Stated("use_mla", False, "the authors' code has latent attention where it says so"),
     ),
     rows=(
         *(row for row in DENSE.rows if row not in GATED_MLP),
         renamed(f"{LAYER}.mlp.gate.wg.weight", f"{LAYER}.mlp.gate.weight"),
         *shared_expert("shared_mlp"),
         *ROUTED_EXPERTS,
-    ),
-    leftovers=(
-        "add_classification_head", "attention_head_dim", "cla_share_factor", "class_num", "dense_list", "kv_lora_rank",
-        "moe_drop_tokens", "moe_intermediate_size", "moe_random_routing_dropped_token", "n_group", "num_shared_expert",
-        "org_vocab_size", "pool_type", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "topk_group",
-        "v_head_dim",
-    ),
-    restated=(
-        ("group_limited_greedy", False), ("mlp_bias", False), ("moe_layer_num_skipped", 0), ("norm_topk_prob", True),
-        ("norm_type", "rms"), ("position_embedding_xdrope", False), ("routed_scaling_factor", 1.0), ("use_cla", False),
-        ("use_mixed_mlp_moe", True), ("use_mla", False), ("use_qk_norm", True), ("use_rotary_pos_emb", True),
     ),
 )  # fmt: skip

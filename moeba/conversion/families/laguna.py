@@ -69,7 +69,7 @@ FAMILY = Family(
         LISTED_WINDOW,
         SHARED_WIDTH,
         listed_kinds("num_experts"),
-        rope_by_kind(),
+        rope_by_kind(1.0),
         Computed(("num_attention_heads", "num_attention_heads_per_layer"), _heads, _heads_back),
         Computed(("gating",), _gate, _gate_back),
         Only("moe_apply_router_weight_on_input", False, "the stock model refuses it too"),

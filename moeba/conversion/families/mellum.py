@@ -5,10 +5,11 @@ from ..family import Family
 from ..rows import Dropped
 from .deepseek import MORE_TOKENS, PREDICTION_COUNT
 from .qwen3_moe import FAMILY as QWEN3_MOE
-from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, listed_kinds, without
+from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, listed_kinds, rope_by_kind, without
 
 OTHERWISE = (
-    "attention_bias", "sliding_window", "use_sliding_window", "num_experts", "mlp_only_layers", "decoder_sparse_step",
+    "attention_bias", "rope_parameters", "sliding_window", "use_sliding_window", "num_experts", "mlp_only_layers",
+    "decoder_sparse_step",
 )  # fmt: skip
 
 FAMILY = Family(
@@ -19,6 +20,7 @@ FAMILY = Family(
         *without(QWEN3_MOE.config_rows, *OTHERWISE),
         ATTENTION_BIAS,
         LISTED_WINDOW,
+        rope_by_kind(),
         listed_kinds("num_experts"),
         PREDICTION_COUNT,
         Inert("mtp_layer_types", f"of layers beside the model, each of which {MORE_TOKENS}"),

@@ -1,15 +1,18 @@
 """MiMo-V2-Flash: small value heads; sliding layers have sinks and twice the key/value heads (Xiaomi 2026)."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ...configuration import MoebaConfig
 from ...configuration.model_facts import layer_view
-from ..config_rows import Computed, Fixed, Inert, Pair, pairs
+from ..config_rows import Computed, Fixed, Pair, Stated, pairs
 from ..family import Family
 from ..rows import Dropped, renamed, same
-from .deepseek import GROUPED_EXPERTS, MORE_TOKENS, SELECTION_BIAS
+from .deepseek import GROUPED_EXPERTS, MORE_TOKENS, ROUTED_AS, SELECTION_BIAS
 from .shared_fields import LISTED_WINDOW, SIZES, listed_kinds, rope_by_kind, without
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER, PRE_NORMS, ROUTED_EXPERTS
+
+SLIDING = "sliding_attention"
 
 
 def _kv_heads(native: Any) -> dict[str, Any]:
@@ -35,6 +38,49 @@ def _value_scale_back(config: MoebaConfig) -> dict[str, Any]:
     return {"attention_value_scale": config.attention_value_multiplier}
 
 
+def _first_of(kind: str, value: Callable[[Any], Any]) -> Callable[[MoebaConfig], Any]:
+    """What `value` gives for the first layer of a kind; None where there is no such layer."""
+
+    def of_layer(config: MoebaConfig) -> Any:
+        return (
+            value(layer_view(config, config.layer_types.index(kind))) if kind in config.layer_types else None
+        )
+
+    return of_layer
+
+
+def _rope_of(kind: str, setting: str) -> Callable[[MoebaConfig], Any]:
+    def of_kind(config: MoebaConfig) -> Any:
+        rope = config.rope_parameters or {}
+        return rope.get(kind, {} if config.rope_is_per_layer_type else rope).get(setting)
+
+    return of_kind
+
+
+# vLLM reads the authors' config.json, in which transformers' names are not.
+AUTHORS_NAMES = tuple(
+    Stated(name, value, "vLLM reads it, and none of transformers' names for it", required=required)
+    for name, value, required in (
+        ("layernorm_epsilon", lambda config: config.norm_eps, True),
+        ("hybrid_layer_pattern", lambda config: [int(kind == SLIDING) for kind in config.layer_types], True),
+        (
+            "moe_layer_freq",
+            lambda config: [int(kind == "sparse") for kind in config.mlp_layer_types or []],
+            True,
+        ),
+        ("add_swa_attention_sink_bias", True, True),
+        ("add_full_attention_sink_bias", False, True),
+        ("swa_num_attention_heads", _first_of(SLIDING, lambda layer: layer.num_attention_heads), True),
+        ("swa_num_key_value_heads", _first_of(SLIDING, lambda layer: layer.num_key_value_heads), True),
+        ("swa_head_dim", _first_of(SLIDING, lambda layer: layer.head_dim), True),
+        ("swa_v_head_dim", _first_of(SLIDING, lambda layer: layer.v_head_dim), True),
+        ("swa_rope_theta", _rope_of(SLIDING, "rope_theta"), False),
+        ("rope_theta", _rope_of("full_attention", "rope_theta"), False),
+        ("partial_rotary_factor", _rope_of("full_attention", "partial_rotary_factor"), False),
+        ("sliding_window_size", lambda config: config.sliding_window and config.sliding_window - 1, False),
+    )
+)
+
 FAMILY = Family(
     model_type="mimo_v2_flash",
     architecture="MiMoV2FlashForCausalLM",
@@ -45,7 +91,6 @@ FAMILY = Family(
         Pair("rms_norm_eps", "norm_eps"),
         Computed(("attention_value_scale",), _value_scale, _value_scale_back),
         LISTED_WINDOW,
-        Inert("sliding_window_size", "a smaller spelling of sliding_window, which the stock config has read"),
         Computed(("num_key_value_heads",), _kv_heads, _kv_heads_back),
         rope_by_kind(0.334),
         listed_kinds("n_routed_experts"),
@@ -54,6 +99,8 @@ FAMILY = Family(
         Fixed("attention_sink_layer_types", ["sliding_attention"]),
         Fixed("attention_softmax_dtype", "model"),
         Fixed("router_aux_loss_coef", 0.0),
+        *without(ROUTED_AS, "moe_layer_freq"),
+        *AUTHORS_NAMES,
     ),
     rows=(
         *EMBEDDINGS_AND_HEAD,

@@ -45,6 +45,5 @@ FAMILY = Family(
     ),
     rows=(*EMBEDDINGS_AND_HEAD, *latent_attention(), *GATED_MLP, *PRE_NORMS),
     dropped=(INV_FREQ,),
-    leftovers=("qk_head_dim",),
     reordered="stock divides what enters the head, where Moeba divides the logits",
 )

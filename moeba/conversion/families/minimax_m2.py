@@ -1,12 +1,23 @@
 """MiniMax-M2: many small experts with sigmoid scores, a norm over all heads, and partial rope (MiniMax 2025)."""
 
-from ..config_rows import Computed, Fixed, Pair, pairs
+from ...configuration import MoebaConfig
+from ..config_rows import Computed, Fixed, Pair, Stated, pairs
 from ..family import Family
-from ..rows import renamed
+from ..rows import renamed, rotated_width
+from .deepseek import MORE_TOKENS
 from .shared_fields import PARTIAL_ROPE, SIZES, without
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, QK_NORM, per_expert
 
 MOE = f"{LAYER}.block_sparse_moe"
+
+
+def _rotary_dim(config: MoebaConfig) -> int | None:
+    return rotated_width(config) if config.rope_parameters else None
+
+
+def _full_attention(config: MoebaConfig) -> list[int]:
+    return [1] * config.num_hidden_layers
+
 
 FAMILY = Family(
     model_type="minimax_m2",
@@ -19,12 +30,22 @@ FAMILY = Family(
         Pair("num_local_experts", "num_experts"),
         Pair("rms_norm_eps", "norm_eps"),
         # The width of the rotated part becomes a factor in the settings when the config is read.
-        Computed(("rope_parameters", "rotary_dim"), PARTIAL_ROPE.to_ours, PARTIAL_ROPE.to_theirs),
+        Computed(("rope_parameters",), PARTIAL_ROPE.to_ours, PARTIAL_ROPE.to_theirs),
+        Stated("rotary_dim", _rotary_dim, "vLLM and SGLang read this width, not the factor"),
         Fixed("qk_norm", "full"),
         Fixed("scoring_func", "sigmoid"),
         Fixed("router_selection_bias", True),
         Fixed("router_weight_dtype", "float32"),
         Fixed("topk_sorted", False),
+        Stated("scoring_func", "sigmoid", "vLLM and SGLang route by it"),
+        Stated("use_routing_bias", True, "vLLM and SGLang leave the bias out of the choice where it is not said"),
+        Stated("use_qk_norm", True, "SGLang leaves the norms out where it is not said"),
+        Stated("qk_norm_type", "per_layer", "SGLang norms all heads together where it says so"),
+        Stated("shared_intermediate_size", 0, "the authors' code has a shared expert of this width"),
+        Stated("attn_type_list", _full_attention, "the authors' code has linear attention where it says 0"),
+        # generate() of transformers and the engines look for layers that no export has.
+        Stated("use_mtp", False, f"a layer past the last {MORE_TOKENS}", required=False),
+        Stated("num_mtp_modules", 0, f"a layer past the last {MORE_TOKENS}", required=False),
     ),
     rows=(
         *EMBEDDINGS_AND_HEAD,
@@ -34,13 +55,5 @@ FAMILY = Family(
         renamed(f"{MOE}.gate.weight", f"{LAYER}.mlp.gate.weight"),
         renamed(f"{MOE}.e_score_correction_bias", f"{LAYER}.mlp.gate.e_score_correction_bias"),
         *per_expert("block_sparse_moe", gate="w1", up="w3", down="w2"),
-    ),
-    leftovers=(
-        "attn_type_list", "layernorm_full_attention_beta", "layernorm_linear_attention_beta", "layernorm_mlp_beta",
-        "mlp_intermediate_size", "mtp_transformer_layers", "num_mtp_modules", "shared_moe_mode", "use_mtp",
-    ),
-    restated=(
-        ("qk_norm_type", "per_layer"), ("scoring_func", "sigmoid"), ("shared_intermediate_size", 0),
-        ("sliding_window", None), ("use_qk_norm", True), ("use_routing_bias", True),
     ),
 )  # fmt: skip

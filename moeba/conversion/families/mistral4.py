@@ -70,5 +70,4 @@ FAMILY = Family(
         *BLOCK,
         *same(f"{LAYER}.mlp.experts.gate_up_proj", f"{LAYER}.mlp.experts.down_proj"),
     ),
-    leftovers=("qk_head_dim",),
 )

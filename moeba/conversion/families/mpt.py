@@ -81,7 +81,6 @@ FAMILY = Family(
         renamed(f"{BLOCK}.ffn.up_proj.weight", f"{LAYER}.mlp.up_proj.weight"),
         renamed(f"{BLOCK}.ffn.down_proj.weight", f"{LAYER}.mlp.down_proj.weight"),
     ),
-    leftovers=("init_config", "tokenizer_name", "verbose"),
     base_prefix="transformer.",
     reordered=ONE_PRODUCT,
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..config_rows import Fixed, pairs
 from ..family import Family
 from ..rows import linear
-from .shared_fields import ATTENTION_BIAS, PARTIAL_ROPE, SIZES, without
+from .shared_fields import ATTENTION_BIAS, PARTIAL_ROPE, SIZES, rotated_share, without
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, PLAIN_MLP, PRE_LAYER_NORMS
 
 FAMILY = Family(
@@ -15,6 +15,7 @@ FAMILY = Family(
     config_rows=(
         *without(SIZES, "rope_parameters"),
         PARTIAL_ROPE,
+        rotated_share(),
         ATTENTION_BIAS,
         *pairs("mlp_bias", "norm_eps"),
         Fixed("norm_type", "layernorm_unit_offset"),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from ..family import Family
 from .olmo2 import CONFIG_ROWS, ROWS
-from .shared_fields import LISTED_WINDOW
+from .shared_fields import LISTED_WINDOW, rope_by_kind, without
 
 FAMILY = Family(
     model_type="olmo3",
     architecture="Olmo3ForCausalLM",
     kind="dense",
-    config_rows=(*CONFIG_ROWS, LISTED_WINDOW),
+    config_rows=(*without(CONFIG_ROWS, "rope_parameters"), rope_by_kind(), LISTED_WINDOW),
     rows=ROWS,
 )

@@ -55,7 +55,6 @@ FAMILY = Family(
         *linear(f"{BLOCK}.mlp.c_proj", f"{LAYER}.mlp.down_proj", Transpose()),
     ),
     dropped=MASKS,
-    leftovers=("n_special", "predict_special_tokens"),
     base_prefix="transformer.",
     reordered="stock multiplies by matrices that lie transposed, with queries, keys and values in one product",
 )

@@ -90,6 +90,5 @@ FAMILY = Family(
         *linears(f"{BLOCK}.self_attn", f"{LAYER}.self_attn", *QKV, o_proj="out_proj"),
         *linears(BLOCK, f"{LAYER}.mlp", up_proj="fc1", down_proj="fc2"),
     ),
-    leftovers=("activation_dropout",),
     reordered="stock scales the queries, not their products with the keys",
 )

@@ -3,7 +3,7 @@
 from ..config_rows import Computed, Only, Pair
 from ..family import Family
 from ..rows import SplitGroups, linear, same
-from .shared_fields import CLASSIC, PARTIAL_ROPE, SIZES, without
+from .shared_fields import CLASSIC, PARTIAL_ROPE, SIZES, rotated_share, without
 from .shared_tensors import LAYER, ONE_PRODUCT, PRE_LAYER_NORMS, fused_qkv, linears
 
 FAMILY = Family(
@@ -13,6 +13,7 @@ FAMILY = Family(
     config_rows=(
         *without(SIZES, "head_dim", "num_key_value_heads", "rope_parameters"),
         PARTIAL_ROPE,
+        rotated_share(),
         Pair("layer_norm_eps", "norm_eps"),
         Computed(
             ("qk_layernorm",),

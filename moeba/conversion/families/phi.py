@@ -3,7 +3,7 @@
 from ..config_rows import Computed, Fixed, Pair
 from ..family import Family
 from ..rows import linear, renamed
-from .shared_fields import CLASSIC, PARTIAL_ROPE, SIZES, without
+from .shared_fields import CLASSIC, PARTIAL_ROPE, SIZES, rotated_share, without
 from .shared_tensors import LAYER, QKV, linears
 
 FAMILY = Family(
@@ -18,6 +18,7 @@ FAMILY = Family(
             lambda config: {},
         ),
         PARTIAL_ROPE,
+        rotated_share(),
         Pair("layer_norm_eps", "norm_eps"),
         Pair("resid_pdrop", "hidden_dropout"),
         Pair("embd_pdrop", "embedding_dropout"),

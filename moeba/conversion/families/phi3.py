@@ -6,7 +6,15 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Inert, Pair
 from ..family import Family
 from ..rows import Row, Split, same
-from .shared_fields import PARTIAL_ROPE, SIZES, UNIFORM_WINDOW, UNLISTED_HEAD_DIM, without
+from .shared_fields import (
+    PARTIAL_ROPE,
+    SIZES,
+    UNIFORM_WINDOW,
+    UNLISTED_HEAD_DIM,
+    rope_of,
+    rotated_share,
+    without,
+)
 from .shared_tensors import (
     EMBEDDINGS_AND_HEAD,
     FUSED_ACTIVATION,
@@ -20,7 +28,7 @@ from .shared_tensors import (
 
 def _rope_back(config: MoebaConfig) -> dict[str, Any]:
     # The field beside the rope settings wins over the one inside.
-    original = (config.rope_parameters or {}).get("original_max_position_embeddings")
+    original = (rope_of(config) or {}).get("original_max_position_embeddings")
     found = PARTIAL_ROPE.to_theirs(config)
     return found if original is None else {**found, "original_max_position_embeddings": original}
 
@@ -34,9 +42,10 @@ FAMILY = Family(
         UNLISTED_HEAD_DIM,
         Computed(
             ("rope_parameters", "original_max_position_embeddings"),
-            lambda native: {"rope_parameters": native["rope_parameters"]},
+            PARTIAL_ROPE.to_ours,
             _rope_back,
         ),
+        rotated_share(),
         Pair("rms_norm_eps", "norm_eps"),
         Pair("resid_pdrop", "hidden_dropout"),
         Inert("embd_pdrop", "the stock model has no dropout after the embeddings"),
@@ -54,6 +63,5 @@ FAMILY = Family(
         *same(f"{LAYER}.self_attn.o_proj.weight"),
         *FUSED_GATED_MLP,
     ),
-    leftovers=("attention_bias", "full_attn_mod", "interpolate_factor", "lm_head_bias", "mlp_bias"),
     reordered=FUSED_ACTIVATION,
 )

@@ -6,14 +6,23 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Only, Pair, pairs
 from ..family import Family
 from ..rows import renamed, same
-from .shared_fields import ATTENTION_BIAS, SIZES, UNIFORM_WINDOW, UNLISTED_HEAD_DIM, whole_heads, without
+from .shared_fields import (
+    ATTENTION_BIAS,
+    SIZES,
+    UNIFORM_WINDOW,
+    UNLISTED_HEAD_DIM,
+    one_rope,
+    rope_of,
+    whole_heads,
+    without,
+)
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, per_expert
 
 MSCALES = ("short_mscale", "long_mscale")
 
 
 def _rope(native: Any) -> dict[str, Any]:
-    rope = dict(whole_heads(native["rope_parameters"]))
+    rope = dict(whole_heads(one_rope(native["rope_parameters"])))
     if rope["rope_type"] == "default":
         return {"rope_parameters": rope}
     if rope["rope_type"] != "longrope":
@@ -28,10 +37,10 @@ def _rope(native: Any) -> dict[str, Any]:
 
 
 def _rope_back(config: MoebaConfig) -> dict[str, Any]:
-    rope = dict(config.rope_parameters or {})
+    rope = dict(rope_of(config) or {})
     if rope.get("rope_type") == "longrope":
         if "attention_factor" not in rope:
-            raise ValueError("'phimoe' cannot hold this model: its longrope needs an attention_factor")
+            raise ValueError("its longrope needs an attention_factor")
         rope |= dict.fromkeys(MSCALES, rope["attention_factor"])
     return {"rope_parameters": rope}
 

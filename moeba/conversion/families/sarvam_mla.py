@@ -2,19 +2,17 @@
 
 from dataclasses import replace
 
+from ..config_rows import Stated
 from .deepseek_v3 import FAMILY as DEEPSEEK_V3
+from .sarvam_moe import SCORES
 
 FAMILY = replace(
     DEEPSEEK_V3,
     model_type="sarvam_mla",
     since="5.24",
-    # Of the authors' code.
-    leftovers=(
-        *DEEPSEEK_V3.leftovers, "attn_implementation", "default_theta", "embedding_dropout", "output_dropout",
-        "q_head_dim",
+    config_rows=(
+        *DEEPSEEK_V3.config_rows,
+        *SCORES,
+        Stated("use_qk_norm", True, "the inner norms of latent attention, by the authors' name"),
     ),
-    restated=(
-        *DEEPSEEK_V3.restated, ("moe_router_enable_expert_bias", True), ("router_dtype", "fp32"),
-        ("score_function", "sigmoid"), ("use_qk_norm", True),
-    ),
-)  # fmt: skip
+)

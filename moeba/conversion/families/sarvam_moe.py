@@ -2,18 +2,32 @@
 
 from dataclasses import replace
 
-from ..config_rows import pairs
+from ..config_rows import Stated, pairs
 from ..rows import Row, Split, renamed, same
 from .deepseek import BLOCK
 from .glm4_moe import FAMILY as GLM4_MOE
 from .shared_fields import without
 from .shared_tensors import ATTENTION_BLOCK, LAYER, QKV, ROUTED_EXPERTS, qkv_sizes
 
+# How the authors' code calls what the family always does.
+SCORES = (
+    Stated("score_function", "sigmoid", "the authors' code scores experts by it"),
+    Stated(
+        "moe_router_enable_expert_bias", True, "the authors' code adds the bias of the choice where it is set"
+    ),
+    Stated("router_dtype", "fp32", "the authors' code scores in it"),
+)
+
 FAMILY = replace(
     GLM4_MOE,
     model_type="sarvam_moe",
     since="5.24",
-    config_rows=(*without(GLM4_MOE.config_rows, "head_dim"), *pairs("head_dim")),
+    config_rows=(
+        *without(GLM4_MOE.config_rows, "head_dim"),
+        *pairs("head_dim"),
+        *SCORES,
+        Stated("use_bias", False, "biases of the products, in the authors' code"),
+    ),
     rows=(
         renamed("model.word_embeddings.weight", "model.embed_tokens.weight"),
         *same("model.norm.weight", "lm_head.weight"),
@@ -33,11 +47,4 @@ FAMILY = replace(
         *ROUTED_EXPERTS,
         renamed(f"{LAYER}.mlp.gate.expert_bias", f"{LAYER}.mlp.gate.e_score_correction_bias"),
     ),
-    leftovers=(
-        *GLM4_MOE.leftovers, "attn_implementation", "embedding_dropout", "max_window_layers", "output_dropout",
-    ),
-    restated=(
-        *GLM4_MOE.restated, ("moe_router_enable_expert_bias", True), ("router_dtype", "fp32"),
-        ("score_function", "sigmoid"), ("use_bias", False),
-    ),
-)  # fmt: skip
+)

@@ -8,7 +8,8 @@ from typing import Any
 
 from ...configuration import MoebaConfig
 from ...library.native_models import holds_in_float32
-from ..config_rows import Computed, ConfigRow, Fixed, Pair, pairs
+from ..config_differences import plain_rope
+from ..config_rows import Computed, ConfigRow, Fixed, Stated, pairs
 
 
 def without(rows: tuple[ConfigRow, ...], *names: str) -> tuple[ConfigRow, ...]:
@@ -35,6 +36,23 @@ def _each_kind(rope: Any) -> list[dict[str, Any]]:
     return found
 
 
+def one_rope(rope: Any) -> Any:
+    """Rope settings of a family whose stock code reads one rope for all layers, and takes others for none."""
+    if kinds := [name for name, settings in (rope or {}).items() if isinstance(settings, dict)]:
+        raise ValueError(
+            f"rope_parameters={rope} has settings for {', '.join(kinds)}: the stock model has one rope"
+        )
+    return rope
+
+
+def rope_of(config: MoebaConfig) -> Any:
+    """The one rope of a model; settings for each kind of layers that say the same are one."""
+    rope = plain_rope(config) if config.rope_is_per_layer_type else config.rope_parameters
+    if any(isinstance(settings, dict) for settings in (rope or {}).values()):
+        raise ValueError(f"rope_parameters={config.rope_parameters!r} (there: one rope for all layers)")
+    return rope
+
+
 def whole_heads(rope: Any) -> Any:
     """Rope settings of a family that rotates whole heads: the stock code ignores a factor, or fails on it."""
     for settings in _each_kind(rope) or [rope or {}]:
@@ -46,6 +64,12 @@ def whole_heads(rope: Any) -> Any:
     return rope
 
 
+ONE_ROPE = Computed(
+    ("rope_parameters",),
+    lambda native: {"rope_parameters": whole_heads(one_rope(native["rope_parameters"]))},
+    lambda config: {"rope_parameters": rope_of(config)},
+)
+
 SIZES: tuple[ConfigRow, ...] = pairs(
     "hidden_size",
     "intermediate_size",
@@ -56,7 +80,7 @@ SIZES: tuple[ConfigRow, ...] = pairs(
     "hidden_act",
     "max_position_embeddings",
     "attention_dropout",
-) + (Pair("rope_parameters", "rope_parameters", ours_from=whole_heads),)
+) + (ONE_ROPE,)
 
 # One switch for the biases of all four projections.
 ATTENTION_BIAS = Computed(
@@ -95,14 +119,29 @@ def _explicit_factor(rope: Any) -> Any:
     return rope and {"partial_rotary_factor": 1.0, **rope}
 
 
-PARTIAL_ROPE = Pair("rope_parameters", "rope_parameters", theirs_from=_explicit_factor)
+PARTIAL_ROPE = Computed(
+    ("rope_parameters",),
+    lambda native: {"rope_parameters": one_rope(native["rope_parameters"])},
+    lambda config: {"rope_parameters": _explicit_factor(rope_of(config))},
+)
 
 
-def rope_by_kind(partial_factor: float = 1.0) -> Computed:
+def _rotated_share(config: MoebaConfig) -> float:
+    return (rope_of(config) or {}).get("partial_rotary_factor", 1.0)
+
+
+def rotated_share(name: str = "partial_rotary_factor") -> Stated:
+    """The rotated share of a head beside the rope settings, where llama.cpp's converter looks for it."""
+    return Stated(
+        name, _rotated_share, "llama.cpp's converter looks for it beside rope_parameters", required=False
+    )
+
+
+def rope_by_kind(partial_factor: float | None = None) -> Computed:
     """Rope settings for each kind of layer.
 
     Args:
-        partial_factor: part of a head that plain rope turns where the settings do not say.
+        partial_factor: part of a head that plain rope turns where the settings do not say; None where whole heads turn.
     """
 
     def to_ours(native: Any) -> dict[str, Any]:
@@ -115,12 +154,17 @@ def rope_by_kind(partial_factor: float = 1.0) -> Computed:
                     f"rope_parameters={native['rope_parameters']} has nothing for '{kind}' layers"
                 )
             plain = rope.get("rope_type", "default") == "default"
-            found[kind] = {"partial_rotary_factor": partial_factor, **rope} if plain else rope
+            partly = plain and partial_factor is not None
+            found[kind] = {"partial_rotary_factor": partial_factor, **rope} if partly else rope
+        if partial_factor is None:
+            whole_heads(found)
         return {"rope_parameters": found}
 
     def to_theirs(config: MoebaConfig) -> dict[str, Any]:
         ropes = config.rope_parameters or {}
         by_kind = {kind: ropes.get(kind, ropes) for kind in sorted(set(config.layer_types))}
+        if partial_factor is None:
+            return {"rope_parameters": by_kind}
         return {"rope_parameters": {kind: _explicit_factor(rope) for kind, rope in by_kind.items()}}
 
     return Computed(("rope_parameters",), to_ours, to_theirs)

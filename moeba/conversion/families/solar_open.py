@@ -2,7 +2,7 @@
 
 from ..config_rows import Fixed, Pair, pairs
 from ..family import Family
-from .deepseek import BALANCED_BLOCK, GROUPED_EXPERTS, LEFTOVERS, RESTATED, sparse_layers
+from .deepseek import BALANCED_BLOCK, GROUPED_EXPERTS, ROUTED_AS, sparse_layers
 from .shared_fields import SIZES, without
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD
 
@@ -17,8 +17,7 @@ FAMILY = Family(
         Pair("rms_norm_eps", "norm_eps"),
         *GROUPED_EXPERTS,
         sparse_layers(None),
+        *ROUTED_AS,
     ),
     rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *BALANCED_BLOCK),
-    leftovers=LEFTOVERS,
-    restated=RESTATED,
 )

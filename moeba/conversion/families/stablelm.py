@@ -3,7 +3,7 @@
 from ..config_rows import Computed, Fixed, Only, Pair
 from ..family import Family
 from ..rows import Row, StackExperts, linear, same
-from .shared_fields import PARTIAL_ROPE, SIZES, without
+from .shared_fields import PARTIAL_ROPE, SIZES, rotated_share, without
 from .shared_tensors import ATTENTION, GATED_MLP, LAYER, PRE_LAYER_NORMS
 
 FAMILY = Family(
@@ -13,6 +13,7 @@ FAMILY = Family(
     config_rows=(
         *without(SIZES, "head_dim", "rope_parameters"),
         PARTIAL_ROPE,
+        rotated_share(),
         Pair("layer_norm_eps", "norm_eps"),
         Pair("use_qkv_bias", "attention_bias"),
         Computed(

@@ -34,13 +34,4 @@ FAMILY = Family(
         *ATTENTION,
         *linears(f"{LAYER}.mlp", f"{LAYER}.mlp", up_proj="c_fc", down_proj="c_proj"),
     ),
-    leftovers=(
-        "activation_function",
-        "attention_softmax_in_fp32",
-        "layer_norm_epsilon",
-        "mlp_type",
-        "norm_type",
-        "scale_attention_softmax_in_fp32",
-        "scale_attn_weights",
-    ),
 )

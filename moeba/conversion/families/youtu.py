@@ -32,5 +32,4 @@ FAMILY = Family(
     ),
     rows=(*EMBEDDINGS_AND_HEAD, *latent_attention(), *GATED_MLP, *PRE_NORMS),
     dropped=(INV_FREQ,),
-    leftovers=("qk_head_dim",),
 )
