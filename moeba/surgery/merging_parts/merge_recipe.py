@@ -15,6 +15,7 @@ PROMPTED = ("hidden", "hidden_avg", "hidden_last", "cheap_embed")
 GATE_MODES = (*PROMPTED, "random", "uniform_random", "calibration")
 DTYPES = ("float32", "float16", "bfloat16")
 BASE, AVERAGE = "base", "average"
+VOCABULARIES = ("strict", "trim", "pad", "union")
 # mergekit's names of output architectures that are not the family's own.
 _ARCHITECTURES = {
     "qwen": "qwen2_moe",
@@ -24,7 +25,7 @@ _ARCHITECTURES = {
 }
 _RECIPE_KEYS = (
     "base_model", "experts", "shared_experts", "gate_mode", "dtype", "experts_per_token", "architecture",
-    "others", "layers", "seed",
+    "others", "layers", "seed", "vocab", "pad_to_multiple_of",
 )  # fmt: skip
 _EXPERT_KEYS = (
     "source_model", "positive_prompts", "negative_prompts", "noise_scale", "residual_scale",
@@ -72,6 +73,8 @@ class MergeRecipe:
     Attributes:
         others: whose tensors outside of the experts are kept: `base`, `average` (of the experts' models), or an expert.
         layers: which ones get experts, in the words of `parse_layers`.
+        vocab: what is done where the models differ in tokens or rows, one of `VOCABULARIES`; None: the default.
+        multiple: rows of the embedding are filled up to a multiple of it.
         given: the recipe as it was written, for the record; text: its file's, if it came from one.
     """
 
@@ -85,6 +88,8 @@ class MergeRecipe:
     others: str
     layers: str
     seed: int
+    vocab: str | None
+    multiple: int | None
     given: Mapping[str, Any]
     text: str | None = None
 
@@ -149,6 +154,8 @@ def _parse(given: dict[str, Any], folder: Path, text: str | None) -> MergeRecipe
         others=others,
         layers=_layers(given.get("layers")),
         seed=_whole(given, "seed", 0),
+        vocab=_choice(given, "vocab", VOCABULARIES, None),
+        multiple=_whole(given, "pad_to_multiple_of", 0) or None,
         given=given,
         text=text,
     )
