@@ -7,7 +7,7 @@ Train-MiX, Sukhbaatar et al. 2024). The recipe is mergekit-moe's, with a few wor
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from .merging_parts.agreement import check_agreement
 from .merging_parts.merge_recipe import (
     AVERAGE,
     BASE,
+    UNPROMPTED,
     VOCABULARIES,
     ExpertRecipe,
     MergeRecipe,
@@ -112,7 +113,7 @@ def merge(
         asked.shared is not None,
         asked.seed,
         experts=asked.experts,
-        shared=asked.shared,
+        shared=_without_unread_prompts(asked),
         branches=branches,
         donors=donors,
         dtype=dtype,
@@ -185,6 +186,13 @@ class OwnTexts:
         tokens = sum(item["tokens"] for item in per_source)
         means = {name: sum(item[name] * item["tokens"] for item in per_source) / tokens for name in _FIGURES}
         return {"text": "each source's own text", "tokens": tokens, **means, "per_source": per_source}
+
+
+def _without_unread_prompts(asked: MergeRecipe) -> ExpertRecipe | None:
+    """The shared expert, with prompts only where the router's mode makes a gate of them."""
+    if asked.shared is None or asked.gate_mode not in UNPROMPTED:
+        return asked.shared
+    return replace(asked.shared, positive_prompts=(), negative_prompts=())
 
 
 def _open(asked: MergeRecipe, members: list[ExpertRecipe]) -> tuple[dict[str, Source], dict[str, str]]:

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 PROMPTED = ("hidden", "hidden_avg", "hidden_last", "cheap_embed")
-GATE_MODES = (*PROMPTED, "random", "uniform_random", "calibration")
+UNPROMPTED = ("random", "uniform_random")
+GATE_MODES = (*PROMPTED, *UNPROMPTED, "calibration")
 DTYPES = ("float32", "float16", "bfloat16")
 BASE, AVERAGE = "base", "average"
 VOCABULARIES = ("strict", "trim", "pad", "union")
@@ -131,8 +132,9 @@ def _parse(given: dict[str, Any], folder: Path, text: str | None) -> MergeRecipe
         if not given.get(key):
             raise ValueError(f"the recipe needs {key}")
     base = _reference(given["base_model"], None, folder, "base_model")
-    experts = _experts(given["experts"], base, folder, "experts")
-    shared = _experts(given.get("shared_experts") or [], base, folder, "shared_experts")
+    prompted = given.get("gate_mode") not in UNPROMPTED
+    experts = _experts(given["experts"], base, folder, "experts", prompted)
+    shared = _experts(given.get("shared_experts") or [], base, folder, "shared_experts", prompted)
     if len(shared) > 1:
         raise ValueError(f"shared_experts holds {len(shared)} entries: there is room for one.")
     names = [BASE, AVERAGE]
@@ -190,13 +192,17 @@ def _check_prompts(recipe: MergeRecipe) -> None:
         )
 
 
-def _experts(given: Any, base: ModelReference, folder: Path, key: str) -> tuple[ExpertRecipe, ...]:
+def _experts(
+    given: Any, base: ModelReference, folder: Path, key: str, prompted: bool
+) -> tuple[ExpertRecipe, ...]:
     if not isinstance(given, list):
         raise ValueError(f"{key} must be a list of experts, not {type(given).__name__}")
-    return tuple(_expert(entry, base, folder, f"{key}[{place}]") for place, entry in enumerate(given))
+    return tuple(
+        _expert(entry, base, folder, f"{key}[{place}]", prompted) for place, entry in enumerate(given)
+    )
 
 
-def _expert(given: Any, base: ModelReference, folder: Path, place: str) -> ExpertRecipe:
+def _expert(given: Any, base: ModelReference, folder: Path, place: str, prompted: bool) -> ExpertRecipe:
     if not isinstance(given, dict):
         raise ValueError(f"{place} must hold source_model and so on, not {type(given).__name__}")
     _check_keys(given, _EXPERT_KEYS, place)
@@ -212,8 +218,8 @@ def _expert(given: Any, base: ModelReference, folder: Path, place: str) -> Exper
     return ExpertRecipe(
         name=name,
         source=source,
-        positive_prompts=_texts(given, "positive_prompts", place),
-        negative_prompts=_texts(given, "negative_prompts", place),
+        positive_prompts=_texts(given, "positive_prompts", place, prompted),
+        negative_prompts=_texts(given, "negative_prompts", place, prompted),
         calibration=tuple(
             _file(file, folder, place) for file in ([files] if isinstance(files, str | Path) else files)
         ),
@@ -302,9 +308,13 @@ def _check_keys(given: Mapping[str, Any], known: Sequence[str], place: str) -> N
             raise ValueError(f"{place} has an unknown key {key!r}: {hint}")
 
 
-def _texts(given: Mapping[str, Any], key: str, place: str) -> tuple[str, ...]:
+def _texts(given: Mapping[str, Any], key: str, place: str, prompted: bool) -> tuple[str, ...]:
+    """Texts for the router; where it reads none, what there is of them is for the gap, and need not be any."""
     value = given.get(key) or []
     texts = [value] if isinstance(value, str) else value
+    if not prompted:
+        found = texts if isinstance(texts, list) else []
+        return tuple(text for text in found if isinstance(text, str) and text.strip())
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
         raise ValueError(f"{place}: {key} must be a list of texts, not {value!r}")
     return tuple(texts)
