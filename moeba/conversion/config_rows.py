@@ -264,7 +264,7 @@ def to_moeba(rows: Sequence[ConfigRow], native: PreTrainedConfig) -> MoebaConfig
         if not name.startswith("_")
     ]
     if problems:
-        raise ValueError(f"{native.model_type} config: {listing(problems, limit=50)}")
+        raise ValueError(f"{native.model_type} config: {listing(problems)}")
     try:
         return MoebaConfig(**ours)
     except Exception as error:
@@ -282,6 +282,18 @@ def defaults_of(rows: Sequence[ConfigRow], native: PreTrainedConfig) -> dict[str
         with suppress(ValueError):
             ours.update(row.to_ours(values))
     return ours
+
+
+class CannotHold(ValueError):
+    """A family has no place for fields of a model.
+
+    Attributes:
+        obstacles: every field, with its value, and what it is there.
+    """
+
+    def __init__(self, model_type: str, obstacles: Sequence[str]) -> None:
+        super().__init__(f"'{model_type}' cannot hold this model: {listing(obstacles)}")
+        self.obstacles = obstacles
 
 
 def to_native(rows: Sequence[ConfigRow], model_type: str, config: MoebaConfig) -> PreTrainedConfig:
@@ -303,7 +315,7 @@ def to_native(rows: Sequence[ConfigRow], model_type: str, config: MoebaConfig) -
         ]
         if not uneven:
             raise
-        raise ValueError(f"'{model_type}' cannot hold this model: {listing(uneven, limit=50)}") from error
+        raise CannotHold(model_type, uneven) from error
     labels = {name: values.pop(name) for name in ("id2label", "label2id")}
     if config.num_labels != 2:
         values.update(labels)
@@ -316,7 +328,7 @@ def to_native(rows: Sequence[ConfigRow], model_type: str, config: MoebaConfig) -
     blocked = [difference for difference in blocked if difference.name not in TRAINING_FIELDS]
     if blocked:
         reasons = [f"{item.name}={item.first!r} (there: {item.second!r})" for item in blocked]
-        raise ValueError(f"'{model_type}' cannot hold this model: {listing(reasons, limit=50)}")
+        raise CannotHold(model_type, reasons)
     return native
 
 

@@ -19,6 +19,7 @@ from .checkpoint import Checkpoint, TensorSource
 from .config_differences import differences
 from .families import family_of
 from .family import Family
+from .foreign_names import describe_foreign_names
 from .json_files import listing
 from .pieces import pieces, read_pieces, same_bytes, whole
 from .rows import Row
@@ -167,8 +168,10 @@ def plan_import(checkpoint: Checkpoint) -> tuple[Plan, MoebaConfig]:
     problems: list[str] = []
     filled: list[str] = []
     used: set[str] = set()
+    wanted: list[str] = []
     for row, layer in active_rows(family, config, shapes):
         sources = row.their_names(layer, config)
+        wanted += sources
         actual = [names.actual(source) for source in sources]
         if row.zero_if_absent and actual == [None]:
             filled += sources
@@ -206,8 +209,9 @@ def plan_import(checkpoint: Checkpoint) -> tuple[Plan, MoebaConfig]:
         else:
             problems.append(f"unexpected {name}")
     if problems:
+        foreign = describe_foreign_names(checkpoint.tensors, wanted, family.base_prefix)
         raise ValueError(
-            f"{checkpoint.folder} is not a complete {family.model_type} checkpoint: {listing(problems)}"
+            f"{checkpoint.folder} is not a complete {family.model_type} checkpoint: {foreign or listing(problems)}"
         )
     plan = Plan(
         "convert",
@@ -246,7 +250,8 @@ def check_fit(source: TensorSource, shapes: Mapping[str, tuple[int, ...]]) -> No
         if name in source.tensors and source.tensors[name].shape != shape
     ]
     if problems:
-        raise ValueError(f"the checkpoint does not fit its config: {listing(problems)}")
+        foreign = describe_foreign_names(source.tensors, list(shapes))
+        raise ValueError(f"the checkpoint does not fit its config: {foreign or listing(problems)}")
 
 
 def plan_export(source: TensorSource, config: MoebaConfig, family: Family, bare_names: bool = False) -> Plan:
