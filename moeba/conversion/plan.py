@@ -225,12 +225,28 @@ def plan_import(checkpoint: Checkpoint) -> tuple[Plan, MoebaConfig]:
     )
     if filled:
         plan.notes.append(f"not in the source, and zeros in the stock model: {listing(filled)}")
+    plan.notes += _unscaled(checkpoint, used)
     if unknown := family.unknown_fields(checkpoint.config):
         plan.notes.append(
             f"config.json was written by transformers {checkpoint.config['transformers_version']}; the stock model of "
             f"the installed {installed('transformers')} does not read {listing(unknown)}"
         )
     return plan, config
+
+
+def _unscaled(checkpoint: Checkpoint, used: Iterable[str]) -> list[str]:
+    """A warning where weights are stored as quantised ones are, and nothing says how to read them."""
+    dtypes = [checkpoint.tensors[name].dtype for name in sorted(used)]
+    small = [
+        dtype for dtype in dtypes if not (dtype.is_floating_point or dtype.is_complex) or dtype.itemsize < 2
+    ]
+    if not small:
+        return []
+    kinds = ", ".join(sorted({str(dtype).removeprefix("torch.") for dtype in small}))
+    return [
+        f"{len(small)} weights are stored as {kinds}, and config.json has no quantization_config: they are read as "
+        "plain numbers, as the stock model reads them. If they were quantised, their scales are missing"
+    ]
 
 
 def check_fit(source: TensorSource, shapes: Mapping[str, tuple[int, ...]]) -> None:

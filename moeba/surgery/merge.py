@@ -23,6 +23,7 @@ from ..modeling import MoebaForCausalLM
 from .experts.expert_rows import FEED_FORWARD
 from .experts.experts_from_dense import Copies
 from .experts.upcycling import dtypes
+from .experts.whole_numbers import refuse_whole_numbers
 from .merging_parts.adapters import AdaptedCheckpoint, resolve_adapter
 from .merging_parts.agreement import check_agreement
 from .merging_parts.merge_recipe import (
@@ -105,6 +106,15 @@ def merge(
     tokens = {branch: ModelTokens.of(called[branch], model) for branch, model in models.items()}
     vocabulary = agree(tokens, vocab, asked.multiple)
     donors = _donors(asked, branches)
+    for expert in members:
+        edited = expert.noise_scale or expert.residual_scale != 1.0 or expert is asked.shared
+        if edited:
+            refuse_whole_numbers(models[branches[expert.name]].tensors, f"{expert.name}: noise or a scale")
+    if len(donors) > 1:
+        for name in donors:
+            refuse_whole_numbers(
+                models[name].tensors, f"{called[name]}: others={asked.others!r}", everywhere=True
+            )
     notes = not_compared(tokens) + ([vocabulary.describe(donors)] if vocabulary else [])
     merging = Merging(
         fitted_config(base.config, vocabulary, {branch: model.config for branch, model in models.items()}),
