@@ -12,6 +12,9 @@ from ..configuration import MoebaConfig
 from .config_rows import ConfigRow, read_native_config, to_moeba, to_native, unknown_fields
 from .rows import Dropped, Row
 
+# Buffers that some releases saved, of the whole model or of each layer; no stock model reads them.
+_OF_ROPE = (Dropped("{rest}rotary_emb{rest}inv_freq", "rope frequencies, computed from the config"),)
+
 
 @dataclass(frozen=True)
 class Family:
@@ -73,12 +76,12 @@ class Family:
         native.architectures = [self.architecture]
         return native
 
-    def drops(self, name: str, layers: int) -> Dropped | None:
-        """The rule that drops a source tensor of a model of so many layers, if one does.
+    def drops(self, name: str, config: MoebaConfig) -> Dropped | None:
+        """The rule that drops a source tensor of a model of this config, if one does.
 
         Names without the base prefix count too.
         """
         names = (name, self.base_prefix + name)
-        return next(
-            (rule for rule in self.dropped if any(rule.matches(name, layers) for name in names)), None
-        )
+        rules = (*self.dropped, *(_OF_ROPE if config.position_embedding_type == "rope" else ()))
+        layers = config.num_hidden_layers
+        return next((rule for rule in rules if any(rule.matches(name, layers) for name in names)), None)

@@ -197,7 +197,7 @@ def plan_import(checkpoint: Checkpoint) -> tuple[Plan, MoebaConfig]:
     dropped: dict[str, str] = {}
     equal = []
     for name in checkpoint.tensors:
-        rule = family.drops(name, config.num_hidden_layers)
+        rule = family.drops(name, config)
         if name in used:
             continue
         if rule is not None:
