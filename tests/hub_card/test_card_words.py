@@ -49,6 +49,16 @@ def test_a_mixture_of_experts():
     )
 
 
+@pytest.mark.parametrize(
+    "factor, told",
+    [(1.0, "made to sum to 1"), (2.0, "made to sum to 1, times 2"), (0.5, "made to sum to 1, times 0.5")],
+)
+def test_a_factor_is_told_where_there_is_one(factor, told):
+    rule = router_rule(MoebaConfig(**SIZES, num_experts=8, routed_scaling_factor=factor))
+    assert rule.endswith(f"and their scores are {told}")
+    assert "groups" not in rule and "bias" not in rule and "softmax over all experts" in rule
+
+
 def test_the_router_in_words():
     groups = dict(num_experts=8, n_group=4, topk_group=2, router_selection_bias=True)
     weights = dict(scoring_func="sigmoid", norm_topk_prob=False, routed_scaling_factor=2.5)
