@@ -93,7 +93,7 @@ class Vocabulary:
 
     def write_tokenizer(self, folder: Path) -> None:
         """Make the tokenizer in `folder`, which is the base model's, the merged model's."""
-        if self.tokenizer is None or (self.home == BASE and not self.added):
+        if self.tokenizer is None:
             return
         for file in tokenizer_files(folder):
             file.unlink()
