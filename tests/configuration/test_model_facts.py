@@ -151,3 +151,19 @@ def test_parameters_of_every_family_s_parts(model_type, seed):
     """Latent attention, sinks, gates, learned activations, norms of outputs, uneven layers: what families have."""
     config = FAMILIES[model_type].to_moeba(native.draw(model_type, seed))
     assert config.num_params() == built(config)
+
+
+@pytest.mark.parametrize("model_type", ["deepseek_v2", "youtu", "afmoe", "gpt_oss", "opt", "minimax_m2"])
+@pytest.mark.parametrize("past", [0, 9])
+def test_flops_and_cache_of_families_with_parts_of_their_own(model_type, past):
+    """Latent attention, output gates, sinks, a narrow embedding."""
+    config = FAMILIES[model_type].to_moeba(native.draw(model_type, 0))
+    config._attn_implementation = config._experts_implementation = "eager"
+    model = MoebaForCausalLM(config).eval()
+    cache = DynamicCache(config=config)
+    with torch.no_grad():
+        if past:
+            model(torch.ones(1, past, dtype=torch.long), **{CACHE: cache})
+        with FlopCounterMode(display=False) as counter:
+            model(torch.ones(1, 1, dtype=torch.long), **{CACHE: cache})
+    assert counter.get_total_flops() == config.flops_per_token(past)

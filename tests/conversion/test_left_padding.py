@@ -43,7 +43,7 @@ def test_families_that_say_so_differ_in_rows_that_no_real_token_reads(tmp_path, 
     assert real < 1e-5 < 1e-3 < padding
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "opt", "bloom", "biogpt", "codegen", "llama", "phi"])
+@pytest.mark.parametrize("model_type", ["gpt2", "opt", "bloom", "biogpt", "llama", "phi"])
 def test_all_others_have_the_stock_model_s_rows(tmp_path, model_type):
     assert max(rows(tmp_path, model_type)) < 1e-5
 
