@@ -153,6 +153,13 @@ def merge(
         str | None,
         typer.Option(help="A native family that must be able to hold the result [the recipe's, or auto]."),
     ] = None,
+    vocab: Annotated[
+        str | None,
+        typer.Option(
+            help="Where tokens or rows of embeddings differ: strict refuses, trim keeps the rows that all share, "
+            "pad as many as the largest, union all tokens by their text [the recipe's, or strict].",
+        ),
+    ] = None,
     export: Export = False,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
@@ -172,7 +179,11 @@ def merge(
     """
     from ..surgery import merge as operation
 
-    settings = common(no_certify, overwrite, dry_run, max_shard_size) | {"to": to, "export": export}
+    settings = common(no_certify, overwrite, dry_run, max_shard_size) | {
+        "to": to,
+        "vocab": vocab,
+        "export": export,
+    }
     perform(lambda progress: operation(recipe, destination, progress=progress, **settings), as_json)
 
 

@@ -250,7 +250,7 @@ def to_moeba(rows: Sequence[ConfigRow], native: PreTrainedConfig) -> MoebaConfig
         if not name.startswith("_")
     ]
     if problems:
-        raise ValueError(f"{native.model_type} config: {listing(problems, limit=50)}")
+        raise ValueError(f"{native.model_type} config: {listing(problems)}")
     try:
         config = MoebaConfig(**ours)
     except Exception as error:
@@ -258,7 +258,7 @@ def to_moeba(rows: Sequence[ConfigRow], native: PreTrainedConfig) -> MoebaConfig
     stated = (row for row in rows if isinstance(row, Stated))
     problems = [problem for row in stated if (problem := row.contradiction(values[row.their_name], config))]
     if problems:
-        raise ValueError(f"{native.model_type} config: {listing(problems, limit=50)}")
+        raise ValueError(f"{native.model_type} config: {listing(problems)}")
     return config
 
 
@@ -275,6 +275,18 @@ def defaults_of(rows: Sequence[ConfigRow], native: PreTrainedConfig) -> dict[str
     return ours
 
 
+class CannotHold(ValueError):
+    """A family has no place for fields of a model.
+
+    Attributes:
+        obstacles: every field, with its value, and what it is there.
+    """
+
+    def __init__(self, model_type: str, obstacles: Sequence[str]) -> None:
+        super().__init__(f"'{model_type}' cannot hold this model: {listing(obstacles)}")
+        self.obstacles = obstacles
+
+
 def to_native(rows: Sequence[ConfigRow], model_type: str, config: MoebaConfig) -> PreTrainedConfig:
     """Translate out; refuse unless reading the result back gives the same function.
 
@@ -285,7 +297,7 @@ def to_native(rows: Sequence[ConfigRow], model_type: str, config: MoebaConfig) -
     blocked = [item for item in differences(config, back) if item.name not in TRAINING_FIELDS]
     if blocked:
         reasons = [f"{item.name}={item.first!r} (there: {item.second!r})" for item in blocked]
-        raise ValueError(f"'{model_type}' cannot hold this model: {listing(reasons, limit=50)}")
+        raise CannotHold(model_type, reasons)
     return native
 
 
@@ -305,7 +317,7 @@ def rederived(rows: Sequence[ConfigRow], model_type: str, config: MoebaConfig) -
         )
     ]
     if changed:
-        raise ValueError(f"'{model_type}' cannot hold this model: {listing(changed, limit=50)}")
+        raise CannotHold(model_type, changed)
     return back
 
 
@@ -327,7 +339,7 @@ def _there_and_back(
         ]
         if not uneven:
             raise
-        raise ValueError(f"'{model_type}' cannot hold this model: {listing(uneven, limit=50)}") from error
+        raise CannotHold(model_type, uneven) from error
     except ValueError as error:
         raise ValueError(f"'{model_type}' cannot hold this model: {one_line(error)}") from error
     labels = {name: values.pop(name) for name in ("id2label", "label2id")}

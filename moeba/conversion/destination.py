@@ -56,6 +56,11 @@ def check_free(destination: Path, overwrite: bool) -> None:
         raise ValueError(f"{parent} cannot be written: choose another destination than {destination}")
 
 
+def partial_folder(destination: Path) -> Path:
+    """Where the output for `destination` is made: a hidden folder beside it."""
+    return destination.with_name(f".{destination.name}.partial")
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Create `folder` and hold its lock, so that two runs never write into it at once.

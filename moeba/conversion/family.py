@@ -13,6 +13,9 @@ from .config_rows import ConfigRow, read_native_config, rederived, to_moeba, to_
 from .rows import Dropped, PairsToHalves, Row
 from .unread import check_unread, keep, reported, restore, unread_keys
 
+# Buffers that some releases saved, of the whole model or of each layer; no stock model reads them.
+_OF_ROPE = (Dropped("{rest}rotary_emb{rest}inv_freq", "rope frequencies, computed from the config"),)
+
 
 @dataclass(frozen=True)
 class Family:
@@ -100,12 +103,12 @@ class Family:
         """Whether the stock model rotates neighbouring entries together."""
         return any(isinstance(step, PairsToHalves) for row in self.rows for step in row.operations)
 
-    def drops(self, name: str, layers: int) -> Dropped | None:
-        """The rule that drops a source tensor of a model of so many layers, if one does.
+    def drops(self, name: str, config: MoebaConfig) -> Dropped | None:
+        """The rule that drops a source tensor of a model of this config, if one does.
 
         Names without the base prefix count too.
         """
         names = (name, self.base_prefix + name)
-        return next(
-            (rule for rule in self.dropped if any(rule.matches(name, layers) for name in names)), None
-        )
+        rules = (*self.dropped, *(_OF_ROPE if config.position_embedding_type == "rope" else ()))
+        layers = config.num_hidden_layers
+        return next((rule for rule in rules if any(rule.matches(name, layers) for name in names)), None)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -13,7 +14,7 @@ from ..modeling.modeling_moeba import MoebaPreTrainedModel
 from ..tokenization.adopt import copy_tokenizer
 from .certificate import Certificate, CertificateError, certify_folders
 from .checkpoint import Checkpoint
-from .destination import check_apart, check_free
+from .destination import check_apart, check_free, partial_folder
 from .hashes import hashing
 from .plan import Plan
 from .provenance import CERTIFICATE_FILE, OWN_FILES, describe_source, read_history, write_provenance
@@ -62,6 +63,22 @@ class Origin:
 
     def describe(self) -> dict[str, Any]:
         return describe_source(self.checkpoint, self.given, self.revision)
+
+
+@contextmanager
+def _leftovers_told(destination: Path) -> Iterator[None]:
+    """Say with a refusal in the middle of the work what it leaves behind, and what that is in the way of."""
+    try:
+        yield
+    except ValueError as error:
+        folder = partial_folder(destination.expanduser().resolve())
+        text = str(error).rstrip(".")
+        if folder.exists() and str(folder) not in text:
+            error.args = (
+                f"{text}. What was written stays in {folder}: the same run continues there, any other one needs it "
+                "deleted or overwritten",
+            )
+        raise
 
 
 def check_start(origins: Sequence[Origin], destination: str | Path, options: Run) -> None:
@@ -148,7 +165,8 @@ class Job:
             if MoebaPreTrainedModel.card_writer is not None:
                 MoebaPreTrainedModel.card_writer(folder)
 
-        with hashing(path for origin in self.origins for path in origin.checkpoint.weight_files):
+        weights = (path for origin in self.origins for path in origin.checkpoint.weight_files)
+        with _leftovers_told(self.destination), hashing(weights):
             report = write_checkpoint(
                 self.plan.recipes,
                 self.plan.source,

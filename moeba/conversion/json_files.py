@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+_LISTED = 10  # whatever is listed: more is not read, and buries what else is said
 
-def listing(offenders: Sequence[str], limit: int = 10) -> str:
-    """Offenders for an error message on one line: the first `limit`, and how many more there are."""
-    more = len(offenders) - limit
-    return "; ".join(offenders[:limit]) + (f"; … and {more} more" if more > 0 else "")
+
+def listing(offenders: Sequence[str]) -> str:
+    """Offenders for an error message on one line: the first ten, and how many more there are."""
+    more = len(offenders) - _LISTED
+    return "; ".join(offenders[:_LISTED]) + (f"; … and {more} more" if more > 0 else "")
 
 
 def read_json(path: Path) -> dict[str, Any]:

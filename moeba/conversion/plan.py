@@ -19,6 +19,7 @@ from .checkpoint import Checkpoint, TensorSource
 from .config_differences import differences
 from .families import family_of
 from .family import Family
+from .foreign_names import describe_foreign_names
 from .json_files import listing
 from .pieces import pieces, read_pieces, same_bytes, whole
 from .rows import Row
@@ -171,8 +172,10 @@ def plan_import(checkpoint: Checkpoint, strict: bool = False) -> tuple[Plan, Moe
     problems: list[str] = []
     filled: list[str] = []
     used: set[str] = set()
+    wanted: list[str] = []
     for row, layer in active_rows(family, config, shapes):
         sources = row.their_names(layer, config)
+        wanted += sources
         actual = [names.actual(source) for source in sources]
         if row.zero_if_absent and actual == [None]:
             filled += sources
@@ -198,7 +201,7 @@ def plan_import(checkpoint: Checkpoint, strict: bool = False) -> tuple[Plan, Moe
     dropped: dict[str, str] = {}
     equal = []
     for name in checkpoint.tensors:
-        rule = family.drops(name, config.num_hidden_layers)
+        rule = family.drops(name, config)
         if name in used:
             continue
         if rule is not None:
@@ -210,8 +213,9 @@ def plan_import(checkpoint: Checkpoint, strict: bool = False) -> tuple[Plan, Moe
         else:
             problems.append(f"unexpected {name}")
     if problems:
+        foreign = describe_foreign_names(checkpoint.tensors, wanted, family.base_prefix)
         raise ValueError(
-            f"{checkpoint.folder} is not a complete {family.model_type} checkpoint: {listing(problems)}"
+            f"{checkpoint.folder} is not a complete {family.model_type} checkpoint: {foreign or listing(problems)}"
         )
     plan = Plan(
         "convert",
@@ -225,6 +229,7 @@ def plan_import(checkpoint: Checkpoint, strict: bool = False) -> tuple[Plan, Moe
     )
     if filled:
         plan.notes.append(f"not in the source, and zeros in the stock model: {listing(filled)}")
+    plan.notes += _unscaled(checkpoint, used)
     if unread := family.not_read(checkpoint.config):
         plan.notes.append(_unread_note(family, unread, checkpoint.config.get("transformers_version")))
     return plan, config
@@ -238,6 +243,21 @@ def _unread_note(family: Family, unread: Mapping[str, Any], version: object) -> 
             f"{installed('transformers')} does not read {shown(unread)}"
         )
     return f"not read by transformers' {family.architecture}: {shown(unread)}"
+
+
+def _unscaled(checkpoint: Checkpoint, used: Iterable[str]) -> list[str]:
+    """A warning where weights are stored as quantised ones are, and nothing says how to read them."""
+    dtypes = [checkpoint.tensors[name].dtype for name in sorted(used)]
+    small = [
+        dtype for dtype in dtypes if not (dtype.is_floating_point or dtype.is_complex) or dtype.itemsize < 2
+    ]
+    if not small:
+        return []
+    kinds = ", ".join(sorted({str(dtype).removeprefix("torch.") for dtype in small}))
+    return [
+        f"{len(small)} weights are stored as {kinds}, and config.json has no quantization_config: they are read as "
+        "plain numbers, as the stock model reads them. If they were quantised, their scales are missing"
+    ]
 
 
 def check_fit(source: TensorSource, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -257,7 +277,8 @@ def check_fit(source: TensorSource, shapes: Mapping[str, tuple[int, ...]]) -> No
         if name in source.tensors and source.tensors[name].shape != shape
     ]
     if problems:
-        raise ValueError(f"the checkpoint does not fit its config: {listing(problems)}")
+        foreign = describe_foreign_names(source.tensors, list(shapes))
+        raise ValueError(f"the checkpoint does not fit its config: {foreign or listing(problems)}")
 
 
 def plan_export(source: TensorSource, config: MoebaConfig, family: Family, bare_names: bool = False) -> Plan:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ..configuration import MoebaConfig
+from .config_rows import CannotHold
 from .families import FAMILIES, family_of
 
 # Which native model `auto` prefers where several can hold a model: the one that most engines serve.
@@ -37,8 +38,8 @@ def first_that_holds(attempt: Callable[[str], Found], kind: str) -> Found:
         try:
             return attempt(model_type)
         except ValueError as error:
-            obstacles = str(error).count("(there: ")
-            reasons.append((FAMILIES[model_type].kind != kind, obstacles or len(FAMILIES), str(error)))
+            count = len(error.obstacles) if isinstance(error, CannotHold) else len(FAMILIES)
+            reasons.append((FAMILIES[model_type].kind != kind, count, str(error)))
     nearest = [reason for *_, reason in sorted(reasons, key=lambda item: item[:2])[:NEAREST]]
     more = len(reasons) - len(nearest)
     raise ValueError(

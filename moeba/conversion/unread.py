@@ -87,7 +87,7 @@ def check_unread(
     if strict and said:
         raise ValueError(
             f"config.json has fields that {class_name} does not know, which are refused where nothing may be left "
-            f"out (strict): {listing([shown({name: said[name]}) for name in sorted(said)], limit=50)}."
+            f"out (strict): {listing([shown({name: said[name]}) for name in sorted(said)])}."
         )
     acted_on = (undeclared_reads(model_type) | SHARED_READS.keys()) - CLAIMED
     problems = refused(said, config, interleaved) + [
@@ -98,7 +98,7 @@ def check_unread(
     if problems:
         raise ValueError(
             f"config.json has fields that {class_name} does not know, and that mean another function: "
-            f"{listing(problems, limit=50)}."
+            f"{listing(problems)}."
         )
 
 

@@ -14,9 +14,10 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 
 from ..conversion.checkpoint import sha256_of
 
-# Ending of a file -> builder of `datasets`. A text file is one document, not one a line.
+_TEXT = "text"
+# Ending of a file -> builder of `datasets`; text is read here.
 _BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".txt": ("text", {"sample_by": "document"}),
+    ".txt": (_TEXT, {}),
     ".jsonl": ("json", {}),
     ".json": ("json", {}),
     ".csv": ("csv", {}),
@@ -87,12 +88,18 @@ def load_rows(
     else:
         source, arguments = _remote(str(dataset), config, split or "test", revision)
     try:
-        rows = datasets.load_dataset(**arguments, streaming=streaming)
+        is_text = arguments["path"] == _TEXT
+        rows = _document(path) if is_text else datasets.load_dataset(**arguments, streaming=streaming)
     except Exception as error:
         raise ValueError(f"{dataset} could not be read: {_reason(error)}") from error
     if streaming:
         return Rows(rows, source, None, max_rows)
     return Rows(rows, source, min(len(rows), max_rows or len(rows)), max_rows)
+
+
+def _document(path: Path) -> list[dict[str, str]]:
+    """A text file, which is one document, with the ends of its lines as they are on the disk."""
+    return [{"text": path.read_bytes().decode("utf-8")}]
 
 
 def texts_of(rows: Rows, field: str, join: str | None = None) -> Iterator[str]:

@@ -20,6 +20,7 @@ from .experts.dense_from_experts import METHODS, Densifying
 from .experts.expert_rows import require_experts, sizes, stored_dtypes
 from .experts.expert_usage import observe_experts
 from .experts.likeness import Likeness, look
+from .experts.whole_numbers import refuse_whole_numbers
 from .routers.shaping import home
 from .running.operation import RECORD_FILE, Measure, Surgery, arguments, before_reading
 from .running.sources import Source
@@ -72,6 +73,7 @@ def densify(
     options = Run(**run)
     opened = Source(source, revision)
     require_experts(opened.config, "densify")
+    refuse_whole_numbers(opened.tensors, f"densify with method={method!r}")
     texts = Texts.read(calibration) if calibration else None
     parts = granularity if granularity is not None else _recorded_granularity(opened)
     densifying = Densifying(opened.config, method, expert, parts)

@@ -25,6 +25,7 @@ from ..conversion.checkpoint import TensorSource
 from ..conversion.job import Result, Run, RunOptions
 from ..conversion.plan import Plan
 from .experts.expert_rows import build_config, plan_rows, require_experts, set_sizes, sizes, stored_dtypes
+from .experts.whole_numbers import refuse_whole_numbers
 from .routers.routing_integrity import copies_stay_together
 from .routers.shaping import home
 from .running.operation import Measure, Surgery, arguments, moeba_twin
@@ -82,6 +83,10 @@ def grow(
         raise ValueError("calibration files are given, but growing keeps the function here and reads none.")
     texts = Texts.read(calibration) if calibration else None
     family, notes = growth.settle(to, export, stored_dtypes(opened.tensors))
+    if noise or growth.in_weights:
+        refuse_whole_numbers(
+            opened.tensors, f"noise={noise}" if noise else "growing experts that each count less"
+        )
     plan = growth.plan(opened.tensors)
     plan.notes += notes
     return Surgery(

@@ -7,7 +7,8 @@ Train-MiX, Sukhbaatar et al. 2024). The recipe is mergekit-moe's, with a few wor
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,24 @@ from ..modeling import MoebaForCausalLM
 from .experts.expert_rows import FEED_FORWARD
 from .experts.experts_from_dense import Copies
 from .experts.upcycling import dtypes
+from .experts.whole_numbers import refuse_whole_numbers
 from .merging_parts.adapters import AdaptedCheckpoint, resolve_adapter
 from .merging_parts.agreement import check_agreement
-from .merging_parts.merge_recipe import AVERAGE, BASE, ExpertRecipe, MergeRecipe, ModelReference, read_recipe
+from .merging_parts.merge_recipe import (
+    AVERAGE,
+    BASE,
+    UNPROMPTED,
+    VOCABULARIES,
+    ExpertRecipe,
+    MergeRecipe,
+    ModelReference,
+    read_recipe,
+)
 from .merging_parts.merge_router import notes_on, own_text, route
 from .merging_parts.merging import Branches, Merging
+from .merging_parts.model_tokens import ModelTokens, not_compared
+from .merging_parts.vocabulary import Vocabulary, fitted_config, write_companions
+from .merging_parts.vocabulary_modes import agree
 from .routers.shaping import require_home
 from .running.gap import measure_gap
 from .running.operation import Measure, Surgery, before_reading
@@ -40,6 +54,7 @@ def merge(
     destination: str | Path,
     *,
     to: str | None = None,
+    vocab: str | None = None,
     export: bool = False,
     **run: Unpack[RunOptions],
 ) -> Result:
@@ -53,13 +68,18 @@ def merge(
             - of an expert `adapter`, a LoRA folder on the base model; `calibration`, text files; `name`;
             - `others`: whose tensors outside of the experts are kept: `base` (default), `average`, or an expert's name;
             - `layers`: which get experts, as in `upcycle`, default `all`; `seed`;
+            - `vocab`: where the models' tokens or the rows of their embeddings differ, `strict` (default) refuses,
+              `trim` keeps the first rows that all share, `pad` as many as the largest has, `union` all tokens by their
+              text; `pad_to_multiple_of`: rows are filled up to a multiple of it.
+              `merging_parts/vocabulary.py` says whose each row is;
             - `gate_mode: calibration`: routers from the calibration files, the default where there are any.
         to: the native family that must be able to hold the result, or `auto`; default the recipe's `architecture`.
+        vocab: default the recipe's.
         export: write the native checkpoint itself, in place of a Moeba one.
         run: see `Run`.
 
     The merge of equal models computes what they compute, and is proven; of any others it is measured, for each
-    source on its own text, how far the merge is from it.
+    source on its own text and the tokens that both know, how far the merge is from it.
 
     Raises:
         ValueError: the recipe does not fit, or the models differ in tokens, architecture or shapes.
@@ -69,6 +89,11 @@ def merge(
     if to and asked.architecture and to != asked.architecture:
         raise ValueError(f"to={to!r}, but the recipe says architecture: {asked.architecture}.")
     to = to or asked.architecture or "auto"
+    if vocab and asked.vocab and vocab != asked.vocab:
+        raise ValueError(f"vocab={vocab!r}, but the recipe says vocab: {asked.vocab}.")
+    vocab = vocab or asked.vocab or VOCABULARIES[0]
+    if vocab not in VOCABULARIES:
+        raise ValueError(f"vocab={vocab!r}: choose one of {', '.join(VOCABULARIES)}.")
     options = Run(**run)
     members = [*asked.experts, *([asked.shared] if asked.shared else [])]
     texts = {expert.name: own_text(expert) for expert in members}
@@ -76,18 +101,33 @@ def merge(
     _spare_what_is_read(recipe, members, models, Path(destination), options.overwrite)
     dtype = getattr(torch, asked.dtype) if asked.dtype else None
     base = models[BASE]
-    notes = check_agreement({_called(branch, asked): model for branch, model in models.items()}, dtype)
+    called = {branch: _called(branch, asked) for branch in models}
+    check_agreement({called[branch]: model for branch, model in models.items()}, dtype)
+    tokens = {branch: ModelTokens.of(called[branch], model) for branch, model in models.items()}
+    vocabulary = agree(tokens, vocab, asked.multiple)
+    donors = _donors(asked, branches)
+    for expert in members:
+        edited = expert.noise_scale or expert.residual_scale != 1.0 or expert is asked.shared
+        if edited:
+            refuse_whole_numbers(models[branches[expert.name]].tensors, f"{expert.name}: noise or a scale")
+    if len(donors) > 1:
+        for name in donors:
+            refuse_whole_numbers(
+                models[name].tensors, f"{called[name]}: others={asked.others!r}", everywhere=True
+            )
+    notes = not_compared(tokens) + ([vocabulary.describe(donors)] if vocabulary else [])
     merging = Merging(
-        base.config,
+        fitted_config(base.config, vocabulary, {branch: model.config for branch, model in models.items()}),
         Copies(len(asked.experts), asked.seed),
         asked.experts_per_token,
         asked.shared is not None,
         asked.seed,
         experts=asked.experts,
-        shared=asked.shared,
+        shared=_without_unread_prompts(asked),
         branches=branches,
-        donors=_donors(asked, branches),
+        donors=donors,
         dtype=dtype,
+        vocabulary=vocabulary,
     )
     family, found = merging.settle(asked.layers, to, dtypes(base.tensors))
     require_home(family, export)
@@ -95,7 +135,9 @@ def merge(
     source = Branches({branch: model.tensors for branch, model in models.items()})
     if not options.dry_run:
         before_reading(list(models.values()), destination, options)
-        route(merging, source, asked.gate_mode, lambda: base.tokenizer)
+        route(
+            merging, source, asked.gate_mode, lambda: (vocabulary and vocabulary.tokenizer) or base.tokenizer
+        )
     plan = merging.plan(source)
     same = _keeps_function(models, merging, options.dry_run)
     plan.notes += [*notes, *notes_on(asked.gate_mode, merging.reports)]
@@ -112,6 +154,8 @@ def merge(
             "others": asked.others,
             "seed": asked.seed,
             "to": to,
+            "vocab": vocab,
+            **({"vocabulary": vocabulary.record()} if vocabulary else {}),
             "export": export,
             "names": [expert.name for expert in members],
             "texts": {name: text.digests() for name, text in texts.items() if text},
@@ -119,7 +163,8 @@ def merge(
         },
         family=family,
         twins=merging.twins if same else None,
-        measure=OwnTexts(base, [(expert, models[branches[expert.name]]) for expert in asked.experts]),
+        measure=OwnTexts(models, [(expert, branches[expert.name]) for expert in asked.experts], vocabulary),
+        companions=partial(write_companions, vocabulary) if vocabulary else None,
         reports={"router": merging.reports} if merging.reports else {},
         recipe_text=asked.text,
     ).run(destination, export, options)
@@ -129,20 +174,35 @@ def merge(
 class OwnTexts:
     """What the gap of a merge is measured on: each source on the text that it is for."""
 
-    base: Source
-    experts: list[tuple[ExpertRecipe, Source]]
+    models: Mapping[str, Source]
+    experts: list[tuple[ExpertRecipe, str]]
+    vocabulary: Vocabulary | None = None
 
     def gap(self, target: MoebaForCausalLM) -> dict[str, Any]:
         """`per_source`: `measure_gap` of each; and the means over all tokens."""
         per_source = []
-        for expert, source in self.experts:
-            ids, text = Measure(self.base, own_text(expert)).ids()
+        for expert, branch in self.experts:
+            source, shared, reader = self.models[BASE], None, None
+            if self.vocabulary is not None:
+                source, shared = self.models[branch], self.vocabulary.shared(branch)
+                reader = self.vocabulary.read(branch)
+            ids, text = Measure(source, own_text(expert), reader).ids()
             if ids.shape[1] < 2:  # a single token predicts nothing
-                ids, text = Measure(self.base).ids()
-            per_source.append({"name": expert.name, "text": text, **measure_gap(source.model(), target, ids)})
+                ids, text = Measure(source, tokenizer=reader).ids()
+            if shared is not None and reader is None:  # random tokens, of those that both have
+                ids = shared[0][ids % len(shared[0])]
+            figures = measure_gap(self.models[branch].model(), target, ids, shared)
+            per_source.append({"name": expert.name, "text": text, **figures})
         tokens = sum(item["tokens"] for item in per_source)
         means = {name: sum(item[name] * item["tokens"] for item in per_source) / tokens for name in _FIGURES}
         return {"text": "each source's own text", "tokens": tokens, **means, "per_source": per_source}
+
+
+def _without_unread_prompts(asked: MergeRecipe) -> ExpertRecipe | None:
+    """The shared expert, with prompts only where the router's mode makes a gate of them."""
+    if asked.shared is None or asked.gate_mode not in UNPROMPTED:
+        return asked.shared
+    return replace(asked.shared, positive_prompts=(), negative_prompts=())
 
 
 def _open(asked: MergeRecipe, members: list[ExpertRecipe]) -> tuple[dict[str, Source], dict[str, str]]:
@@ -245,7 +305,7 @@ def _keeps_function(models: Mapping[str, Source], merging: Merging, dry_run: boo
     stored = {info.dtype for info in models[BASE].tensors.tensors.values() if info.dtype.is_floating_point}
     converted = merging.dtype is not None and stored != {merging.dtype}
     adapted = any(isinstance(model.checkpoint, AdaptedCheckpoint) for model in models.values())
-    if edited or converted or adapted or merging.shared is not None:
+    if edited or converted or adapted or merging.shared is not None or merging.vocabulary is not None:
         return False
     if len(models) == 1:
         return True

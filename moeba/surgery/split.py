@@ -27,6 +27,7 @@ from .experts.expert_rows import FEED_FORWARD
 from .experts.experts_from_dense import Parts
 from .experts.partitions import Division, at_random, by_likeness
 from .experts.upcycling import Upcycling, dtypes
+from .experts.whole_numbers import refuse_whole_numbers
 from .routers.router_init import TOKENS_PER_EXPERT, random_rows
 from .routers.shaping import require_home
 from .running.operation import Measure, Surgery, arguments, before_reading, moeba_twin
@@ -96,6 +97,7 @@ def split(
     options = Run(**run)
     opened = Source(source, revision)
     texts = Texts.read(calibration) if calibration else None
+    refuse_whole_numbers(opened.tensors, "split")
     splitting = Splitting(
         opened.config, Parts(routed, seed, experts), top_k, bool(shared), seed, method=method
     )

@@ -17,6 +17,7 @@ from typing_extensions import Unpack
 from ..conversion.job import Result, Run, RunOptions
 from .experts.experts_from_dense import Copies, Dropped, Noisy, Shards
 from .experts.upcycling import Upcycling, dtypes
+from .experts.whole_numbers import refuse_whole_numbers
 from .routers.router_init import CHOICES
 from .routers.shaping import require_home
 from .routers.virtual_groups import integrity
@@ -88,6 +89,9 @@ def upcycle(
     options = Run(**run)
     opened = Source(source, revision)
     texts = Texts.read(calibration) if calibration else None
+    if not maker.keeps_function or maker.granularity > 1 or shared_expert:
+        asked_for = f"method={method!r}" + (" with a shared expert" if shared_expert else "")
+        refuse_whole_numbers(opened.tensors, asked_for)
     upcycling = Upcycling(opened.config, maker, top_k, shared_expert, seed)
     family, notes = upcycling.settle(layers, to, dtypes(opened.tensors))
     require_home(family, export)

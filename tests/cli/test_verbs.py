@@ -78,6 +78,10 @@ def test_merge(moeba, llama, tmp_path):
     assert (said.code, said.out.count("\n")) == (0, 1)
     assert type(AutoModelForCausalLM.from_pretrained(tmp_path / "moe")).__name__ == "MixtralForCausalLM"
     assert said.err.count("not the same function") == 3 and "nats a token" in said.err
+    said = moeba("merge", recipe, tmp_path / "padded", "--vocab", "pad", "--dry-run")
+    assert said.code == 0
+    said = moeba("merge", recipe, tmp_path / "out", "--vocab", "all", "--dry-run")
+    assert said.code != 0 and "vocab='all': choose one of strict, trim, pad, union" in said.err
 
 
 def test_split(moeba, llama, tmp_path):

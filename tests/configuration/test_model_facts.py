@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import random
+from dataclasses import fields
+from typing import get_args
 
+import native
 import pytest
 import torch
 from support import SIZES, tiny_config
@@ -9,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
 from moeba import MoebaConfig, MoebaForCausalLM
+from moeba.conversion.families import FAMILIES
 from moeba.library.upstream import CACHE, cache_of
 
 
@@ -108,3 +112,58 @@ def test_a_window_bounds_the_cost_of_attention():
     config = tiny_config("capped")
     growth = config.flops_per_token(1000) - config.flops_per_token(999)
     assert growth == 4 * 4 * 8  # of the one full layer: four operations for each of 4 heads of 8 dimensions
+
+
+CHOICES = [
+    (item.name, choice)
+    for item in fields(MoebaConfig)
+    if item.name
+    in ("block_order", "norm_type", "qk_norm", "attention_output_gate", "position_embedding_type")
+    for choice in get_args(item.type)
+]
+
+
+def built(config: MoebaConfig) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in MoebaForCausalLM(config).parameters())
+
+
+@pytest.mark.parametrize("name, choice", CHOICES)
+def test_parameters_with_every_choice_of_a_part(name, choice):
+    """Each choice by itself, in a model whose sizes all differ."""
+    config = MoebaConfig(
+        **{
+            **SIZES,
+            "hidden_size": 24,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 10,
+            "num_hidden_layers": 2,
+            name: choice,
+        }
+    )
+    assert config.num_params() == built(config)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_parameters_of_every_family_s_parts(model_type, seed):
+    """Latent attention, sinks, gates, learned activations, norms of outputs, uneven layers: what families have."""
+    config = FAMILIES[model_type].to_moeba(native.draw(model_type, seed))
+    assert config.num_params() == built(config)
+
+
+@pytest.mark.parametrize("model_type", ["deepseek_v2", "youtu", "afmoe", "gpt_oss", "opt", "minimax_m2"])
+@pytest.mark.parametrize("past", [0, 9])
+def test_flops_and_cache_of_families_with_parts_of_their_own(model_type, past):
+    """Latent attention, output gates, sinks, a narrow embedding."""
+    config = FAMILIES[model_type].to_moeba(native.draw(model_type, 0))
+    config._attn_implementation = config._experts_implementation = "eager"
+    model = MoebaForCausalLM(config).eval()
+    cache = DynamicCache(config=config)
+    with torch.no_grad():
+        if past:
+            model(torch.ones(1, past, dtype=torch.long), **{CACHE: cache})
+        with FlopCounterMode(display=False) as counter:
+            model(torch.ones(1, 1, dtype=torch.long), **{CACHE: cache})
+    assert counter.get_total_flops() == config.flops_per_token(past)

@@ -150,15 +150,32 @@ def test_qwen3_moe_without_experts(tmp_path, dense):
     same_tensors(read_all(source), read_all(tmp_path / "back"))
 
 
-def test_llama_with_stored_rope_frequencies(tmp_path):
-    source = native.make(tmp_path / "native", "llama")
+@pytest.mark.parametrize(
+    "model_type, names",
+    [
+        ("llama", ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"]),
+        ("qwen2", ["model.rotary_emb.inv_freq"]),
+        ("gpt_neox", ["gpt_neox.layers.1.attention.rotary_emb.inv_freq", "gpt_neox.rotary_emb.inv_freq"]),
+        ("gemma3_text", ["model.rotary_emb_local.inv_freq", "model.rotary_emb.full_attention_inv_freq"]),
+        ("qwen3_moe", ["model.rotary_emb.original_inv_freq", "model.layers.0.self_attn.rotary_emb.inv_freq"]),
+    ],
+)
+def test_stored_rope_frequencies_are_dropped(tmp_path, model_type, names):
+    """Some releases saved them once for the model, older ones for each layer; no stock model reads them."""
+    source = native.make(tmp_path / "native", model_type)
     tensors = load_file(source / "model.safetensors")
-    save_file(
-        {**tensors, "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)},
-        source / "model.safetensors",
-    )
-    result = convert(source, tmp_path / "moeba", certificate=False)
-    assert list(result.plan.dropped) == ["model.layers.0.self_attn.rotary_emb.inv_freq"]
+    stored = {**tensors, **{name: torch.ones(4) for name in names}}
+    save_file(stored, source / "model.safetensors", {"format": "pt"})
+    dropped = convert(source, tmp_path / "moeba", dry_run=True).plan.dropped
+    assert dropped == dict.fromkeys(names, "rope frequencies, computed from the config")
+
+
+def test_rope_frequencies_of_a_model_without_rope_are_unexpected(tmp_path):
+    source = native.make(tmp_path / "native", "gpt2")
+    tensors = load_file(source / "model.safetensors")
+    save_file({**tensors, "transformer.rotary_emb.inv_freq": torch.ones(4)}, source / "model.safetensors")
+    with pytest.raises(ValueError, match="unexpected transformer.rotary_emb.inv_freq"):
+        convert(source, tmp_path / "moeba", dry_run=True)
 
 
 @pytest.mark.parametrize("model_type", PLAIN_ROPE)

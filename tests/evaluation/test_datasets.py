@@ -8,6 +8,7 @@ import pytest
 datasets = pytest.importorskip("datasets")
 
 from moeba.evaluation.datasets import load_rows, texts_of  # noqa: E402
+from moeba.surgery.running.texts import Texts  # noqa: E402
 
 ROWS = [{"text": "one, “two”", "n": 1}, {"text": "three\nfour", "n": 2}, {"text": "", "n": 3}]
 
@@ -49,6 +50,17 @@ def test_a_text_file_is_one_document(tmp_path, streaming):
     text = "a line\n\nanother, é\n" * 3
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     assert list(texts_of(load_rows(tmp_path / "a.txt", streaming=streaming), "text")) == [text]
+
+
+@pytest.mark.parametrize("text", [b"one\r\ntwo\r\n\r\nthree", b"old\rlines\n", b"\xef\xbb\xbfmarked\r\n"])
+def test_a_text_file_is_read_as_the_bytes_on_the_disk(tmp_path, text):
+    (tmp_path / "a.txt").write_bytes(text)
+    (found,) = texts_of(load_rows(tmp_path / "a.txt"), "text")
+    assert found.encode() == text
+    assert Texts.read([tmp_path / "a.txt"]).texts[0].encode() == text  # and so is a calibration text
+    (tmp_path / "a.txt").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="a.txt could not be read: .*utf-8"):
+        load_rows(tmp_path / "a.txt")
 
 
 def test_joined_rows_are_one_document(tmp_path):

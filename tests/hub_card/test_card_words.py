@@ -8,7 +8,17 @@ from card_folders import EXPERTS, SIZES
 
 from moeba import MoebaConfig
 from moeba.hub_card.text import words
-from moeba.hub_card.text.words import byte_size, cell, code, describe, figure, router_rule, short_number
+from moeba.hub_card.text.words import (
+    byte_size,
+    cell,
+    code,
+    describe,
+    figure,
+    figures,
+    number,
+    router_rule,
+    short_number,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +59,16 @@ def test_a_mixture_of_experts():
     )
 
 
+@pytest.mark.parametrize(
+    "factor, told",
+    [(1.0, "made to sum to 1"), (2.0, "made to sum to 1, times 2"), (0.5, "made to sum to 1, times 0.5")],
+)
+def test_a_factor_is_told_where_there_is_one(factor, told):
+    rule = router_rule(MoebaConfig(**SIZES, num_experts=8, routed_scaling_factor=factor))
+    assert rule.endswith(f"and their scores are {told}")
+    assert "groups" not in rule and "bias" not in rule and "softmax over all experts" in rule
+
+
 def test_the_router_in_words():
     groups = dict(num_experts=8, n_group=4, topk_group=2, router_selection_bias=True)
     weights = dict(scoring_func="sigmoid", norm_topk_prob=False, routed_scaling_factor=2.5)
@@ -73,6 +93,44 @@ def test_special_parts_are_named():
     assert parts["Head"].endswith("logits capped at 30")
 
 
+SPARSE = {**EXPERTS, "shared_expert_intermediate_size": 48}
+LATENT = dict(
+    attention_type="latent", kv_lora_rank=12, qk_rope_head_dim=4, v_head_dim=8, num_key_value_heads=4
+)
+PARTS = [
+    ("Kind", {}, "dense decoder (a token sees those before it)", "mixture"),
+    ("Kind", EXPERTS, "mixture-of-experts decoder", "dense"),
+    ("Kind", dict(is_causal=False), "encoder (a token sees all others)", "decoder"),
+    ("Attention", dict(num_key_value_heads=4), "4 heads, each", "share"),
+    ("Attention", LATENT, "unfolded from a latent of 12 a token", "sinks"),
+    ("Attention", dict(attention_output_gate="sigmoid"), "gated by a sigmoid", "capped"),
+    (
+        "Attention",
+        dict(attention_sink_layer_types=["full_attention"]),
+        "heads may attend to nothing (sinks)",
+        "latent",
+    ),
+    ("Attention", {}, "each 8 wide", "sinks"),
+    ("Attention", {}, "each 8 wide", "nearest"),
+    ("Positions", dict(position_embedding_type="learned"), "at most 2,048 tokens", "set up for"),
+    ("Positions", dict(rotary_layers=[True, False, True]), "in 2 of 3 layers", "scaling"),
+    ("Positions", {}, "(base 10,000)", "layers"),
+    ("Positions", {}, "(base 10,000)", "of each head"),
+    ("Experts", SPARSE, "a shared expert 48 wide", "gate of its own"),
+    ("Experts", {**SPARSE, "shared_expert_gate": True}, "48 wide, weighted by a gate of its own", "dense"),
+    ("Experts", EXPERTS, "a token visits 2 of them", "shared"),
+    ("Router", EXPERTS, "the best 2 are chosen, and their scores", "groups"),
+    ("Router", {**EXPERTS, "n_group": 2, "topk_group": 1}, "only the best 1 of 2 groups", "bias"),
+    ("Head", {}, "weights of its own", "capped"),
+]
+
+
+@pytest.mark.parametrize("part, given, told, untold", PARTS)
+def test_what_a_model_has_is_told_and_nothing_else(part, given, told, untold):
+    words = describe(MoebaConfig(**{**SIZES, **given}))[part]
+    assert told in words and untold not in words
+
+
 def test_layers_that_differ_give_a_range():
     config = MoebaConfig(**SIZES, num_experts=4, per_layer_config={1: {"num_experts": 3}})
     assert "3 to 4 experts" in describe(config)["Experts"]
@@ -80,7 +138,18 @@ def test_layers_that_differ_give_a_range():
 
 def test_numbers():
     assert [short_number(n) for n in (12, 1234, 999_600, 46_702_792_704)] == ["12", "1.23K", "1000K", "46.7B"]
+    assert [short_number(10**n) for n in (0, 2, 3, 6, 9, 12)] == ["1", "100", "1K", "1M", "1B", "1T"]
+    assert [number(n) for n in (999_999, 10**6)] == ["999,999", "1M (1,000,000)"]
     assert [byte_size(n) for n in (12, 1.5e6, 999.9e6)] == ["12 bytes", "1.5 MB", "1000 MB"]
+    assert [byte_size(10**n) for n in (1, 3, 6, 9, 12)] == ["10 bytes", "1 kB", "1 MB", "1 GB", "1 TB"]
+    assert [figure(v) for v in (["a", "b"], [], [1, "a"], False, 2.0)] == [
+        '["a", "b"]',
+        "[]",
+        '[1, "a"]',
+        "no",
+        "2",
+    ]
+    assert figures({"max_abs_diff": 1.2e-6, "tokens": 512}) == "max abs diff 1.2e-06, tokens 512"
     assert [figure(v) for v in (1.23456e-6, True, 12, "a", [0.1, 0.25])] == [
         "1.23e-06",
         "yes",

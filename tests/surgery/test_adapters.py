@@ -89,6 +89,48 @@ def test_equals_pefts_own_merge(tmp_path, form):
     assert set(adapted.changed) == {name for name in theirs if not torch.equal(theirs[name], before[name])}
 
 
+GROWN = {
+    "saved with the adapter": (*LLAMA, dict(target_modules=["down_proj"]), True),
+    "saved whole": (*LLAMA, dict(target_modules=["down_proj"], modules_to_save=["embed_tokens", "lm_head"]), True),
+    "biased head": (*PHI, dict(target_modules=["fc1"], modules_to_save=["embed_tokens", "lm_head"]), True),
+    "one of two": (*LLAMA, dict(target_modules=["down_proj"], modules_to_save=["embed_tokens"]), False),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", GROWN)
+def test_an_adapter_that_was_trained_with_tokens_of_its_own(tmp_path, form):
+    model_type, fields, options, complete = GROWN[form]
+    folder = base(tmp_path / "base", model_type, fields)
+    rows = AutoModelForCausalLM.from_pretrained(folder).config.vocab_size + 3
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(rows)
+    model = peft.get_peft_model(model, peft.LoraConfig(r=4, task_type="CAUSAL_LM", **options))
+    for parameter in model.parameters():
+        parameter.data.add_(0.1 * torch.randn(parameter.shape) * parameter.requires_grad)
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=complete)
+    if not complete:
+        with pytest.raises(
+            ValueError, match="another number of tokens.*lm_head.weight absent.*modules_to_save"
+        ):
+            AdaptedCheckpoint(folder, tmp_path / "adapter")
+        return
+    adapted = Source(folder, checkpoint=AdaptedCheckpoint(folder, tmp_path / "adapter"))
+    assert adapted.config.vocab_size == rows
+    whole = model.merge_and_unload()
+    native.save(whole, tmp_path / "whole")
+    theirs = Source(tmp_path / "whole").tensors
+    for name, info in theirs.tensors.items():
+        assert torch.equal(adapted.tensors.read(name), theirs.read(name)), name
+        assert adapted.tensors.tensors[name].shape == info.shape
+    recipe = {"base_model": str(folder), "gate_mode": "random", "vocab": "pad",
+              "experts": [{"source_model": str(folder)}, {"adapter": str(tmp_path / "adapter")}]}  # fmt: skip
+    merge(recipe, tmp_path / "moe", certificate=False)
+    table = native.read_all(tmp_path / "moe")["model.embed_tokens.weight"]
+    assert torch.equal(table[-3:], theirs.read("model.embed_tokens.weight")[-3:])
+    assert torch.equal(table[:-3], Source(folder).tensors.read("model.embed_tokens.weight"))
+
+
 @pytest.mark.parametrize("form", ["plain", "dora", "saved whole", "gpt2"])
 @pytest.mark.filterwarnings("ignore")
 def test_half_precision(tmp_path, form):
@@ -194,3 +236,14 @@ def test_merging_adapters(tmp_path):
         merge({**recipe, "experts": [experts[0], {"adapter": tmp_path / "attention"}]}, tmp_path / "out")
     with pytest.raises(ValueError, match="is the source itself"):
         merge(recipe, tmp_path / "one", overwrite=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_added_tokens_on_a_tied_head_are_refused_as_tied(tmp_path):
+    folder = base(tmp_path / "base", *GPT2)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(model.config.vocab_size + 3)
+    model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["c_fc"], fan_in_fan_out=True))
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    with pytest.raises(ValueError, match="it changes .*which is tied to another tensor"):
+        AdaptedCheckpoint(folder, tmp_path / "adapter")

@@ -106,6 +106,34 @@ def test_recomputation_is_not_counted_twice(model, reentrant):
     assert [layer.tokens for layer in statistics.layers()] == [18, 18]
 
 
+@pytest.mark.parametrize("experts", [1, 2, 3, 12])
+def test_entropy_is_divided_by_its_maximum(experts):
+    """That of all scores alike is 1 for any number of experts but one, which has none to lose."""
+    model = build(num_experts=experts, num_experts_per_tok=1)
+    with torch.no_grad():
+        for router in [module for module in model.modules() if isinstance(module, MoebaRouter)]:
+            router.weight.zero_()
+        with RouterStatistics(model) as statistics:
+            model(input_ids=batch())
+    assert [layer.entropy for layer in statistics.layers()] == pytest.approx([float(experts > 1)] * 2)
+
+
+def test_entropy_is_the_mean_over_tokens_of_each_one_s_own(model):
+    logits = []
+    routers = [module for module in model.modules() if isinstance(module, MoebaRouter)]
+    hooks = [
+        router.register_forward_hook(lambda module, args, output: logits.append(output[0]))
+        for router in routers
+    ]
+    with RouterStatistics(model) as statistics, torch.no_grad():
+        model(input_ids=batch())
+    for layer, scores in zip(statistics.layers(), logits, strict=True):
+        shares = scores.double().softmax(-1)
+        expected = -(shares * shares.log()).sum(-1).mean() / math.log(EXPERTS)
+        assert layer.entropy == pytest.approx(expected.item(), rel=1e-4)
+    assert len(hooks) == 2
+
+
 @pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
 def test_entropy_is_one_for_an_undecided_router_and_zero_for_a_sure_one(scoring):
     torch.manual_seed(0)

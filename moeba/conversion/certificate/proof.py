@@ -148,7 +148,7 @@ class Side:
         """Whether a tensor carries nothing, by its name on disk or by the one that transformers loads it under."""
         if name in self.dropped or self.family is None:
             return name in self.dropped
-        return self.family.drops(name, self.config.num_hidden_layers) is not None
+        return self.family.drops(name, self.config) is not None
 
     def identity(self) -> dict[str, Any]:
         folder = self.checkpoint.folder

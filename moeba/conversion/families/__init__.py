@@ -41,6 +41,7 @@ def family_of(model_type: str | None) -> Family:
             f"{installed('transformers')} is installed."
         )
     if model_type not in FAMILIES:
-        supported = listing(list(FAMILIES), limit=100)
-        raise ValueError(f"model_type={model_type!r} is not supported. Supported: {supported}.")
+        raise ValueError(
+            f"model_type={model_type!r} is not supported. Supported: {listing(list(FAMILIES))} (moeba families)."
+        )
     return FAMILIES[model_type]

@@ -11,7 +11,7 @@ from ..config_rows import Computed, Fixed, Inert, Pair, pairs
 from ..family import Family
 from .bloom import BLOCK, NORMS, TENSORS
 from .shared_fields import TRAINED_PADDING, one_rope, rope_of, whole_heads
-from .shared_tensors import LAYER, linears
+from .shared_tensors import LAYER, PADDED_ROWS, linears
 
 SHAPE = (
     "new_decoder_architecture",
@@ -109,5 +109,6 @@ FAMILY = Family(
         ),
     ),
     base_prefix="transformer.",
-    reordered="stock divides scores by a root instead of multiplying, and adds biases after the products",
+    reordered="stock divides scores by a root instead of multiplying, and adds biases after the products; its eager "
+    "attention adds alibi twice, and both of Moeba's once, as its sdpa does and training did; " + PADDED_ROWS,
 )

@@ -8,7 +8,7 @@ from ..family import Family
 from ..rows import Dropped, linear, renamed
 from .gpt2 import BLOCK
 from .shared_fields import CLASSIC, TRAINED_PADDING
-from .shared_tensors import LAYER, QKV, linears
+from .shared_tensors import LAYER, PADDED_ROWS, QKV, linears
 
 KINDS = {"global": "full_attention", "local": "sliding_attention"}
 
@@ -80,5 +80,7 @@ FAMILY = Family(
         Dropped(f"{BLOCK}.attn.attention.masked_bias", "value of masked scores"),
     ),
     base_prefix="transformer.",
-    reordered="stock caches and masks what a window has left behind, with which each sum of a cached step is longer",
+    reordered="stock caches and masks what a window has left behind, with which each sum of a cached step is longer; "
+    "a ready 4-D mask takes the window's place, as in all families but stock's own, which keeps the window; "
+    + PADDED_ROWS,
 )

@@ -2,7 +2,6 @@
 
 from ..config_rows import Inert, Pair, pairs
 from ..family import Family
-from ..rows import Dropped
 from .shared_fields import ATTENTION_BIAS, SIZES
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
 
@@ -18,9 +17,4 @@ FAMILY = Family(
         Inert("pretraining_tp", "a way to slice the products of one training setup"),
     ),
     rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *GATED_MLP, *PRE_NORMS),
-    dropped=(
-        Dropped(
-            "model.layers.{layer}.self_attn.rotary_emb.inv_freq", "rope frequencies, computed from the config"
-        ),
-    ),
 )

@@ -7,7 +7,7 @@ from ..family import Family
 from ..rows import Split, Transpose, linear, renamed
 from .gpt2 import BLOCK, MASKS, SIZES, SUMMARY
 from .shared_fields import CLASSIC, TRAINED_PADDING
-from .shared_tensors import LAYER, fused_qkv, linears
+from .shared_tensors import LAYER, PADDED_ROWS, fused_qkv, linears
 
 ACTIVATIONS = {"gelu": "gelu_new", "relu": "relu", "silu": "silu", "swish": "silu"}
 
@@ -56,5 +56,6 @@ FAMILY = Family(
     ),
     dropped=MASKS,
     base_prefix="transformer.",
-    reordered="stock multiplies by matrices that lie transposed, with queries, keys and values in one product",
+    reordered="stock multiplies by matrices that lie transposed, with queries, keys and values in one product; "
+    + PADDED_ROWS,
 )

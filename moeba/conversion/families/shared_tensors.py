@@ -38,6 +38,11 @@ INTERLEAVED_ATTENTION: tuple[Row, ...] = (
     *linears(ATTENTION_BLOCK, ATTENTION_BLOCK, "v_proj", "o_proj"),
 )
 
+# Of stock models that mask scores in a way of their own.
+PADDED_ROWS = (
+    "rows of left padding hold other values, which no real token reads; only a loss that does not mask the first real "
+    "token counts what the last of them predicts"
+)
 # Why logits of families with `fused_qkv` are not bit-identical.
 ONE_PRODUCT = "stock computes queries, keys and values in one product, which a processor may round otherwise"
 

@@ -8,7 +8,7 @@ from ..family import Family
 from ..rows import Dropped, linear, renamed
 from .biogpt import NO_RANDOM_CUTS, block, dropout_everywhere, scaled_embeddings
 from .shared_fields import CLASSIC
-from .shared_tensors import LAYER
+from .shared_tensors import LAYER, PADDED_ROWS
 
 OFFSET = 2
 
@@ -55,5 +55,5 @@ FAMILY = Family(
         *block(LAYER),
     ),
     dropped=(Dropped("model.embed_positions.weights", "fixed waves, computed"),),
-    reordered="stock scales the queries, not their products with the keys",
+    reordered="stock scales the queries, not their products with the keys; " + PADDED_ROWS,
 )

@@ -15,7 +15,7 @@ import torch
 from ...configuration import MoebaConfig
 from ...conversion.certificate.twin import shrink
 from ...conversion.checkpoint import TensorSource
-from ...conversion.plan import Plan, config_json, moeba_shapes
+from ...conversion.plan import EMBEDDING, Plan, config_json, moeba_shapes
 from ...conversion.shards import Recipe
 from ...conversion.weight_files import TensorInfo
 from ..layers import parse_layers
@@ -145,7 +145,11 @@ class Upcycling:
         prefix = FEED_FORWARD.format(layer=layer)
         stored = self._dtype(source, f"{prefix}{DOWN}.weight")
         if part.startswith(("gate.", "shared_expert_gate.")):
-            return self._new(name, shape, part, layer, stored)
+            # A router is never stored in less than what the model around it is.
+            narrow = not stored.is_floating_point or stored.itemsize < 2
+            own = self._dtype(source, EMBEDDING) if narrow else stored
+            own = own if own.is_floating_point and own.itemsize > 1 else torch.float32
+            return self._new(name, shape, part, layer, own)
         shared = part.startswith("shared_expert.")
         part = part.removeprefix("shared_expert.").removeprefix("experts.")
         if part.startswith("act_fn."):

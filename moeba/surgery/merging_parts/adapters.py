@@ -26,7 +26,7 @@ from ...conversion.checkpoint import Checkpoint, count_nonfinite, sha256_of
 from ...conversion.convert import moeba_config
 from ...conversion.families import family_of
 from ...conversion.json_files import listing, read_json
-from ...conversion.weight_files import PickledFile, SafetensorsFile, WeightFile
+from ...conversion.weight_files import PickledFile, SafetensorsFile, TensorInfo, WeightFile
 
 CONFIG_FILE, SAFE_FILE, PICKLE_FILE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 NAME = "default"
@@ -67,7 +67,10 @@ class AdaptedCheckpoint(Checkpoint):
         self.adapter = Path(adapter)
         self._file = _open_adapter(self.adapter)
         stored = {name.removeprefix(PREFIX): name for name in self._file.tensors}
-        self._skeleton, places = self._inject(stored)
+        self._skeleton = _skeleton(self)
+        if self._grow_tables(stored):
+            self._skeleton = _skeleton(self)
+        places = self._inject(self._skeleton, stored)
         # The adapter's tensor behind each parameter of the skeleton.
         self._given = {places[name]: stored[name] for name in stored}
         self.changed: dict[str, _Change] = self._changes()
@@ -106,12 +109,45 @@ class AdaptedCheckpoint(Checkpoint):
         digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
         return digest.hexdigest()
 
-    def _inject(self, stored: dict[str, str]) -> tuple[PreTrainedModel, dict[str, str]]:
-        """The base model with the adapter put in, all without memory; and where each saved tensor belongs in it."""
+    def _grow_tables(self, stored: dict[str, str]) -> bool:
+        """Give the model the rows of the adapter's own embedding and head, where tokens were added in training.
+
+        Returns whether any were.
+
+        Raises:
+            ValueError: the adapter has such an embedding and not the head that belongs to it, or the other way round.
+        """
+        embedding, head = self._skeleton.get_input_embeddings(), self._skeleton.get_output_embeddings()
+        rows: dict[str, int | None] = {}
+        for name, module in self._skeleton.named_modules():
+            if module is embedding or module is head:
+                for part, tensor in module.named_parameters():
+                    if module is head and tensor is embedding.weight:
+                        continue  # tied, which is refused where it is changed
+                    given = stored.get(f"{name}.{part}")
+                    rows[f"{name}.{part}"] = None if given is None else self._file.tensors[given].shape[0]
+        found = set(rows.values()) - {self.config.get("vocab_size"), None}
+        if not found:
+            return False
+        if len(found) > 1 or not all(rows.values()):
+            told = ", ".join(f"{name} {count or 'absent'}" for name, count in rows.items())
+            raise ValueError(
+                f"{self._named()}: it was trained with another number of tokens, and does not hold all tables for them "
+                f"({told}): train it with modules_to_save of the embedding and the head."
+            )
+        (size,) = found
+        self.config = {**self.config, "vocab_size": size}
+        for place in rows:
+            name = self._stored_name(place)
+            info = self.tensors[name]
+            self.tensors[name] = TensorInfo(name, (size, *info.shape[1:]), info.dtype)
+        return True
+
+    def _inject(self, model: PreTrainedModel, stored: dict[str, str]) -> dict[str, str]:
+        """Put the adapter into the base model, all without memory. Returns where each saved tensor belongs in it."""
         import peft
 
         config = _lora_config(self.adapter)
-        model = _skeleton(self)
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
         self._tied = embedding.weight if head is not None and head.weight is embedding.weight else None
         try:
@@ -135,7 +171,7 @@ class AdaptedCheckpoint(Checkpoint):
                 problems.append(f"{name} has shape {list(found)}, the base model needs {list(expected)}")
         if problems:
             raise ValueError(f"{self._named()}: {listing(sorted(problems))}")
-        return model, {name: names[id(tensor)] for name, tensor in allowed.items()}
+        return {name: names[id(tensor)] for name, tensor in allowed.items()}
 
     def _changes(self) -> dict[str, _Change]:
         """By the checkpoint's names: the tensors that the adapter changes, and how."""
@@ -162,7 +198,8 @@ class AdaptedCheckpoint(Checkpoint):
                         self._add(found, f"{name}.{part}", tensor, _Change(name, part))
         for place, given in self._given.items():
             # Parameters of the base model that were trained as they are: biases, or embeddings saved with the adapter.
-            if ".base_layer." not in place and f".{NAME}" not in place:
+            # One that a module saved whole stands for is saved beside it at times, and counts no more.
+            if ".base_layer." not in place and ".original_module." not in place and f".{NAME}" not in place:
                 self._add(found, place, self._skeleton.get_parameter(place), _Change(None, given))
         if not found:
             raise ValueError(f"{self._named()} changes nothing")

@@ -12,9 +12,11 @@ from typing import Any
 import yaml
 
 PROMPTED = ("hidden", "hidden_avg", "hidden_last", "cheap_embed")
-GATE_MODES = (*PROMPTED, "random", "uniform_random", "calibration")
+UNPROMPTED = ("random", "uniform_random")
+GATE_MODES = (*PROMPTED, *UNPROMPTED, "calibration")
 DTYPES = ("float32", "float16", "bfloat16")
 BASE, AVERAGE = "base", "average"
+VOCABULARIES = ("strict", "trim", "pad", "union")
 # mergekit's names of output architectures that are not the family's own.
 _ARCHITECTURES = {
     "qwen": "qwen2_moe",
@@ -24,7 +26,7 @@ _ARCHITECTURES = {
 }
 _RECIPE_KEYS = (
     "base_model", "experts", "shared_experts", "gate_mode", "dtype", "experts_per_token", "architecture",
-    "others", "layers", "seed",
+    "others", "layers", "seed", "vocab", "pad_to_multiple_of",
 )  # fmt: skip
 _EXPERT_KEYS = (
     "source_model", "positive_prompts", "negative_prompts", "noise_scale", "residual_scale",
@@ -72,6 +74,8 @@ class MergeRecipe:
     Attributes:
         others: whose tensors outside of the experts are kept: `base`, `average` (of the experts' models), or an expert.
         layers: which ones get experts, in the words of `parse_layers`.
+        vocab: what is done where the models differ in tokens or rows, one of `VOCABULARIES`; None: the default.
+        multiple: rows of the embedding are filled up to a multiple of it.
         given: the recipe as it was written, for the record; text: its file's, if it came from one.
     """
 
@@ -85,6 +89,8 @@ class MergeRecipe:
     others: str
     layers: str
     seed: int
+    vocab: str | None
+    multiple: int | None
     given: Mapping[str, Any]
     text: str | None = None
 
@@ -126,8 +132,9 @@ def _parse(given: dict[str, Any], folder: Path, text: str | None) -> MergeRecipe
         if not given.get(key):
             raise ValueError(f"the recipe needs {key}")
     base = _reference(given["base_model"], None, folder, "base_model")
-    experts = _experts(given["experts"], base, folder, "experts")
-    shared = _experts(given.get("shared_experts") or [], base, folder, "shared_experts")
+    prompted = given.get("gate_mode") not in UNPROMPTED
+    experts = _experts(given["experts"], base, folder, "experts", prompted)
+    shared = _experts(given.get("shared_experts") or [], base, folder, "shared_experts", prompted)
     if len(shared) > 1:
         raise ValueError(f"shared_experts holds {len(shared)} entries: there is room for one.")
     names = [BASE, AVERAGE]
@@ -149,6 +156,8 @@ def _parse(given: dict[str, Any], folder: Path, text: str | None) -> MergeRecipe
         others=others,
         layers=_layers(given.get("layers")),
         seed=_whole(given, "seed", 0),
+        vocab=_choice(given, "vocab", VOCABULARIES, None),
+        multiple=_whole(given, "pad_to_multiple_of", 0) or None,
         given=given,
         text=text,
     )
@@ -183,13 +192,17 @@ def _check_prompts(recipe: MergeRecipe) -> None:
         )
 
 
-def _experts(given: Any, base: ModelReference, folder: Path, key: str) -> tuple[ExpertRecipe, ...]:
+def _experts(
+    given: Any, base: ModelReference, folder: Path, key: str, prompted: bool
+) -> tuple[ExpertRecipe, ...]:
     if not isinstance(given, list):
         raise ValueError(f"{key} must be a list of experts, not {type(given).__name__}")
-    return tuple(_expert(entry, base, folder, f"{key}[{place}]") for place, entry in enumerate(given))
+    return tuple(
+        _expert(entry, base, folder, f"{key}[{place}]", prompted) for place, entry in enumerate(given)
+    )
 
 
-def _expert(given: Any, base: ModelReference, folder: Path, place: str) -> ExpertRecipe:
+def _expert(given: Any, base: ModelReference, folder: Path, place: str, prompted: bool) -> ExpertRecipe:
     if not isinstance(given, dict):
         raise ValueError(f"{place} must hold source_model and so on, not {type(given).__name__}")
     _check_keys(given, _EXPERT_KEYS, place)
@@ -205,8 +218,8 @@ def _expert(given: Any, base: ModelReference, folder: Path, place: str) -> Exper
     return ExpertRecipe(
         name=name,
         source=source,
-        positive_prompts=_texts(given, "positive_prompts", place),
-        negative_prompts=_texts(given, "negative_prompts", place),
+        positive_prompts=_texts(given, "positive_prompts", place, prompted),
+        negative_prompts=_texts(given, "negative_prompts", place, prompted),
         calibration=tuple(
             _file(file, folder, place) for file in ([files] if isinstance(files, str | Path) else files)
         ),
@@ -295,9 +308,13 @@ def _check_keys(given: Mapping[str, Any], known: Sequence[str], place: str) -> N
             raise ValueError(f"{place} has an unknown key {key!r}: {hint}")
 
 
-def _texts(given: Mapping[str, Any], key: str, place: str) -> tuple[str, ...]:
+def _texts(given: Mapping[str, Any], key: str, place: str, prompted: bool) -> tuple[str, ...]:
+    """Texts for the router; where it reads none, what there is of them is for the gap, and need not be any."""
     value = given.get(key) or []
     texts = [value] if isinstance(value, str) else value
+    if not prompted:
+        found = texts if isinstance(texts, list) else []
+        return tuple(text for text in found if isinstance(text, str) and text.strip())
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
         raise ValueError(f"{place}: {key} must be a list of texts, not {value!r}")
     return tuple(texts)

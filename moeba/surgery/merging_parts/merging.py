@@ -17,6 +17,8 @@ from ..experts.expert_rows import FEED_FORWARD
 from ..experts.experts_from_dense import DOWN, GATE, UP, random_stream
 from ..experts.upcycling import Upcycling
 from .merge_recipe import BASE, ExpertRecipe
+from .vocabulary import Vocabulary
+from .vocabulary_rows import TABLES, table_recipe
 
 Edit = Callable[[str, torch.Tensor], torch.Tensor]
 
@@ -46,6 +48,7 @@ class Merging(Upcycling):
         branches: of each expert, by its name, the model that it is from.
         donors: the models whose tensors outside of the experts are kept; the mean of several.
         dtype: of every tensor written; None: as they are stored.
+        vocabulary: whose each row of embedding and head is, where the models differ in their tokens.
         shared_gates: by layer the row that opens the shared expert, `[1, hidden]`; without it stands half open.
     """
 
@@ -55,6 +58,7 @@ class Merging(Upcycling):
     branches: Mapping[str, str] = field(default_factory=dict)
     donors: tuple[str, ...] = (BASE,)
     dtype: torch.dtype | None = None
+    vocabulary: Vocabulary | None = None
     shared_gates: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def values(self, stored: set[torch.dtype]) -> dict[str, Any]:
@@ -96,6 +100,8 @@ class Merging(Upcycling):
         dtype = source.tensors[names[0]].dtype
         if dtype.is_floating_point:
             dtype = self.dtype or dtype
+        if self.vocabulary is not None and dense in TABLES:
+            return table_recipe(TensorInfo(name, shape, dtype), self.vocabulary, self.donors)
         return Recipe((TensorInfo(name, shape, dtype),), names, partial(_mean, dtype), name, streams=True)
 
     def _experts(

@@ -13,28 +13,46 @@ _LOGITS = 1 << 25  # numbers that are in memory at a time
 
 
 @torch.no_grad()
-def measure_gap(source: MoebaForCausalLM, target: MoebaForCausalLM, ids: torch.Tensor) -> dict[str, Any]:
+def measure_gap(
+    source: MoebaForCausalLM,
+    target: MoebaForCausalLM,
+    ids: torch.Tensor,
+    shared: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> dict[str, Any]:
     """Both models on the same tokens.
 
     Args:
-        ids: `[windows, length]`; each window is read by itself.
+        ids: `[windows, length]`, the source's; each window is read by itself.
+        shared: where they differ, the ids of the tokens that both know, in the source and in the target, `[tokens]`
+            each: `ids` are among them, and both predict among them alone. By default both mean the same by all ids.
 
     Returns:
         `tokens`: how many were predicted. `source_nll`, `target_nll`: mean negative log-likelihood, in nats a token.
         `kl`: mean Kullback-Leibler divergence of the target's prediction from the source's, in nats. `top1`: share of
-        tokens for which both find the same one most likely.
+        tokens for which both find the same one most likely. `shared_tokens`: how many they predicted among.
     """
-    states = [model.model(ids, use_cache=False).last_hidden_state[:, :-1] for model in (source, target)]
+    columns: tuple[Any, Any] = (slice(None), slice(None))
+    labels, theirs = ids, ids
+    if shared is not None:
+        columns = shared
+        labels = torch.full((source.config.vocab_size,), -1).scatter(
+            0, shared[0], torch.arange(len(shared[0]))
+        )[ids]
+        theirs = shared[1][labels]
+    states = [
+        model.model(own, use_cache=False).last_hidden_state[:, :-1]
+        for model, own in ((source, ids), (target, theirs))
+    ]
     flat = [state.reshape(-1, state.shape[-1]) for state in states]
-    labels = ids[:, 1:].reshape(-1)
+    labels = labels[:, 1:].reshape(-1)
     # In double: a divergence is of second order in the differences of logits, below the rounding of its own terms.
     totals = torch.zeros(4, dtype=torch.double)
     step = max(1, _LOGITS // source.config.vocab_size)
     for start in range(0, len(labels), step):
         part = slice(start, start + step)
         a, b = (
-            model.compute_logits(state[part]).double().log_softmax(-1)
-            for model, state in zip((source, target), flat, strict=True)
+            model.compute_logits(state[part])[:, kept].double().log_softmax(-1)
+            for model, state, kept in zip((source, target), flat, columns, strict=True)
         )
         nll = [F.nll_loss(scores, labels[part], reduction="sum") for scores in (a, b)]
         kl = F.kl_div(b, a, log_target=True, reduction="sum")
@@ -42,6 +60,7 @@ def measure_gap(source: MoebaForCausalLM, target: MoebaForCausalLM, ids: torch.T
     means = (totals / len(labels)).tolist()
     return {
         "tokens": len(labels),
+        **({} if shared is None else {"shared_tokens": len(shared[0])}),
         **dict(zip(("source_nll", "target_nll", "kl", "top1"), means, strict=True)),
     }
 

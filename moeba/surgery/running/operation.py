@@ -51,10 +51,15 @@ def arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Measure:
-    """What a gap is measured on: the given texts, or else Python's docstrings, or else random tokens."""
+    """What a gap is measured on: the given texts, or else Python's docstrings, or else random tokens.
+
+    Attributes:
+        tokenizer: cuts them; default the source's.
+    """
 
     source: Source
     texts: Texts | None = None
+    tokenizer: Any = None
 
     def gap(self, target: MoebaForCausalLM) -> dict[str, Any]:
         """See `measure_gap`; `text` says what was read."""
@@ -66,7 +71,7 @@ class Measure:
         config = self.source.config
         texts = self.texts or Texts.built_in()
         try:
-            tokenizer = self.source.tokenizer
+            tokenizer = self.tokenizer or self.source.tokenizer
         except ValueError:
             if self.texts is not None:
                 raise
@@ -92,6 +97,7 @@ class Surgery:
         measure: the gap, where the function is not kept.
         reports: further figures for the record.
         recipe_text: the recipe file as it was written.
+        companions: writes what takes the place of the first source's tokenizer and side files.
     """
 
     sources: Sequence[Source]
@@ -105,6 +111,7 @@ class Surgery:
     measure: Any = None
     reports: dict[str, Any] = field(default_factory=dict)
     recipe_text: str | None = None
+    companions: Callable[[Path], None] | None = None
 
     def run(self, destination: str | Path, export: bool, options: Run) -> Result:
         """Write the folder, as a Moeba checkpoint or as the native one.
@@ -126,6 +133,8 @@ class Surgery:
             save = partial(save_native, self.config, family)
 
         def save_all(folder: Path) -> None:
+            if self.companions is not None:
+                self.companions(folder)
             save(folder)
             self._record(folder, None)
 

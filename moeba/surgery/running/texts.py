@@ -44,7 +44,7 @@ class Texts:
         texts = []
         for file in files:
             try:
-                text = Path(file).read_text(encoding="utf-8")
+                text = Path(file).read_bytes().decode("utf-8")  # lines end as they do on the disk
             except (OSError, UnicodeDecodeError) as error:
                 raise ValueError(f"calibration file {file}: {error}") from error
             if not text.strip():
