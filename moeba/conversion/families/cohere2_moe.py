@@ -11,6 +11,7 @@ from .cohere2 import FAMILY as COHERE2
 from .shared_fields import (
     ATTENTION_BIAS,
     LISTED_WINDOW,
+    NO_ROUTER_LOSS,
     SIZES,
     listed_kinds,
     shared_experts_by_count,
@@ -65,7 +66,8 @@ FAMILY = Family(
     kind="moe",
     config_rows=(
         *without(SIZES, "intermediate_size", "rope_parameters"),
-        *pairs("logit_scale", "num_experts_per_tok", "norm_topk_prob", "output_router_logits"),
+        *pairs("logit_scale", "num_experts_per_tok", "norm_topk_prob"),
+        *NO_ROUTER_LOSS,
         ATTENTION_BIAS,
         LISTED_WINDOW,
         listed_kinds("num_experts"),

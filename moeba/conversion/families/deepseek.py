@@ -7,7 +7,7 @@ from typing import Any
 from ...configuration import MoebaConfig
 from ..config_rows import Computed, ConfigRow, Fixed, Inert, Pair, pairs
 from ..rows import Dropped, Row, renamed, same
-from .shared_fields import ATTENTION_BIAS, ROUTER_PARAM_DTYPE, SIZES, without
+from .shared_fields import ATTENTION_BIAS, NO_ROUTER_LOSS, ROUTER_PARAM_DTYPE, SIZES, without
 from .shared_tensors import GATED_MLP, LAYER, PRE_NORMS, ROUTED_EXPERTS, linears, shared_expert
 
 
@@ -96,7 +96,8 @@ GROUPS = Computed(
     lambda config: {"n_group": config.n_group, "topk_group": config.topk_group},
 )
 EXPERTS: tuple[ConfigRow, ...] = (
-    *pairs("moe_intermediate_size", "num_experts_per_tok", "routed_scaling_factor", "output_router_logits"),
+    *pairs("moe_intermediate_size", "num_experts_per_tok", "routed_scaling_factor"),
+    *NO_ROUTER_LOSS,
     Fixed("topk_sorted", False),
     ROUTER_PARAM_DTYPE,
 )

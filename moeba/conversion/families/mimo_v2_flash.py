@@ -53,7 +53,6 @@ FAMILY = Family(
         Fixed("attention_output_bias", False),
         Fixed("attention_sink_layer_types", ["sliding_attention"]),
         Fixed("attention_softmax_dtype", "model"),
-        Fixed("router_aux_loss_coef", 0.0),
     ),
     rows=(
         *EMBEDDINGS_AND_HEAD,

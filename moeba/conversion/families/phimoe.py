@@ -6,7 +6,15 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Only, Pair, pairs
 from ..family import Family
 from ..rows import renamed, same
-from .shared_fields import ATTENTION_BIAS, SIZES, UNIFORM_WINDOW, UNLISTED_HEAD_DIM, whole_heads, without
+from .shared_fields import (
+    ATTENTION_BIAS,
+    ROUTER_LOSS,
+    SIZES,
+    UNIFORM_WINDOW,
+    UNLISTED_HEAD_DIM,
+    whole_heads,
+    without,
+)
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, per_expert
 
 MSCALES = ("short_mscale", "long_mscale")
@@ -43,7 +51,8 @@ FAMILY = Family(
     config_rows=(
         *without(SIZES, "head_dim", "intermediate_size", "rope_parameters"),
         UNLISTED_HEAD_DIM,
-        *pairs("lm_head_bias", "output_router_logits", "router_aux_loss_coef"),
+        *pairs("lm_head_bias"),
+        *ROUTER_LOSS,
         # The second is a copy of what the settings have.
         Computed(("rope_parameters", "original_max_position_embeddings"), _rope, _rope_back),
         Pair("intermediate_size", "moe_intermediate_size"),
