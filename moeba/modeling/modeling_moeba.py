@@ -34,6 +34,7 @@ from ..library.upstream import (
     logging,
     merge_with_config_defaults,
     refuse_unread,
+    shift_smoothed_labels,
     slice_logits_to_keep,
     takes_cache,
 )
@@ -481,6 +482,7 @@ class MoebaForQuestionAnswering(_GenericHead, GenericForQuestionAnswering, Moeba
     forward = with_router_losses(GenericForQuestionAnswering.forward)
 
 
+shift_smoothed_labels(MoebaConfig.model_type, MoebaForCausalLM.__name__)
 require_contract(
     (MoebaModel.forward, MoebaForCausalLM.forward), MoebaForCausalLM.prepare_inputs_for_generation
 )

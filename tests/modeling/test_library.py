@@ -221,8 +221,10 @@ def test_as_tuple():
     model = tiny_model("moe")
     ids = random_ids()
     output, values = model(ids, labels=ids), model(ids, labels=ids, return_dict=False)
-    assert torch.equal(values[0], output.loss) and torch.equal(values[1], output.aux_loss)
-    assert torch.equal(values[2], output.logits)
+    assert torch.equal(values[0], output.loss) and torch.equal(values[1], output.logits)
+    asked = dict(labels=ids, output_router_logits=True)
+    output, values = model(ids, **asked), model(ids, **asked, return_dict=False)
+    assert torch.equal(values[1], output.aux_loss) and torch.equal(values[2], output.logits)
 
 
 @variants
