@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..kernels.adapters.grouping import group_adapters, ungroup_adapters
-    from .balanced_loss import balanced_loss
+    from .losses import balanced_loss
     from .router_statistics import LayerStatistics, RouterStatistics, RouterStatisticsCallback
 
 _HOMES = {
     "LayerStatistics": ".router_statistics",
     "RouterStatistics": ".router_statistics",
     "RouterStatisticsCallback": ".router_statistics",
-    "balanced_loss": ".balanced_loss",
+    "balanced_loss": ".losses",
     "group_adapters": "..kernels.adapters.grouping",
     "ungroup_adapters": "..kernels.adapters.grouping",
 }
