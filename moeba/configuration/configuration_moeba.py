@@ -139,7 +139,9 @@ class MoebaConfig(PreTrainedConfig):
             win in bf16.
         router_jitter_noise (`float`): in training, the layer input is multiplied by uniform(1 - x, 1 + x),
             `router_jitter_draws` (`int`) times (Phi-3.5-MoE: 2).
-        router_aux_loss_coef, router_z_loss_coef (`float`): see `modeling/balancing.py`.
+        router_loss (`str`): when router losses join `.loss` (`modeling/balancing.py`): in `training`, and only there;
+            `with_router_logits`, as in transformers' own models, in evaluation too; or never (`none`).
+        router_aux_loss_coef, router_z_loss_coef (`float`): their factors; the latter with `training` only.
         lm_head_bias (`bool`), logit_scale (`float`, a factor), logits_scaling (`float`, a divisor),
             final_logit_softcapping (`float`, *optional*): the head.
         native_fields (`dict`, *optional*): by family, what the config.json that the model was converted from says
@@ -151,7 +153,8 @@ class MoebaConfig(PreTrainedConfig):
     """
 
     model_type = "moeba"
-    keys_to_ignore_at_inference = [CACHE]
+    # What Trainer leaves out of predictions, which then are the logits.
+    keys_to_ignore_at_inference = [CACHE, "aux_loss", "z_loss", "router_logits"]
     default_theta = 10000.0
     attribute_map = {
         "num_local_experts": "num_experts",
@@ -295,6 +298,7 @@ class MoebaConfig(PreTrainedConfig):
     sparsemixer_eps: float = 0.01
     router_jitter_noise: float | int = 0.0
     router_jitter_draws: int = 1
+    router_loss: Literal["training", "with_router_logits", "none"] = "training"
     router_aux_loss_coef: float | int = 0.001
     router_z_loss_coef: float | int = 0.0
     output_router_logits: bool = False

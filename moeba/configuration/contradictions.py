@@ -169,6 +169,11 @@ def _router(config: Any) -> Iterator[str]:
                            ("scoring_func", "softmax")):  # fmt: skip
             if getattr(config, name) != idle:
                 yield f"{name}={getattr(config, name)!r} is a choice of router_type='topk', not '{config.router_type}'"
+    if config.router_z_loss_coef and config.router_loss != "training":
+        yield (
+            f"router_z_loss_coef={config.router_z_loss_coef} has no effect with router_loss='{config.router_loss}': "
+            "choose 'training'"
+        )
     if config.num_experts % config.n_group or config.topk_group > config.n_group:
         yield (
             f"n_group={config.n_group} must divide num_experts={config.num_experts} and be at least "

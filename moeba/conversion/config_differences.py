@@ -13,7 +13,7 @@ from ..configuration.model_facts import NORMS_WITH_BIAS, layer_view, longrope_sw
 TRAINING_FIELDS = {
     "attention_dropout", "classifier_dropout", "embedding_dropout", "hidden_dropout", "initializer_range",
     "output_router_logits", "router_aux_loss_coef", "router_jitter_draws", "router_jitter_noise",
-    "router_z_loss_coef", "train_padding_embedding", "use_cache",
+    "router_loss", "router_z_loss_coef", "train_padding_embedding", "use_cache",
 }  # fmt: skip
 _METADATA_FIELDS = {
     "architectures", "auto_map", "chunk_size_feed_forward", "id2label", "label2id", "output_hidden_states",
@@ -108,6 +108,8 @@ _IDLE: tuple[tuple[set[str], Callable[[MoebaConfig], bool]], ...] = (
     ({"swiglu_alpha", "swiglu_limit"}, lambda c: c.feed_forward_type != "clamped_gated"),
     ({"hidden_act"}, lambda c: c.feed_forward_type == "clamped_gated"),
     (_ROUTER_FIELDS, lambda c: not c.sparse_layers),
+    ({"router_loss"}, lambda c: not c.sparse_layers),
+    ({"router_aux_loss_coef"}, lambda c: not c.sparse_layers or c.router_loss == "none"),
     ({"intermediate_size"}, lambda c: bool(c.mlp_layer_types) and "dense" not in c.mlp_layer_types),
     ({"mlp_bias"}, lambda c: bool(c.sparse_layers) and "dense" not in c.mlp_layer_types
      and not c.shared_expert_intermediate_size),

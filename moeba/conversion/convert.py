@@ -17,6 +17,7 @@ from .job import Job, Origin, Result, Run
 from .plan import Plan, PlannedTensors, check_fit, moeba_shapes, plan_export, plan_import
 from .provenance import read_history
 from .targets import first_that_holds
+from .training_notes import notes_on_balance
 from .writing import Progress
 
 
@@ -47,6 +48,7 @@ def convert(
     options = Run(certificate, overwrite, dry_run, max_shard_size, progress)
     checkpoint = Checkpoint(resolve(source, revision))
     plan, config = plan_import(checkpoint, strict)
+    plan.notes += notes_on_balance(config, family_of(checkpoint.config["model_type"]))
     origin = Origin(checkpoint, str(source), revision)
     recipe = {"bare_names": plan.bare_names}
     job = Job(plan, [origin], Path(destination), recipe, partial(save_moeba, config))

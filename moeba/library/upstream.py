@@ -233,6 +233,18 @@ def apply_gate(experts: torch.nn.Module, inner: torch.Tensor) -> torch.Tensor:
     return experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
 
 
+# --- training ---
+def shift_smoothed_labels(model_type: str, class_name: str) -> None:
+    """Have Trainer's label smoothing compare each place with the next token: it looks for the class by its name.
+
+    It shifts the labels of the causal language models that a table of the library names, and lets those of any other
+    model stand where they are. Of remote code too. The same in 5.23 and 5.24; it can go once a class can say so itself.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault(model_type, class_name)
+
+
 # --- names and fields ---
 # `_name_or_path` and `_get_default_generation_params` are private, the same in 5.23 and 5.24.
 def origin_of(config: Any) -> str | None:
@@ -296,6 +308,7 @@ __all__ = [
     "refuse_unread",
     "run_like",
     "set_origin",
+    "shift_smoothed_labels",
     "slice_logits_to_keep",
     "strict",
     "supports_sdpa",

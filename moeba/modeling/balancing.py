@@ -1,13 +1,122 @@
 """Router losses: keep every expert in use, and the router's logits small.
 
-Each layer's losses are two numbers computed where its logits are at hand, so a collapse in one layer cannot
-hide behind another layer, nothing of size layers x tokens x experts is kept, and the gradient survives either
-kind of activation checkpointing because the numbers travel as a layer's output.
+`router_loss` of the config chooses how they are made of the layers and when they join the loss. Each layer's share is
+computed where its logits are at hand and travels as the layer's output: nothing of size layers x tokens x experts is
+kept, and the gradient survives either kind of activation checkpointing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+
 import torch
+import torch.nn.functional as F
+
+
+class LayerwiseLoss:
+    """Balance and z-loss of each layer, averaged over layers: in training, and only there.
+
+    A collapse in one layer cannot hide behind another layer. Evaluation losses stay cross-entropies, so that those of
+    a dense model and of the mixture made from it compare.
+    """
+
+    @staticmethod
+    def wanted(training: bool, labelled: bool, output_router_logits: bool, weighed: bool) -> bool:
+        """Whether a head asks its model for router losses.
+
+        Args:
+            labelled: the head was given labels. In training without them, somebody else computes the loss.
+            weighed: a coefficient is above 0.
+        """
+        return output_router_logits or (weighed and (labelled or (training and torch.is_grad_enabled())))
+
+    @staticmethod
+    def joins(training: bool, output_router_logits: bool) -> bool:
+        """Whether they are part of the head's loss."""
+        return training
+
+    @staticmethod
+    def of_layer(
+        logits: torch.Tensor, scores: torch.Tensor, indices: torch.Tensor, token_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """What one layer contributes; `router_losses` says of what."""
+        return router_losses(logits, scores, indices, token_mask)
+
+    @staticmethod
+    def stack(layers: Sequence[torch.Tensor]) -> torch.Tensor:
+        """All layers' contributions in one tensor, layers first."""
+        return torch.stack(list(layers))
+
+    @staticmethod
+    def of_model(layers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Balance and z-loss, if there is one, of what `stack` gave."""
+        balance, z = layers.mean(dim=0).unbind()
+        return balance, z
+
+
+class PooledLoss(LayerwiseLoss):
+    """The balance loss of transformers' own models: counts and scores of all layers are pooled before the product.
+
+    It is there when router logits are asked for, in evaluation too, and is about the softmax of the logits and its best
+    experts, however the router scores and chooses.
+    """
+
+    @staticmethod
+    def wanted(training: bool, labelled: bool, output_router_logits: bool, weighed: bool) -> bool:
+        return output_router_logits
+
+    @staticmethod
+    def joins(training: bool, output_router_logits: bool) -> bool:
+        return output_router_logits
+
+    @staticmethod
+    def of_layer(
+        logits: torch.Tensor, scores: torch.Tensor, indices: torch.Tensor, token_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Sums over tokens: each expert's visits, its probabilities, and the number of tokens, `[3, experts]`."""
+        experts, top_k = logits.shape[-1], indices.shape[-1]
+        probabilities = F.softmax(logits, dim=-1)
+        best = torch.topk(probabilities, top_k, dim=-1)[1]
+        probabilities = probabilities.float()
+        valid = probabilities.new_ones(logits.shape[0])
+        if token_mask is not None:
+            valid = token_mask.reshape(-1).to(valid)
+            probabilities = probabilities * valid[:, None]
+        visits = valid.new_zeros(experts).index_add(0, best.reshape(-1), valid.repeat_interleave(top_k))
+        return torch.stack((visits, probabilities.sum(dim=0), valid.sum().expand(experts)))
+
+    @staticmethod
+    def stack(layers: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Layers may differ in their experts: those that one lacks get no token there."""
+        most = max(layer.shape[-1] for layer in layers)
+        return torch.stack([F.pad(layer, (0, most - layer.shape[-1])) for layer in layers])
+
+    @staticmethod
+    def of_model(layers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        # One after the other, as transformers adds them up.
+        visits, probabilities, tokens = reduce(torch.add, layers.unbind())
+        count = tokens[0].clamp(min=1.0)
+        return len(visits) * ((visits / count) * (probabilities / count)).sum(), None
+
+
+class NoLoss(LayerwiseLoss):
+    """No head asks for any. Asked by hand, a model gives those of `LayerwiseLoss`."""
+
+    @staticmethod
+    def wanted(training: bool, labelled: bool, output_router_logits: bool, weighed: bool) -> bool:
+        return False
+
+    @staticmethod
+    def joins(training: bool, output_router_logits: bool) -> bool:
+        return False
+
+
+ROUTER_LOSSES: dict[str, type[LayerwiseLoss]] = {
+    "training": LayerwiseLoss,
+    "with_router_logits": PooledLoss,
+    "none": NoLoss,
+}
 
 
 def router_losses(
@@ -71,10 +180,9 @@ def share_of_tokens(
     `Trainer` divides the summed cross-entropy by `num_items_in_batch`, so a router loss that is added to it
     must be weighted by the same share, or its coefficient grows with the number of accumulation steps.
     """
-    if num_items_in_batch is None:
-        return 1.0
     counted = labels[..., 1:] if shift_labels is None and labels is not None else shift_labels
-    assert counted is not None
+    if num_items_in_batch is None or counted is None:
+        return 1.0
     count = counted.ne(-100).sum().float()
     if isinstance(num_items_in_batch, torch.Tensor):
         num_items_in_batch = num_items_in_batch.to(count.device)

@@ -65,7 +65,7 @@ class MoebaDecoderLayer(GradientCheckpointingLayer):
         output_router_losses: bool = False,
         **kwargs: Any,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """The block's output; with `output_router_losses`, a sparse block adds its `[balance, z]` losses."""
+        """The block's output; with `output_router_losses`, a sparse block adds what it gives to the router losses."""
         losses = None
 
         def attention(x: torch.Tensor) -> torch.Tensor:

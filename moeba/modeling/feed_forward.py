@@ -8,7 +8,7 @@ from torch import nn
 from ..configuration.configuration_moeba import MoebaConfig
 from ..configuration.model_facts import layer_view
 from .activations import build_activation
-from .balancing import router_losses
+from .balancing import ROUTER_LOSSES
 from .experts import ClampedGate, build_experts
 from .norms import build_norm
 from .router import ROUTERS, SCORES
@@ -62,6 +62,7 @@ class MoebaSparseMoeBlock(nn.Module):
     def __init__(self, config: MoebaConfig, layer_idx: int) -> None:
         super().__init__()
         layer = layer_view(config, layer_idx)
+        self.config = config
         self.jitter_noise = config.router_jitter_noise
         self.jitter_draws = config.router_jitter_draws
         self.scoring_func = config.scoring_func
@@ -87,7 +88,7 @@ class MoebaSparseMoeBlock(nn.Module):
             token_mask: `[batch, tokens]`, False at padding, which then does not count in the losses.
 
         Returns:
-            The output, shaped as the input, and this layer's `[balance, z]` losses if they were asked for.
+            The output, shaped as the input, and what this layer adds to the router losses if they were asked for.
         """
         if self.training and self.jitter_noise > 0:
             low, high = 1.0 - self.jitter_noise, 1.0 + self.jitter_noise
@@ -106,7 +107,8 @@ class MoebaSparseMoeBlock(nn.Module):
         if not output_router_losses:
             return output, None
         # Of the gate only forward is used: an adapter that wraps it has nothing else.
-        return output, router_losses(logits, SCORES[self.scoring_func](logits), indices, token_mask)
+        scores = SCORES[self.scoring_func](logits)
+        return output, ROUTER_LOSSES[self.config.router_loss].of_layer(logits, scores, indices, token_mask)
 
 
 def build_feed_forward(config: MoebaConfig, layer_idx: int) -> nn.Module:

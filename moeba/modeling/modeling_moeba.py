@@ -4,9 +4,7 @@
 and looked up in the tables of the sibling files.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any, ClassVar
 
 import torch
@@ -24,7 +22,6 @@ from ..library.upstream import (
     GenericForQuestionAnswering,
     GenericForSequenceClassification,
     GenericForTokenClassification,
-    MoeCausalLMOutputWithPast,
     MoeModelOutputWithPast,
     OutputRecorder,
     PreTrainedModel,
@@ -37,14 +34,16 @@ from ..library.upstream import (
     logging,
     merge_with_config_defaults,
     refuse_unread,
+    shift_smoothed_labels,
     slice_logits_to_keep,
     takes_cache,
 )
 from .attention import MoebaAttention, build_masks
-from .balancing import share_of_tokens, token_mask_from
+from .balancing import ROUTER_LOSSES, share_of_tokens, token_mask_from
 from .blocks import BLOCKS, MoebaDecoderLayer
 from .experts import Experts
 from .folders import MoebaFolders
+from .head_losses import MoebaCausalLMOutputWithPast, RouterLossHead, with_router_losses
 from .norms import MoebaUnitOffsetLayerNorm, MoebaUnitOffsetRMSNorm, build_norm
 from .position_biases import POSITION_BIASES, MoebaAlibi, add_position_bias, static_cache_masks
 from .positions import EMBEDDED_POSITIONS, MoebaSinusoidalPositions, build_rotary, cached_tokens
@@ -58,7 +57,7 @@ BEYOND_SDPA = ("attn_logit_softcapping", "attention_sink_layer_types")
 
 @dataclass
 class MoebaModelOutputWithPast(MoeModelOutputWithPast):
-    """transformers' MoE output, and the router losses `[sparse_layers, 2]` (balance, z)."""
+    """transformers' MoE output, and what the layers contribute to the router losses, layers first."""
 
     router_losses: torch.Tensor | None = None
 
@@ -223,6 +222,10 @@ class MoebaModel(MoebaPreTrainedModel):
         hidden_states = self.norm(hidden_states)
         return self.project_out(hidden_states) if self.narrow else hidden_states
 
+    def _stacked(self, losses: list[torch.Tensor], device: torch.device) -> torch.Tensor:
+        """The layers' contributions to the router losses, `[sparse_layers, 2]` (balance, z) in the usual form."""
+        return ROUTER_LOSSES[self.config.router_loss].stack([loss.to(device) for loss in losses])
+
     @takes_cache
     @merge_with_config_defaults
     @capture_outputs
@@ -302,31 +305,11 @@ class MoebaModel(MoebaPreTrainedModel):
         return MoebaModelOutputWithPast(
             last_hidden_state=self._finish(hidden_states),
             **{CACHE: past_key_values},
-            router_losses=torch.stack([loss.to(hidden_states.device) for loss in losses]) if losses else None,
+            router_losses=self._stacked(losses, hidden_states.device) if losses else None,
         )
 
 
-class _RouterLoss:
-    """What a head needs to add the router losses to its own."""
-
-    config: MoebaConfig
-
-    def wants_router_losses(self, has_labels: bool) -> bool:
-        """With labels whenever a coefficient is above 0; without them when router logits are asked for."""
-        if not self.config.sparse_layers:
-            return False
-        coefficients = (self.config.router_aux_loss_coef, self.config.router_z_loss_coef)
-        return (has_labels and any(coef > 0 for coef in coefficients)) or bool(
-            self.config.output_router_logits
-        )
-
-    def weigh(self, router_losses: torch.Tensor) -> torch.Tensor:
-        """The mean over layers of the balance and z losses, each times its coefficient."""
-        balance, z = router_losses.mean(dim=0).unbind()
-        return self.config.router_aux_loss_coef * balance + self.config.router_z_loss_coef * z
-
-
-class MoebaForCausalLM(_RouterLoss, MoebaPreTrainedModel, GenerationMixin):
+class MoebaForCausalLM(RouterLossHead, MoebaPreTrainedModel, GenerationMixin):
     """The model with a language-modeling head: a score for every token of the vocabulary at every place."""
 
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -398,7 +381,7 @@ class MoebaForCausalLM(_RouterLoss, MoebaPreTrainedModel, GenerationMixin):
         output_router_logits: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
-    ) -> MoeCausalLMOutputWithPast:
+    ) -> MoebaCausalLMOutputWithPast:
         """
         Args:
             labels: `[batch, tokens]`, the input ids themselves (shifted here); -100 is ignored.
@@ -408,12 +391,13 @@ class MoebaForCausalLM(_RouterLoss, MoebaPreTrainedModel, GenerationMixin):
             kwargs: `num_items_in_batch` (from Trainer): the tokens of the whole optimiser step.
 
         Returns:
-            `loss` is the cross-entropy plus `router_aux_loss_coef * aux_loss` and the z-loss, weighted by
-            this batch's share of `num_items_in_batch`. `aux_loss` is the unweighted balance loss, the mean
-            over sparse layers.
+            `loss` is the cross-entropy and, where the config's `router_loss` says so (by default in training
+            only), `router_aux_loss_coef * aux_loss` and the z-loss, weighted by this batch's share of
+            `num_items_in_batch`. `aux_loss` and `z_loss` are unweighted.
         """
         if output_router_logits is None:
             output_router_logits = self.config.output_router_logits
+        output_router_logits = bool(output_router_logits)
         has_labels = labels is not None or kwargs.get("shift_labels") is not None
         outputs = self.model(
             input_ids=input_ids,
@@ -422,7 +406,7 @@ class MoebaForCausalLM(_RouterLoss, MoebaPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_router_logits=output_router_logits,
-            output_router_losses=self.wants_router_losses(has_labels) or bool(output_router_logits),
+            output_router_losses=self.wants_router_losses(has_labels, output_router_logits),
             **{CACHE: past_key_values},
             **kwargs,
         )
@@ -431,14 +415,13 @@ class MoebaForCausalLM(_RouterLoss, MoebaPreTrainedModel, GenerationMixin):
         loss = None
         if has_labels:
             loss = self.loss_function(logits, labels, self.vocab_size, **kwargs)
-        aux_loss = None
+        aux_loss = z_loss = None
         if outputs.router_losses is not None:
-            aux_loss = outputs.router_losses[:, 0].mean()
-            if loss is not None:
-                share = share_of_tokens(labels, kwargs.get("shift_labels"), kwargs.get("num_items_in_batch"))
-                loss = loss + (self.weigh(outputs.router_losses) * share).to(loss.device)
+            aux_loss, z_loss = self.router_loss.of_model(outputs.router_losses)
+            share = share_of_tokens(labels, kwargs.get("shift_labels"), kwargs.get("num_items_in_batch"))
+            loss = self.with_router_losses(loss, aux_loss, z_loss, output_router_logits, share)
 
-        return MoeCausalLMOutputWithPast(
+        return MoebaCausalLMOutputWithPast(
             loss=loss,
             aux_loss=aux_loss,
             logits=logits,
@@ -446,35 +429,11 @@ class MoebaForCausalLM(_RouterLoss, MoebaPreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.router_logits,
+            z_loss=z_loss if self.config.router_z_loss_coef else None,
         )
 
 
-def with_router_losses(forward: Callable) -> Callable:
-    """Add the router losses to the loss of a generic head of transformers, whose forward only knows its own.
-
-    Trainer reads the names of inputs and labels off the signature, which stays that of `forward`.
-    """
-
-    @wraps(forward)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        labelled = any(kwargs.get(name) is not None for name in ("labels", "start_positions"))
-        if not (labelled and self.wants_router_losses(True)):
-            return forward(self, *args, return_dict=True, **kwargs)
-        seen = []
-        hook = self.model.register_forward_hook(
-            lambda module, inputs, output: seen.append(output.router_losses)
-        )
-        try:
-            outputs = forward(self, *args, return_dict=True, output_router_losses=True, **kwargs)
-        finally:
-            hook.remove()
-        outputs.loss = outputs.loss + self.weigh(seen[-1]).to(outputs.loss.device)
-        return outputs
-
-    return can_return_tuple(wrapper)
-
-
-class _GenericHead(_RouterLoss):
+class _GenericHead(RouterLossHead):
     """What the heads below share."""
 
     # The generic losses are means over the micro-batch, so Trainer has to divide by the number of
@@ -523,6 +482,7 @@ class MoebaForQuestionAnswering(_GenericHead, GenericForQuestionAnswering, Moeba
     forward = with_router_losses(GenericForQuestionAnswering.forward)
 
 
+shift_smoothed_labels(MoebaConfig.model_type, MoebaForCausalLM.__name__)
 require_contract(
     (MoebaModel.forward, MoebaForCausalLM.forward), MoebaForCausalLM.prepare_inputs_for_generation
 )

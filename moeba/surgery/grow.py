@@ -231,6 +231,7 @@ class Growth:
         """The fields of the new config."""
         before, times = self.before, self.times
         values = copy.deepcopy(before.to_dict())
+        values["router_loss"] = "training"  # whatever the source trained with: copies have to be told apart
         visits = self.visits()
         counts = {layer: count * times for layer, count in sizes(before, "num_experts").items()}
         chosen = {
@@ -257,6 +258,11 @@ class Growth:
 
     def _notes(self) -> list[str]:
         notes = []
+        if self.before.router_loss != "training":
+            notes.append(
+                "trains with the router losses of a model made here: router_loss='training' (the source: "
+                f"'{self.before.router_loss}'), router_aux_loss_coef={self.before.router_aux_loss_coef}"
+            )
         if self.copies_groups:
             notes.append(
                 f"groups of experts are judged by their two best (group_scoring='top2_sum'): whole groups are copied, "

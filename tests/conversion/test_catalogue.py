@@ -50,7 +50,7 @@ def test_every_causal_language_model_is_taken_or_refused_for_a_reason():
     assert all(entry["reason"] for entry in unsupported())
     if place("transformers") == "newer":
         pytest.skip(f"the lists are those of transformers up to {TESTED['transformers'].newest}")
-    here = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    here = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - {moeba.MoebaConfig.model_type}
     assert sorted(here - set(ARRIVED)) == []
     # What is listed but not here came with one later release, all of it.
     missing = set(ARRIVED) - here - set(FAMILIES)

@@ -221,8 +221,10 @@ def test_as_tuple():
     model = tiny_model("moe")
     ids = random_ids()
     output, values = model(ids, labels=ids), model(ids, labels=ids, return_dict=False)
-    assert torch.equal(values[0], output.loss) and torch.equal(values[1], output.aux_loss)
-    assert torch.equal(values[2], output.logits)
+    assert torch.equal(values[0], output.loss) and torch.equal(values[1], output.logits)
+    asked = dict(labels=ids, output_router_logits=True)
+    output, values = model(ids, **asked), model(ids, **asked, return_dict=False)
+    assert torch.equal(values[1], output.aux_loss) and torch.equal(values[2], output.logits)
 
 
 @variants
@@ -529,7 +531,7 @@ def test_every_parameter_gets_a_gradient(variant):
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["dense", "moe", "shared_sigmoid"])
 def test_compiles_as_one_graph(variant):
-    model = tiny_model(variant)
+    model = tiny_model(variant).train()  # with its router losses
     implementations = ["batched_mm", "grouped_mm"] if model.config.num_experts else [None]
     for implementation in implementations:
         if implementation:
@@ -553,7 +555,7 @@ def test_compiles_as_one_graph(variant):
 @pytest.mark.slow
 def test_a_classification_head_compiles():
     """Its router losses reach the loss through a hook, which must survive compilation."""
-    model = tiny_model("moe", MoebaForSequenceClassification, router_aux_loss_coef=1.0)
+    model = tiny_model("moe", MoebaForSequenceClassification, router_aux_loss_coef=1.0).train()
     ids, labels = random_ids(), torch.tensor([0, 1])
     expected = model(ids, labels=labels, use_cache=False).loss
     torch._dynamo.reset()

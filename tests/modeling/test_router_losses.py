@@ -87,7 +87,7 @@ def test_a_collapse_in_each_of_two_layers_is_seen():
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
 def test_padding_changes_nothing(side, scoring):
-    model = moe(router_z_loss_coef=0.1, router_aux_loss_coef=0.3, scoring_func=scoring)
+    model = moe(router_z_loss_coef=0.1, router_aux_loss_coef=0.3, scoring_func=scoring).train()
     ids = random_ids(2, 10)
     padding = torch.zeros(2, 7, dtype=torch.long)
     parts = [padding, ids] if side == "left" else [ids, padding]
@@ -136,13 +136,18 @@ def test_coefficients_apply_without_being_asked_to(aux, z):
     ids = random_ids()
     plain = moe(router_aux_loss_coef=0.0)(ids, labels=ids)
     assert plain.aux_loss is None
-    output = model(ids, labels=ids)
     balance, zs = losses_of(model, ids).mean(0)
-    torch.testing.assert_close(output.loss, plain.loss + aux * balance + z * zs)
-    assert output.router_logits is None
-    if aux or z:
-        torch.testing.assert_close(output.aux_loss, balance)
-    assert model(ids).aux_loss is None  # no labels, no loss
+    evaluated, trained = model(ids, labels=ids), model.train()(ids, labels=ids)
+    torch.testing.assert_close(trained.loss, plain.loss + aux * balance + z * zs)
+    assert torch.equal(evaluated.loss, plain.loss)
+    for output in (evaluated, trained):
+        assert output.router_logits is None
+        assert ("aux_loss" in output) == bool(aux or z) and ("z_loss" in output) == bool(z)
+        if aux or z:
+            torch.testing.assert_close(output.aux_loss, balance)
+        if z:
+            torch.testing.assert_close(output.z_loss, zs)
+    assert model.eval()(ids).aux_loss is None  # no labels, no loss
 
 
 def test_router_logits_bring_aux_loss_without_labels():
@@ -153,7 +158,7 @@ def test_router_logits_bring_aux_loss_without_labels():
 
 
 def test_shift_labels_weigh_the_same():
-    model = moe(router_aux_loss_coef=0.5)
+    model = moe(router_aux_loss_coef=0.5).train()
     ids = random_ids(2, 9)
     labels = ids.clone()
     labels[0, :4] = -100
@@ -183,6 +188,8 @@ def test_every_head_adds_them(head):
     plain = tiny_model("moe", head, **{**fields, "router_aux_loss_coef": 0.0, "router_z_loss_coef": 0.0})
     balance, z = losses_of(model, ids).mean(0)
     expected = plain(ids, **targets).loss + 0.5 * balance + 0.1 * z
+    assert torch.equal(model(ids, **targets).loss, plain(ids, **targets).loss)
+    model.train()
     torch.testing.assert_close(model(ids, **targets).loss, expected)
     torch.testing.assert_close(model(ids, **targets, return_dict=False)[0], expected)
     assert not model.model._forward_hooks
@@ -332,7 +339,7 @@ def test_share_of_the_logged_loss_does_not_grow_with_accumulation(tmp_path, data
 
 def test_accumulated_gradients_are_those_of_one_batch():
     """Of micro-batches that are routed alike, with ragged token counts."""
-    model = moe(router_aux_loss_coef=2.0, router_z_loss_coef=0.5)
+    model = moe(router_aux_loss_coef=2.0, router_z_loss_coef=0.5).train()
     ids = random_ids(1, 12)
     labels = [ids.clone() for _ in range(3)]
     labels[1][:, :6] = -100

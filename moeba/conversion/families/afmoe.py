@@ -4,7 +4,7 @@ from ..config_rows import Computed, Fixed, Inert, Pair, Stated, pairs
 from ..family import Family
 from ..rows import renamed, same
 from .deepseek import sparse_layers
-from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, ROTATED_WHERE_SLIDING, SIZES
+from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, NO_ROUTER_LOSS, ROTATED_WHERE_SLIDING, SIZES
 from .shared_tensors import (
     ATTENTION,
     EMBEDDINGS_AND_HEAD,
@@ -21,7 +21,7 @@ FAMILY = Family(
     kind="moe",
     config_rows=(
         *SIZES,
-        *pairs("moe_intermediate_size", "num_experts_per_tok", "output_router_logits"),
+        *pairs("moe_intermediate_size", "num_experts_per_tok"),
         Pair("route_scale", "routed_scaling_factor"),
         Pair("rms_norm_eps", "norm_eps"),
         ATTENTION_BIAS,
@@ -44,7 +44,7 @@ FAMILY = Family(
         Fixed("router_selection_bias", True),
         Fixed("norm_topk_eps", 1e-20),
         Fixed("router_weight_dtype", "float32"),
-        Fixed("router_aux_loss_coef", 0.0),
+        *NO_ROUTER_LOSS,
         Stated("score_func", "sigmoid", "vLLM routes by it, and llama.cpp's converter writes it down"),
         Stated(
             "route_norm", True, "vLLM renormalises where it says so, and llama.cpp's converter writes it down"

@@ -24,6 +24,7 @@ FAMILY = Family(
         ATTENTION_BIAS,
         SLICED,
         Fixed("router_type", "topk_softmax"),
+        Fixed("router_loss", "none"),
     ),
     rows=(
         *EMBEDDINGS_AND_HEAD,

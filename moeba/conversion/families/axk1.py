@@ -5,7 +5,7 @@ from dataclasses import replace
 from ..config_rows import Fixed, Inert
 from ..family import Family
 from ..rows import Dropped, renamed
-from .deepseek import BLOCK, INV_FREQ, SELECTION_BIAS, latent_attention, sparse_layers
+from .deepseek import BLOCK, SELECTION_BIAS, latent_attention, sparse_layers
 from .deepseek_v3 import FAMILY as DEEPSEEK_V3
 from .shared_fields import without
 from .shared_tensors import EMBEDDINGS_AND_HEAD, LAYER, ROUTED_EXPERTS
@@ -32,5 +32,5 @@ FAMILY = Family(
         *(replace(row, zero_if_absent=True) for row in SELECTION_BIAS),
         renamed(OUTPUT_NORM, f"{LAYER}.mlp.output_norm.weight"),
     ),
-    dropped=(INV_FREQ, Dropped(OUTPUT_NORM, "the norm behind the experts, of a layer that has none")),
+    dropped=(Dropped(OUTPUT_NORM, "the norm behind the experts, of a layer that has none"),),
 )

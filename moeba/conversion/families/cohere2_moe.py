@@ -10,6 +10,7 @@ from .cohere import REORDERED, ROWS
 from .shared_fields import (
     ATTENTION_BIAS,
     LISTED_WINDOW,
+    NO_ROUTER_LOSS,
     SIZES,
     listed_kinds,
     one_rope,
@@ -66,7 +67,8 @@ FAMILY = Family(
     kind="moe",
     config_rows=(
         *without(SIZES, "intermediate_size", "rope_parameters"),
-        *pairs("logit_scale", "num_experts_per_tok", "norm_topk_prob", "output_router_logits"),
+        *pairs("logit_scale", "num_experts_per_tok", "norm_topk_prob"),
+        *NO_ROUTER_LOSS,
         ATTENTION_BIAS,
         LISTED_WINDOW,
         listed_kinds("num_experts"),

@@ -99,6 +99,7 @@ FAMILY = Family(
             },
         ),
         *pairs("output_router_logits"),
+        Fixed("router_loss", "with_router_logits"),
         Inert("ffn_config.hidden_size", "the model's own, whatever it says"),
         Inert("emb_pdrop", "the stock code does not use it"),
         Fixed("norm_type", "layernorm"),

@@ -7,7 +7,7 @@ from typing import Any
 from ...configuration import MoebaConfig
 from ..config_rows import Computed, ConfigRow, Fixed, Inert, Pair, Stated, pairs
 from ..rows import Dropped, Row, renamed, same
-from .shared_fields import ATTENTION_BIAS, ROUTER_PARAM_DTYPE, SIZES, without
+from .shared_fields import ATTENTION_BIAS, NO_ROUTER_LOSS, ROUTER_PARAM_DTYPE, SIZES, without
 from .shared_tensors import GATED_MLP, LAYER, PRE_NORMS, ROUTED_EXPERTS, linears, shared_expert
 
 
@@ -96,7 +96,8 @@ GROUPS = Computed(
     lambda config: {"n_group": config.n_group, "topk_group": config.topk_group},
 )
 EXPERTS: tuple[ConfigRow, ...] = (
-    *pairs("moe_intermediate_size", "num_experts_per_tok", "routed_scaling_factor", "output_router_logits"),
+    *pairs("moe_intermediate_size", "num_experts_per_tok", "routed_scaling_factor"),
+    *NO_ROUTER_LOSS,
     Fixed("topk_sorted", False),
     ROUTER_PARAM_DTYPE,
 )
@@ -146,7 +147,6 @@ def latent_attention(*turned: Any) -> tuple[Row, ...]:
 MORE_TOKENS = "predicts further tokens, which the stock model leaves out when it loads"
 PREDICTION_LAYERS = Dropped("model.layers.{beyond}.{rest}", f"of a layer past the last: it {MORE_TOKENS}")
 PREDICTION_COUNT = Stated("num_mtp_layers", 0, f"each of these layers {MORE_TOKENS}", required=False)
-INV_FREQ = Dropped(f"{LAYER}.self_attn.rotary_emb.inv_freq", "rope frequencies, computed from the config")
 
 
 def _leading_dense(config: MoebaConfig) -> int | None:

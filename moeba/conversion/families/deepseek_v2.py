@@ -10,7 +10,6 @@ from .deepseek import (
     BLOCK,
     EVERY_LAYER,
     EXPERTS,
-    INV_FREQ,
     LATENT_SIZES,
     SLICED,
     head_parts,
@@ -65,6 +64,5 @@ FAMILY = Family(
         EVERY_LAYER,
     ),
     rows=(*EMBEDDINGS_AND_HEAD, *latent_attention(*TURNED), *BLOCK, *ROUTED_EXPERTS),
-    dropped=(INV_FREQ,),
     reordered="stock rotates neighbouring entries as complex numbers: other products, added in another order",
 )

@@ -4,7 +4,6 @@ from ..family import Family
 from .deepseek import (
     BALANCED_BLOCK,
     GROUPED_EXPERTS,
-    INV_FREQ,
     LATENT_SIZES,
     PREDICTION_COUNT,
     PREDICTION_LAYERS,
@@ -32,5 +31,5 @@ FAMILY = Family(
         *ROUTED_AS,
     ),
     rows=(*EMBEDDINGS_AND_HEAD, *latent_attention(), *BALANCED_BLOCK),
-    dropped=(PREDICTION_LAYERS, INV_FREQ),
+    dropped=(PREDICTION_LAYERS,),
 )

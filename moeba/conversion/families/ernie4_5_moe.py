@@ -3,12 +3,18 @@
 from typing import Any
 
 from ...configuration import MoebaConfig
-from ..config_rows import Computed, Fixed, Pair, Stated, pairs
+from ..config_rows import Computed, Fixed, Pair, Stated
 from ..family import Family
 from ..rows import Dropped, Reshape, renamed, same
 from .deepseek import MORE_TOKENS, NO_FURTHER_LAYERS
 from .ernie4_5 import FAMILY as DENSE
-from .shared_fields import ROUTER_PARAM_DTYPE, UNLISTED_HEAD_DIM, shared_experts_by_count, without
+from .shared_fields import (
+    ROUTER_LOSS,
+    ROUTER_PARAM_DTYPE,
+    UNLISTED_HEAD_DIM,
+    shared_experts_by_count,
+    without,
+)
 from .shared_tensors import LAYER, ROUTED_EXPERTS, shared_expert
 
 SPAN = ("moe_layer_start_index", "moe_layer_end_index", "moe_layer_interval")
@@ -39,7 +45,7 @@ FAMILY = Family(
     config_rows=(
         *without(DENSE.config_rows, "head_dim", "use_bias"),
         UNLISTED_HEAD_DIM,
-        *pairs("output_router_logits", "router_aux_loss_coef"),
+        *ROUTER_LOSS,
         Pair("moe_k", "num_experts_per_tok"),
         Pair("moe_norm_min", "norm_topk_min"),
         Computed((*SPAN, "moe_num_experts"), _layer_kinds, _layer_kinds_back),

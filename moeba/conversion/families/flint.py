@@ -8,6 +8,7 @@ from .shared_fields import (
     ATTENTION_BIAS,
     LISTED_WINDOW,
     ROTATED_WHERE_SLIDING,
+    ROUTER_LOSS,
     ROUTER_PARAM_DTYPE,
     SHARED_WIDTH,
     SIZES,
@@ -30,7 +31,7 @@ FAMILY = Family(
     config_rows=(
         *SIZES,
         *pairs("moe_intermediate_size", "num_experts_per_tok", "norm_topk_prob"),
-        *pairs("output_router_logits", "router_aux_loss_coef"),
+        *ROUTER_LOSS,
         Pair("rms_norm_eps", "norm_eps"),
         ATTENTION_BIAS,
         LAYER_KINDS,

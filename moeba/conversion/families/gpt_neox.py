@@ -51,7 +51,6 @@ FAMILY = Family(
     dropped=(
         Dropped(f"{BLOCK}.attention.bias", "causal mask"),
         Dropped(f"{BLOCK}.attention.masked_bias", "value of masked scores"),
-        Dropped(f"{BLOCK}.attention.rotary_emb.inv_freq", "rope frequencies, computed from the config"),
     ),
     base_prefix="gpt_neox.",
     reordered=ONE_PRODUCT,

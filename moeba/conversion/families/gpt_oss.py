@@ -3,7 +3,7 @@
 from ..config_rows import Fixed, Inert, Pair, Stated, pairs
 from ..family import Family
 from ..rows import SwapLast, UnpairGateUp, linear, renamed, same
-from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, SIZES, without
+from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, ROUTER_LOSS, SIZES, without
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS
 
 EXPERTS = f"{LAYER}.mlp.experts"
@@ -15,7 +15,7 @@ FAMILY = Family(
     config_rows=(
         *without(SIZES, "intermediate_size", "hidden_act"),
         *pairs("num_experts_per_tok", "swiglu_alpha", "swiglu_limit"),
-        *pairs("output_router_logits", "router_aux_loss_coef"),
+        *ROUTER_LOSS,
         Pair("intermediate_size", "moe_intermediate_size"),
         Pair("num_local_experts", "num_experts"),
         Pair("rms_norm_eps", "norm_eps"),

@@ -4,11 +4,12 @@ from ..config_rows import ConfigRow, Fixed, Pair, pairs
 from ..family import Family
 from ..rows import renamed
 from .granite import BIASES_AND_SCALES
-from .shared_fields import SIZES, UNLISTED_HEAD_DIM, without
+from .shared_fields import ROUTER_LOSS, SIZES, UNLISTED_HEAD_DIM, without
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS
 
 EXPERTS_CONFIG: tuple[ConfigRow, ...] = (
-    *pairs("num_experts_per_tok", "output_router_logits", "router_aux_loss_coef"),
+    *pairs("num_experts_per_tok"),
+    *ROUTER_LOSS,
     Pair("intermediate_size", "moe_intermediate_size"),
     Pair("num_local_experts", "num_experts"),
     Fixed("router_type", "topk_softmax"),

@@ -9,7 +9,7 @@ from ..config_rows import Computed, Fixed, Inert, Stated, pairs
 from ..family import Family
 from ..rows import renamed
 from .hunyuan_v1_dense import FAMILY as DENSE
-from .shared_fields import without
+from .shared_fields import NO_ROUTER_LOSS, without
 from .shared_tensors import GATED_MLP, LAYER, ROUTED_EXPERTS, shared_expert
 
 
@@ -46,7 +46,8 @@ FAMILY = Family(
     kind="moe",
     config_rows=(
         *without(DENSE.config_rows, "intermediate_size"),
-        *pairs("num_experts", "output_router_logits"),
+        *pairs("num_experts"),
+        *NO_ROUTER_LOSS,
         Computed(
             ("intermediate_size",), _width, lambda config: {"intermediate_size": config.moe_intermediate_size}
         ),

@@ -4,7 +4,7 @@ from ..config_rows import Fixed, Inert, Pair, pairs
 from ..family import Family
 from ..rows import renamed
 from .deepseek import PREDICTION_LAYERS, sparse_layers
-from .shared_fields import ATTENTION_BIAS, ROUTER_PARAM_DTYPE, SIZES
+from .shared_fields import ATTENTION_BIAS, NO_ROUTER_LOSS, ROUTER_PARAM_DTYPE, SIZES
 from .shared_tensors import (
     ATTENTION,
     EMBEDDINGS_AND_HEAD,
@@ -22,7 +22,7 @@ FAMILY = Family(
     kind="moe",
     config_rows=(
         *SIZES,
-        *pairs("mlp_bias", "moe_intermediate_size", "num_experts_per_tok", "output_router_logits"),
+        *pairs("mlp_bias", "moe_intermediate_size", "num_experts_per_tok"),
         Pair("router_scaling_factor", "routed_scaling_factor"),
         Pair("rms_norm_eps", "norm_eps"),
         ATTENTION_BIAS,
@@ -36,7 +36,7 @@ FAMILY = Family(
         Fixed("norm_topk_eps", 1e-20),
         Fixed("router_matmul_dtype", "float32"),
         Fixed("router_weight_dtype", "float32"),
-        Fixed("router_aux_loss_coef", 0.0),
+        *NO_ROUTER_LOSS,
     ),
     rows=(
         *EMBEDDINGS_AND_HEAD,

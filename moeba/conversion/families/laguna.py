@@ -10,6 +10,7 @@ from ..rows import renamed, same
 from .shared_fields import (
     ATTENTION_BIAS,
     LISTED_WINDOW,
+    ROUTER_LOSS,
     SHARED_WIDTH,
     SIZES,
     listed_kinds,
@@ -54,9 +55,8 @@ FAMILY = Family(
     kind="moe",
     config_rows=(
         *without(SIZES, "num_attention_heads", "rope_parameters"),
-        *pairs(
-            "moe_intermediate_size", "num_experts_per_tok", "output_router_logits", "router_aux_loss_coef"
-        ),
+        *pairs("moe_intermediate_size", "num_experts_per_tok"),
+        *ROUTER_LOSS,
         Pair("moe_routed_scaling_factor", "routed_scaling_factor"),
         Pair("rms_norm_eps", "norm_eps"),
         Pair(

@@ -98,7 +98,6 @@ FAMILY = Family(
         Fixed("attention_output_bias", False),
         Fixed("attention_sink_layer_types", ["sliding_attention"]),
         Fixed("attention_softmax_dtype", "model"),
-        Fixed("router_aux_loss_coef", 0.0),
         *without(ROUTED_AS, "moe_layer_freq"),
         *AUTHORS_NAMES,
     ),

@@ -8,7 +8,7 @@ from typing import Any
 from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Pair, pairs
 from ..family import Family
-from .deepseek import INV_FREQ, LATENT_SIZES, SLICED, head_parts, latent_attention
+from .deepseek import LATENT_SIZES, SLICED, head_parts, latent_attention
 from .shared_fields import scalar_that_gives
 from .shared_tensors import EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
 
@@ -44,6 +44,5 @@ FAMILY = Family(
         SLICED,
     ),
     rows=(*EMBEDDINGS_AND_HEAD, *latent_attention(), *GATED_MLP, *PRE_NORMS),
-    dropped=(INV_FREQ,),
     reordered="stock divides what enters the head, where Moeba divides the logits",
 )

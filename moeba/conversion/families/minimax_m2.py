@@ -5,7 +5,7 @@ from ..config_rows import Computed, Fixed, Pair, Stated, pairs
 from ..family import Family
 from ..rows import renamed, rotated_width
 from .deepseek import MORE_TOKENS
-from .shared_fields import PARTIAL_ROPE, SIZES, without
+from .shared_fields import PARTIAL_ROPE, ROUTER_LOSS, SIZES, without
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, QK_NORM, per_expert
 
 MOE = f"{LAYER}.block_sparse_moe"
@@ -25,7 +25,8 @@ FAMILY = Family(
     kind="moe",
     config_rows=(
         *without(SIZES, "intermediate_size", "rope_parameters"),
-        *pairs("num_experts_per_tok", "output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),
+        *pairs("num_experts_per_tok", "router_jitter_noise"),
+        *ROUTER_LOSS,
         Pair("intermediate_size", "moe_intermediate_size"),
         Pair("num_local_experts", "num_experts"),
         Pair("rms_norm_eps", "norm_eps"),

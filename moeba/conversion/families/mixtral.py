@@ -3,7 +3,7 @@
 from ..config_rows import Fixed, Pair, pairs
 from ..family import Family
 from ..rows import renamed
-from .shared_fields import SIZES, UNIFORM_WINDOW
+from .shared_fields import ROUTER_LOSS, SIZES, UNIFORM_WINDOW
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, per_expert
 
 FAMILY = Family(
@@ -12,7 +12,8 @@ FAMILY = Family(
     kind="moe",
     config_rows=(
         *(row for row in SIZES if row.theirs != ("intermediate_size",)),
-        *pairs("num_experts_per_tok", "output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),
+        *pairs("num_experts_per_tok", "router_jitter_noise"),
+        *ROUTER_LOSS,
         Pair("intermediate_size", "moe_intermediate_size"),
         Pair("num_local_experts", "num_experts"),
         Pair("rms_norm_eps", "norm_eps"),

@@ -3,12 +3,12 @@
 from ..config_rows import Fixed, Pair, pairs
 from ..family import Family
 from ..rows import same
-from .shared_fields import ATTENTION_BIAS, SIZES, without
+from .shared_fields import ATTENTION_BIAS, ROUTER_LOSS, SIZES, without
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, QK_NORM, ROUTED_EXPERTS
 
 EXPERTS_CONFIG = (
-    *pairs("num_experts", "num_experts_per_tok", "norm_topk_prob", "output_router_logits"),
-    *pairs("router_aux_loss_coef"),
+    *pairs("num_experts", "num_experts_per_tok", "norm_topk_prob"),
+    *ROUTER_LOSS,
     Pair("intermediate_size", "moe_intermediate_size"),
 )
 EXPERTS_AND_ATTENTION = (

@@ -8,6 +8,7 @@ from ..family import Family
 from ..rows import renamed, same
 from .shared_fields import (
     ATTENTION_BIAS,
+    ROUTER_LOSS,
     SIZES,
     UNIFORM_WINDOW,
     UNLISTED_HEAD_DIM,
@@ -52,7 +53,8 @@ FAMILY = Family(
     config_rows=(
         *without(SIZES, "head_dim", "intermediate_size", "rope_parameters"),
         UNLISTED_HEAD_DIM,
-        *pairs("lm_head_bias", "output_router_logits", "router_aux_loss_coef"),
+        *pairs("lm_head_bias"),
+        *ROUTER_LOSS,
         # The second is a copy of what the settings have.
         Computed(("rope_parameters", "original_max_position_embeddings"), _rope, _rope_back),
         Pair("intermediate_size", "moe_intermediate_size"),

@@ -6,7 +6,7 @@ from ..config_rows import Computed, Fixed, Pair, pairs
 from ..family import Family
 from ..rows import same
 from .qwen3_moe import LAYER_KINDS
-from .shared_fields import SHARED_WIDTH, SIZES, UNLISTED_HEAD_DIM, WINDOW_BY_LAYER, without
+from .shared_fields import ROUTER_LOSS, SHARED_WIDTH, SIZES, UNLISTED_HEAD_DIM, WINDOW_BY_LAYER, without
 from .shared_tensors import (
     ATTENTION,
     EMBEDDINGS_AND_HEAD,
@@ -31,7 +31,7 @@ FAMILY = Family(
         *without(SIZES, "head_dim"),
         UNLISTED_HEAD_DIM,
         *pairs("moe_intermediate_size", "num_experts_per_tok", "norm_topk_prob"),
-        *pairs("output_router_logits", "router_aux_loss_coef"),
+        *ROUTER_LOSS,
         Pair("rms_norm_eps", "norm_eps"),
         Pair("qkv_bias", "attention_bias"),
         Fixed("attention_output_bias", False),

@@ -6,7 +6,7 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Pair, pairs
 from ..family import Family
 from ..rows import same
-from .shared_fields import SIZES
+from .shared_fields import ROUTER_LOSS, SIZES
 from .shared_tensors import (
     ATTENTION,
     EMBEDDINGS_AND_HEAD,
@@ -49,7 +49,7 @@ FAMILY = Family(
     config_rows=(
         *SIZES,
         *pairs("attention_bias", "moe_intermediate_size", "num_experts_per_tok", "norm_topk_prob"),
-        *pairs("output_router_logits", "router_aux_loss_coef"),
+        *ROUTER_LOSS,
         Pair("rms_norm_eps", "norm_eps"),
         LAYER_KINDS,
         Computed(

@@ -89,6 +89,15 @@ ATTENTION_BIAS = Computed(
     lambda config: {"attention_bias": config.attention_bias},
 )
 
+# The balance loss of transformers' own models: there with the router logits, in evaluation too.
+ROUTER_LOSS: tuple[ConfigRow, ...] = (
+    Pair("output_router_logits", "output_router_logits", ours_from=bool),
+    Pair("router_aux_loss_coef", "router_aux_loss_coef", ours_from=lambda factor: factor or 0.0),
+    Fixed("router_loss", "with_router_logits"),
+)
+# The stock model shows its router logits and makes no loss of them.
+NO_ROUTER_LOSS: tuple[ConfigRow, ...] = (*pairs("output_router_logits"), Fixed("router_loss", "none"))
+
 # GPT's block: layer norms, a feed-forward without a gate, a bias in every projection.
 CLASSIC: tuple[ConfigRow, ...] = (
     Fixed("norm_type", "layernorm"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..config_rows import Computed, Inert
 from ..family import Family
-from .deepseek import INV_FREQ, LATENT_SIZES, ROPE_INTERLEAVE, head_parts, latent_attention
+from .deepseek import LATENT_SIZES, ROPE_INTERLEAVE, head_parts, latent_attention
 from .shared_tensors import EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
 
 
@@ -31,5 +31,4 @@ FAMILY = Family(
         Inert("embedding_initializer_range", "the spread of new embeddings, which training starts from"),
     ),
     rows=(*EMBEDDINGS_AND_HEAD, *latent_attention(), *GATED_MLP, *PRE_NORMS),
-    dropped=(INV_FREQ,),
 )

@@ -38,8 +38,8 @@ EXPERT_FIELDS = (
     "router_type", "scoring_func", "norm_topk_prob", "norm_topk_eps", "norm_topk_min", "topk_sorted", "n_group",
     "topk_group", "group_mask", "group_scoring", "router_selection_bias", "routed_scaling_factor", "router_bias",
     "router_logit_softcapping", "router_param_dtype", "router_matmul_dtype", "router_score_dtype",
-    "router_weight_dtype", "sparsemixer_eps", "router_jitter_noise", "router_jitter_draws", "router_aux_loss_coef",
-    "router_z_loss_coef", "output_router_logits",
+    "router_weight_dtype", "sparsemixer_eps", "router_jitter_noise", "router_jitter_draws", "router_loss",
+    "router_aux_loss_coef", "router_z_loss_coef", "output_router_logits",
 )  # fmt: skip
 
 

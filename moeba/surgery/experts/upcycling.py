@@ -109,6 +109,7 @@ class Upcycling:
             shared_expert_intermediate_size=dense.intermediate_size if self.shared_expert else 0,
             shared_expert_gate=False,
             routed_scaling_factor=scale if by_router else 1.0,
+            router_loss="training",
         )
         for name in ROUTER_FIELDS:
             values.pop(name, None)
