@@ -9,16 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, Literal
 
-import torch
-
 from ..library.upstream import CACHE, PreTrainedConfig, generation_fields, logging, strict
 from ..library.window import require_transformers
 from .contradictions import contradictions
-from .idle_fields import IDLE, said_in_vain
+from .idle_fields import said_in_vain, without_idle
 from .model_facts import count_params, flops_per_token, kv_cache_bytes_per_token, layer_view
 from .overrides import ROPE_NAMES, overridden
 from .parallel_plans import EXPERT_PARALLEL, PIPELINE_PARALLEL, TENSOR_PARALLEL, tensor_parallel_plan
-from .ranges import nearest, out_of_range
+from .ranges import dtype_problems, nearest, out_of_range
 from .rope_rules import two_ropes, unknown_rope_keys
 from .validation import with_value_errors
 
@@ -326,7 +324,7 @@ class MoebaConfig(PreTrainedConfig):
         from_file = kwargs.pop(_FROM_FILE, False)
         self.refuse_unknown(kwargs)
         self._take_other_spellings(kwargs)
-        self._check_dtype(kwargs)
+        self._refuse(dtype_problems(self.dtype, kwargs.get("torch_dtype")))
         self._refuse(out_of_range(vars(self)))  # before lists as long as a number says are made
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
@@ -359,8 +357,9 @@ class MoebaConfig(PreTrainedConfig):
         self.base_model_tp_plan = tensor_parallel_plan(self)
         if not from_file:
             self.validate()
-            self._refuse_unread_rope()
-            self.refuse_idle()
+            unread = [key for rope in self._ropes() for key in unknown_rope_keys(rope)]
+            self._refuse(f"rope_parameters has {key}, which no rope type reads" for key in unread)
+            self._refuse(said_in_vain(self).values())
 
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """Gather all spellings of the rope settings in `rope_parameters`; refuse them without rope."""
@@ -387,19 +386,6 @@ class MoebaConfig(PreTrainedConfig):
         kinds = self.nested_rope_parameter_keys(self.rope_parameters or {})
         return [self.rope_parameters[kind] for kind in kinds] or [self.rope_parameters or {}]
 
-    def _refuse_unread_rope(self) -> None:
-        for unread in (key for rope in self._ropes() for key in unknown_rope_keys(rope)):
-            raise ValueError(f"rope_parameters has {unread}, which no rope type reads.")
-
-    def _check_dtype(self, kwargs: Mapping[str, Any]) -> None:
-        given = [value for value in (self.dtype, kwargs.get("torch_dtype")) if value is not None]
-        found = [getattr(torch, str(value).removeprefix("torch."), None) for value in given]
-        for value, dtype in zip(given, found, strict=True):
-            if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-                raise ValueError(f"dtype={value!r} is no floating-point dtype of torch.")
-        if len(set(found)) > 1:
-            raise ValueError(f"torch_dtype={given[1]} contradicts dtype={given[0]}: they are one field.")
-
     def _take_other_spellings(self, kwargs: dict[str, Any]) -> None:
         """Read fields given by a name of `attribute_map`; a field given twice must have the same value."""
         defaults = {field.name: field.default for field in fields(self)}
@@ -413,7 +399,9 @@ class MoebaConfig(PreTrainedConfig):
 
     @classmethod
     def _known(cls) -> set[str]:
-        return {field.name for field in fields(cls)} | set(cls.attribute_map) | _LIBRARY_KWARGS | set(ROPE_NAMES)
+        return (
+            {field.name for field in fields(cls)} | set(cls.attribute_map) | _LIBRARY_KWARGS | set(ROPE_NAMES)
+        )
 
     @classmethod
     def unknown_fields(cls, values: Mapping[str, Any]) -> list[str]:
@@ -446,8 +434,8 @@ class MoebaConfig(PreTrainedConfig):
         said = {cls.attribute_map.get(name, name): value for name, value in given.items()}
         values = overridden(config_dict, said, cls.attribute_map)
         extra = {name: values.pop(name) for name in cls.unknown_fields(values)}
-        values = cls._without_idle(values, said)
-        result = super().from_dict({**values, _FROM_FILE: True}, **kwargs)
+        values = without_idle(cls, {**values, _FROM_FILE: True}, said, cls.attribute_map)
+        result = super().from_dict(values, **kwargs)
         config = result[0] if isinstance(result, tuple) else result
         for name, value in extra.items():
             logger.warning(
@@ -455,22 +443,6 @@ class MoebaConfig(PreTrainedConfig):
             )
             setattr(config, name, value)
         return result
-
-    @classmethod
-    def _without_idle(cls, values: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
-        """A file's values without those that have nothing to act on; those that were `said` are refused instead."""
-        for _ in range(len(IDLE)):  # one less may leave another one without effect
-            idle = said_in_vain(cls(**{**values, _FROM_FILE: True}))
-            if not idle:
-                break
-            cls._refuse(why for name, why in idle.items() if name in said)
-            aliases = {alias for alias, name in cls.attribute_map.items() if name in idle}
-            values = {name: value for name, value in values.items() if name not in idle.keys() | aliases}
-        return values
-
-    def refuse_idle(self) -> None:
-        """Raise a ValueError for a field that was given a value and has nothing to act on."""
-        self._refuse(said_in_vain(self).values())
 
     def validate_architecture(self) -> None:
         """Refuse fields that contradict each other (`@strict` runs this at construction)."""

@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, get_args
 
-from .ranges import nearest, out_of_range, token_ids_out_of_range
+from .ranges import dtype_problems, nearest, out_of_range, token_ids_out_of_range
 from .rope_rules import rope_problems
+
 
 def contradictions(config: Any) -> Iterator[str]:
     """Every problem of a config, the simplest first."""
     yield from out_of_range(vars(config))
     yield from token_ids_out_of_range(config)
+    yield from dtype_problems(config.dtype, None)
     yield from _names(config)
     yield from _attention(config)
     yield from _positions(config)

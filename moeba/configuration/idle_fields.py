@@ -1,12 +1,13 @@
 """When a field has something to act on: the one table from which configs are refused, cleaned and compared.
 
-A value that changes nothing misleads whoever set it. What somebody says (to the constructor, as an override, as an
-attribute before a model is built) is refused; what a file says is read without it, as earlier versions wrote such.
+A value that changes nothing misleads whoever set it. What somebody says to the constructor or as an override is
+refused; of an attribute that is set before a model is built, a warning tells; what a file says is read without it, as
+earlier versions wrote such.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -107,6 +108,13 @@ ALWAYS_SAID = frozenset(
 )  # fmt: skip
 
 
+# Fields that are what another one is, unless they are given.
+FOLLOWING = {
+    "qk_norm_type": "norm_type", "qk_norm_eps": "norm_eps", "qk_norm_bias": "norm_bias",
+    "moe_intermediate_size": "intermediate_size",
+}  # fmt: skip
+
+
 def is_idle(config: Any, name: str) -> bool:
     """Whether a field has nothing to act on in this config, so that any value means the same."""
     return next(_reasons(config, name), None) is not None
@@ -129,14 +137,49 @@ def said_in_vain(config: Any) -> dict[str, str]:
             continue
         for name in sorted(idle.names - ALWAYS_SAID - problems.keys()):
             if (value := getattr(config, name)) not in usual[name]:
-                problems[name] = f"{name}={value!r} has no effect without {idle.needs}: leave it out, or set that"
+                problems[name] = (
+                    f"{name}={value!r} has no effect without {idle.needs}: leave it out, or set that"
+                )
     return problems
+
+
+def set_in_vain(config: Any) -> list[str]:
+    """The sentences about a config whose fields may have been set one by one: those that follow others did not then.
+
+    Tools set fields that a model may have, such as `sliding_window`, on any config: that is no error.
+    """
+    return [why for name, why in said_in_vain(config).items() if name not in FOLLOWING]
+
+
+def without_idle(
+    config_class: Callable[..., Any],
+    values: dict[str, Any],
+    said: Mapping[str, Any],
+    aliases: Mapping[str, str],
+) -> dict[str, Any]:
+    """A file's values without those that have nothing to act on.
+
+    Args:
+        config_class: makes a config of values.
+        said: those that somebody said beside the file.
+        aliases: other spellings of fields, each with the field's name.
+
+    Raises:
+        ValueError: one that was said has nothing to act on.
+    """
+    for _ in IDLE:  # one less may leave another one without effect
+        idle = said_in_vain(config_class(**values))
+        if not idle:
+            break
+        for name in idle.keys() & said.keys():
+            raise ValueError(f"{idle[name]}.")
+        values = {name: value for name, value in values.items() if aliases.get(name, name) not in idle}
+    return values
 
 
 def _defaults(config: Any) -> dict[str, tuple[Any, ...]]:
     """What each field is where nobody said anything: the class's default, or what follows from other fields."""
     usual: dict[str, tuple[Any, ...]] = {field.name: (field.default,) for field in fields(config)}
-    for name in ("type", "eps", "bias"):
-        usual[f"qk_norm_{name}"] += (getattr(config, f"norm_{name}"),)
-    usual["moe_intermediate_size"] += (config.intermediate_size,)
+    for name, source in FOLLOWING.items():
+        usual[name] += (getattr(config, source),)
     return usual

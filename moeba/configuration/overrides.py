@@ -9,7 +9,9 @@ ROPE_NAMES = ("rope_scaling", "rope_theta", "partial_rotary_factor", "original_m
 _BY_LAYER = ("layer_types", "rotary_layers", "mlp_layer_types")
 
 
-def overridden(saved: Mapping[str, Any], said: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
+def overridden(
+    saved: Mapping[str, Any], said: Mapping[str, Any], aliases: Mapping[str, str]
+) -> dict[str, Any]:
     """The values of both, where those `said` win.
 
     Fewer layers than were saved are the first ones, as in stock models, so lists that say something of each layer end
@@ -28,7 +30,9 @@ def overridden(saved: Mapping[str, Any], said: Mapping[str, Any], aliases: Mappi
         values["rope_parameters"] = _rope(saved, {name: said[name] for name in said if name in ROPE_NAMES})
         values = {name: value for name, value in values.items() if name not in ROPE_NAMES}
     if said.get("position_embedding_type", "rope") != "rope":
-        values = {name: value for name, value in values.items() if name not in ("rope_parameters", "rotary_layers")}
+        values = {
+            name: value for name, value in values.items() if name not in ("rope_parameters", "rotary_layers")
+        }
     layers = said.get("num_hidden_layers")
     if isinstance(layers, int):
         for name in _BY_LAYER:

@@ -6,9 +6,10 @@ Whatever is said here of a field holds whether or not other fields let it act.
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
+
+import torch
 
 from ..library.upstream import ACT2FN
 
@@ -47,6 +48,11 @@ NOT_ZERO = ("logits_scaling", "logit_scale", "embedding_multiplier")
 FRACTIONS = (
     "attention_dropout", "hidden_dropout", "embedding_dropout", "classifier_dropout", "router_jitter_noise",
 )  # fmt: skip
+# Fields of the library's own base class, whose types it does not check.
+INHERITED: dict[str, type] = {
+    "id2label": dict, "label2id": dict, "output_hidden_states": bool, "return_dict": bool, "problem_type": str,
+    "architectures": list,
+}  # fmt: skip
 
 
 def out_of_range(values: Mapping[str, Any]) -> Iterator[str]:
@@ -55,8 +61,12 @@ def out_of_range(values: Mapping[str, Any]) -> Iterator[str]:
     Args:
         values: fields by name; those that are None say nothing, those that are missing are not asked for.
     """
+    for name, kind in INHERITED.items():
+        value = values.get(name)
+        if value is not None and not isinstance(value, kind):
+            yield f"{name}={value!r} must be of type {kind.__name__}"
     for name, value in values.items():
-        if isinstance(value, float) and not abs(value) <= LARGEST:
+        if isinstance(value, int | float) and not abs(value) <= LARGEST:
             yield f"{name}={value} must be a finite number, also in float32"
     for name, (least, most) in COUNTS.items():
         value = values.get(name)
@@ -97,6 +107,19 @@ def token_ids_out_of_range(config: Any) -> Iterator[str]:
                 yield f"{name}={ids} is no token id"
 
 
+def dtype_problems(dtype: Any, torch_dtype: Any) -> Iterator[str]:
+    """What is wrong with a model's dtype under its two names."""
+    found = []
+    for value in (dtype, torch_dtype):
+        if value is None:
+            continue
+        found.append(getattr(torch, str(value).removeprefix("torch."), None))
+        if not isinstance(found[-1], torch.dtype) or not found[-1].is_floating_point:
+            yield f"dtype={value!r} is no floating-point dtype of torch"
+    if len(set(found)) > 1:
+        yield f"torch_dtype={torch_dtype} contradicts dtype={dtype}: they are one field"
+
+
 def is_number(value: Any) -> bool:
-    """Whether a value out of a dict is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value out of a dict is a finite number, also in float32."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST

@@ -7,26 +7,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..library.upstream import ROPE_INIT_FUNCTIONS
-from .ranges import LARGEST, is_number, nearest
+from .ranges import is_number, nearest
 
-# Which settings each rope type of transformers reads beside those that every type has.
-_SCALED = {"factor", "original_max_position_embeddings", "mscale", "mscale_all_dim"}
-_EVERYWHERE = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"}
-_OF_TYPE = {
-    "linear": {"factor", "mscale_all_dim"},
-    "dynamic": {"factor", "mscale_all_dim"},
-    "proportional": {"factor"},
-    "yarn": _SCALED | {"attention_factor", "beta_fast", "beta_slow", "truncate"},
-    "longrope": {"factor", "attention_factor", "short_factor", "long_factor", "mscale_all_dim"},
-    "llama3": {"factor", "low_freq_factor", "high_freq_factor", "mscale_all_dim"},
-}
-ROPE_KEYS = frozenset(_EVERYWHERE.union(*_OF_TYPE.values()))
+# Every setting that a rope type of transformers, or latent attention's scaling, reads.
+ROPE_KEYS = frozenset(
+    (
+        "rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings", "factor",
+        "attention_factor", "beta_fast", "beta_slow", "truncate", "mscale", "mscale_all_dim", "short_factor",
+        "long_factor", "low_freq_factor", "high_freq_factor",
+    )
+)  # fmt: skip
 _NEEDED = {
     "linear": ("factor",),
     "dynamic": ("factor",),
     "yarn": ("factor", "original_max_position_embeddings"),
     "longrope": ("short_factor", "long_factor", "original_max_position_embeddings"),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
 _POSITIVE = (
     "rope_theta", "factor", "attention_factor", "beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor",
@@ -50,22 +45,20 @@ def rope_problems(rope: Mapping[str, Any], head_dim: int) -> Iterator[str]:
             return
     for name in _POSITIVE:
         value = rope.get(name)
-        if value is not None and not (is_number(value) and 0 < value <= LARGEST):
+        if value is not None and not (is_number(value) and value > 0):
             yield f"{name}={value!r} in rope_parameters must be a positive number"
             return
     for name in ("mscale", "mscale_all_dim"):
         value = rope.get(name)
-        if value is not None and not (is_number(value) and 0 <= value <= LARGEST):
+        if value is not None and not (is_number(value) and value >= 0):
             yield f"{name}={value!r} in rope_parameters must be a number that is not negative"
     original = rope.get("original_max_position_embeddings")
     if original is not None and not (is_number(original) and original == int(original) and original >= 1):
         yield f"original_max_position_embeddings={original!r} in rope_parameters must be a whole number from 1 on"
         return
-    if kind == "llama3" and rope["high_freq_factor"] <= rope["low_freq_factor"]:
-        yield (
-            f"high_freq_factor={rope['high_freq_factor']} in rope_parameters must be above "
-            f"low_freq_factor={rope['low_freq_factor']}"
-        )
+    low, high = rope.get("low_freq_factor"), rope.get("high_freq_factor")
+    if low is not None and high is not None and high <= low:
+        yield f"high_freq_factor={high} in rope_parameters must be above low_freq_factor={low}"
     part = rope.get("partial_rotary_factor")
     factor = 1.0 if part is None else part
     if not is_number(factor) or not 0 < factor <= 1:
@@ -80,7 +73,7 @@ def rope_problems(rope: Mapping[str, Any], head_dim: int) -> Iterator[str]:
 
 
 def _factors(name: str, value: Any, expected: int) -> Iterator[str]:
-    if not isinstance(value, list) or not all(is_number(item) and 0 < item <= LARGEST for item in value):
+    if not isinstance(value, list) or not all(is_number(item) and item > 0 for item in value):
         yield f"{name}={str(value)[:80]} in rope_parameters must be a list of positive numbers"
     elif len(value) != expected:
         yield f"{name} in rope_parameters has {len(value)} numbers: this head needs {expected}"

@@ -28,8 +28,11 @@ def with_value_errors(config_class: ConfigClass) -> ConfigClass:
                 method(self, *args)
             except InvalidConfigError:
                 raise
-            except StrictDataclassError as error:
-                cause = error.__cause__ or error
+            except (
+                StrictDataclassError,
+                KeyError,
+            ) as error:  # the library names missing rope settings by the latter
+                cause = error.args[0] if isinstance(error, KeyError) else error.__cause__ or error
                 reason = " ".join(str(cause).split())
                 raise InvalidConfigError(f"{type(self).__name__}: {reason}") from error
 
