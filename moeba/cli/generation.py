@@ -47,13 +47,26 @@ def continue_text(
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p}
     if stream and not chat:
         sys.stdout.write(prompt)
-    output = network.generate(
-        **inputs.to(device),
-        **sampling,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-        streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None,
-    )
+    try:
+        output = network.generate(
+            **inputs.to(device),
+            **sampling,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=tokenizer.pad_token_id
+            if tokenizer.pad_token_id is not None
+            else tokenizer.eos_token_id,
+            streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None,
+        )
+    except (
+        RuntimeError,
+        TypeError,
+        AttributeError,
+        IndexError,
+    ) as error:  # of settings that loading did not look at
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{folder} loads, but what its config.json and generation_config.json say does not generate: {reason}"
+        ) from error
     return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 

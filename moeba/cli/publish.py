@@ -13,9 +13,7 @@ from .console import emit, err, named_path, note, say
 
 
 def bundle(
-    source: Annotated[
-        Path, typer.Argument(help="A Moeba folder.", metavar="SRC", parser=named_path)
-    ],
+    source: Annotated[Path, typer.Argument(help="A Moeba folder.", metavar="SRC", parser=named_path)],
     destination: Annotated[
         Path, typer.Argument(help="The folder to appear.", metavar="DST", parser=named_path)
     ],
@@ -35,9 +33,7 @@ def bundle(
 
 
 def card(
-    folder: Annotated[
-        Path, typer.Argument(help="A model folder.", metavar="FOLDER", parser=named_path)
-    ],
+    folder: Annotated[Path, typer.Argument(help="A model folder.", metavar="FOLDER", parser=named_path)],
 ) -> None:
     """Write the model card, README.md, of a folder from what its files say.
 
@@ -52,9 +48,7 @@ def card(
 
 
 def push(
-    folder: Annotated[
-        Path, typer.Argument(help="A model folder.", metavar="FOLDER", parser=named_path)
-    ],
+    folder: Annotated[Path, typer.Argument(help="A model folder.", metavar="FOLDER", parser=named_path)],
     repo_id: Annotated[
         str, typer.Argument(help="user/name, or a name of your own; created if it is new.", metavar="REPO")
     ],

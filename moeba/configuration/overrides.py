@@ -38,6 +38,8 @@ def overridden(
         for name in _BY_LAYER:
             if isinstance(values.get(name), list):
                 values[name] = values[name][:layers]
+        if "sparse" in saved.get("mlp_layer_types", ()) and "sparse" not in values.get("mlp_layer_types", ()):
+            values["num_experts"] = 0
         if isinstance(uneven := values.get("per_layer_config"), Mapping):
             values["per_layer_config"] = {key: sizes for key, sizes in uneven.items() if int(key) < layers}
     return values | {name: said[name] for name in names}

@@ -25,15 +25,20 @@ _NO_SIZE = re.compile(r"position|ctx|context|window|token_id|seq|length|chunk|lo
 
 
 def check_names(config: Mapping[str, Any], where: str) -> None:
-    """Refuse a config.json that names no model type, or no classes, where it should.
+    """Refuse a config.json whose fields that every reader looks at are of the wrong kind.
 
     Raises:
         ValueError: names the field and its value.
     """
+    for name in ("quantization_config", "auto_map", "rope_parameters", "rope_scaling"):
+        if not isinstance(config.get(name), Mapping | None):
+            raise ValueError(f"{where} has {name}={config[name]!r}, which is no JSON object")
     classes = config.get("architectures")
     if not isinstance(config.get("model_type", ""), str):
         raise ValueError(f"{where} has model_type={config['model_type']!r}, which is no name of a family")
-    if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+    if classes is not None and not (
+        isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    ):
         raise ValueError(f"{where} has architectures={classes!r}, which is no list of names")
 
 

@@ -37,6 +37,20 @@ _END = re.compile(r"^<!-- moeba:end -->[ \t]*(?=\r?$)", re.MULTILINE)
 _REMEMBERED = re.compile(r"^<!-- moeba:metadata (.*) -->\r?$", re.MULTILINE)
 
 
+def _standing(path: Path) -> ModelCard:
+    """The card that is there.
+
+    Raises:
+        ValueError: its metadata is broken; nothing that a person wrote is overwritten then.
+    """
+    try:
+        return ModelCard.load(path)
+    except ValueError:
+        raise
+    except Exception as error:  # of the YAML library
+        raise ValueError(f"{path} has metadata that is no YAML: {' '.join(str(error).split())}") from error
+
+
 def write_card(folder: str | Path) -> Path:
     """Write or renew the model card in `folder` and return its path; the same files give the same bytes.
 
@@ -58,7 +72,7 @@ def write_card(folder: str | Path) -> Path:
         remembered=as_json(metadata).replace(">", "\\u003e"),
         **sections(facts, figures),
     )
-    text = _merge(card, ModelCard.load(path), metadata, path) if path.exists() else f"{card}\n"
+    text = _merge(card, _standing(path), metadata, path) if path.exists() else f"{card}\n"
     _check_figures(folder, figures)
     _write_figures(folder, figures)
     _replace_text(path, text)

@@ -24,7 +24,8 @@ _FREE = {
 _NAMES = tuple(
     field.name
     for field in fields(MoebaConfig)
-    if field.name not in _FREE and field.name not in {inherited.name for inherited in fields(PreTrainedConfig)}
+    if field.name not in _FREE
+    and field.name not in {inherited.name for inherited in fields(PreTrainedConfig)}
 )
 
 
@@ -45,9 +46,8 @@ def refuse_changed(config: MoebaConfig, built: dict[str, Any]) -> None:
     """
     values = vars(config)
     for name, value in built.items():
-        if values.get(name) != value:
+        if (now := values.get(name)) != value:
             raise ValueError(
-                f"config.{name} was set to {values.get(name)!r}, but this model was built with {value!r} and keeps it: "
-                f"load it with from_pretrained(folder, {name}={values.get(name)!r}) instead, or build another model from "
-                "a copy of the config."
+                f"config.{name} was set to {now!r}, but this model was built with {value!r} and keeps it: load it with "
+                f"from_pretrained(folder, {name}={now!r}) instead, or build another model from a copy of the config."
             )
