@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 from tokenizers import Tokenizer
 
 from .json_files import listing, parse_json, read_json
+from .provenance import read_history
 
 _OBJECTS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _TOKENIZER = "tokenizer.json"
@@ -49,6 +50,10 @@ def _unreadable(folder: Path) -> Iterator[str]:
                 read_json(path)
             except ValueError as error:
                 yield str(error)
+    try:
+        read_history(folder)
+    except ValueError as error:
+        yield str(error)
     if (path := folder / _TOKENIZER).is_file():
         try:
             parse_json(path.read_bytes(), str(path))

@@ -12,14 +12,15 @@ from typing import Any
 from ..configuration.configuration_moeba import MoebaConfig
 from ..library.upstream import PreTrainedConfig
 
-# What modules or heads read at each forward, what tools set on the config of a running model (a resized vocabulary,
-# fewer layers for early exit), and what only generation, initialisation or a new head asks.
+# What modules or heads read at each forward, what the library sets on the config of a running model (a resized
+# vocabulary, fewer layers for early exit, `is_causal` in continuous batching), and what only generation, initialisation
+# or a new head asks.
 _FREE = {
     "vocab_size", "num_hidden_layers", "max_position_embeddings", "tie_word_embeddings", "use_cache", "pad_token_id",
     "bos_token_id", "eos_token_id", "embedding_multiplier", "round_embedding_multiplier",
     "positions_from_attention_mask", "initializer_range", "router_aux_loss_coef", "router_z_loss_coef",
     "output_router_logits", "logit_scale", "logits_scaling", "final_logit_softcapping", "classifier_dropout",
-    "train_padding_embedding",
+    "is_causal", "train_padding_embedding",
 }  # fmt: skip
 _NAMES = tuple(
     field.name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..configuration.ranges import MOST_LAYERS
+
 WORDS = "all, every:2, first:6, last:6, from:1 or a list such as 0,2,5"
 
 
@@ -17,10 +19,8 @@ def parse_layers(choice: str, num_layers: int) -> list[int]:
         return every
     if word in ("every", "last", "first", "from") and number.isdecimal():
         count = int(number[:20])
-        if word != "from" and not 1 <= count <= num_layers:
-            raise ValueError(
-                f"layers={choice[:40]!r}: {word} takes 1 to {num_layers} here, as many layers as the model has."
-            )
+        if count > MOST_LAYERS or (word != "from" and count < 1):
+            raise ValueError(f"layers={choice[:40]!r}: the model has {num_layers} layers; say {WORDS}.")
         picked = {"every": every[count - 1 :: count], "last": every[-count:], "first": every[:count]}
         return picked.get(word, every[count:])
     try:
