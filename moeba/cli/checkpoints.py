@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import NOT_CERTIFIED, bytes_bar, emit, err, note, say
+from .console import NOT_CERTIFIED, bytes_bar, emit, err, named_path, note, say
 
 Source = Annotated[str, typer.Argument(help="A model folder, or a Hub id such as user/name.", metavar="SRC")]
-Destination = Annotated[Path, typer.Argument(help="The folder to appear.", metavar="DST")]
+Destination = Annotated[Path, typer.Argument(help="The folder to appear.", metavar="DST", parser=named_path)]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan; read no tensor and write nothing.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint that is at DST.")]

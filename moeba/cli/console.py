@@ -9,8 +9,10 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -29,6 +31,13 @@ USER_ERRORS = (ValueError, OSError, ImportError)
 
 # `progress(done, total, what)`; no total where it is not known beforehand.
 Progressed = Callable[[int, "int | None", str], None]
+
+
+def named_path(text: str) -> Path:
+    """A path out of the command line. An empty one, often a variable that is not set, is not the current folder."""
+    if not text.strip():
+        raise typer.BadParameter("the path is empty: give a folder, or . for this one")
+    return Path(text)
 
 
 def out() -> Console:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_seed
 
 from ..conversion import resolve
+from ..conversion.checkpoint import check_loadable
 
 
 def continue_text(
@@ -28,24 +30,54 @@ def continue_text(
         ValueError: the folder has no tokenizer, or `chat` finds no chat template, or the prompt is empty.
     """
     folder = resolve(model, any_type=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    check_loadable(folder)
+    tokenizer = _load(AutoTokenizer, folder)
     inputs = _encode(tokenizer, prompt, chat)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device)
+    network = _load(AutoModelForCausalLM, folder, dtype="auto").to(device)
+    rows = network.get_input_embeddings().weight.shape[0]
+    if (largest := int(inputs["input_ids"].max())) >= rows:
+        raise ValueError(
+            f"the tokenizer of {folder} makes token {largest} of the prompt, but the model embeds only {rows}: the two "
+            "do not belong together"
+        )
     set_seed(seed)
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p}
     if stream and not chat:
         sys.stdout.write(prompt)
-    output = network.generate(
-        **inputs.to(device),
-        **sampling,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-        streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None,
-    )
+    try:
+        output = network.generate(
+            **inputs.to(device),
+            **sampling,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=tokenizer.pad_token_id
+            if tokenizer.pad_token_id is not None
+            else tokenizer.eos_token_id,
+            streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None,
+        )
+    except (
+        RuntimeError,
+        TypeError,
+        AttributeError,
+        IndexError,
+    ) as error:  # of settings that loading did not look at
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{folder} loads, but what its config.json and generation_config.json say does not generate: {reason}"
+        ) from error
     return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def _load(loader: Any, folder: Path, **options: Any) -> Any:
+    try:
+        return loader.from_pretrained(folder, **options)
+    except (OSError, ImportError):  # said well by the library
+        raise
+    except Exception as error:  # whatever a malformed file provokes there
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{folder} is not loaded by transformers' {loader.__name__}: {reason}") from error
 
 
 def _encode(tokenizer: Any, prompt: str, chat: bool) -> Any:

@@ -9,12 +9,14 @@ from typing import Annotated
 import typer
 
 from .checkpoints import Json, Overwrite
-from .console import emit, err, note, say
+from .console import emit, err, named_path, note, say
 
 
 def bundle(
-    source: Annotated[Path, typer.Argument(help="A Moeba folder.", metavar="SRC")],
-    destination: Annotated[Path, typer.Argument(help="The folder to appear.", metavar="DST")],
+    source: Annotated[Path, typer.Argument(help="A Moeba folder.", metavar="SRC", parser=named_path)],
+    destination: Annotated[
+        Path, typer.Argument(help="The folder to appear.", metavar="DST", parser=named_path)
+    ],
     overwrite: Overwrite = False,
 ) -> None:
     """Make a folder that can be uploaded to the Hub and loads where Moeba is not installed.
@@ -31,7 +33,7 @@ def bundle(
 
 
 def card(
-    folder: Annotated[Path, typer.Argument(help="A model folder.", metavar="FOLDER")],
+    folder: Annotated[Path, typer.Argument(help="A model folder.", metavar="FOLDER", parser=named_path)],
 ) -> None:
     """Write the model card, README.md, of a folder from what its files say.
 
@@ -46,7 +48,7 @@ def card(
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(help="A model folder.", metavar="FOLDER")],
+    folder: Annotated[Path, typer.Argument(help="A model folder.", metavar="FOLDER", parser=named_path)],
     repo_id: Annotated[
         str, typer.Argument(help="user/name, or a name of your own; created if it is new.", metavar="REPO")
     ],

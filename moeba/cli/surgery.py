@@ -19,6 +19,7 @@ from .checkpoints import (
     common,
     perform,
 )
+from .console import named_path
 
 To = Annotated[
     str,
@@ -146,7 +147,8 @@ def split(
 
 def merge(
     recipe: Annotated[
-        Path, typer.Argument(help="A YAML file in the words of mergekit-moe.", metavar="RECIPE")
+        Path,
+        typer.Argument(help="A YAML file in the words of mergekit-moe.", metavar="RECIPE", parser=named_path),
     ],
     destination: Destination,
     to: Annotated[

@@ -5,16 +5,20 @@ is a `Literal` that a table in `moeba/modeling` turns into a small class.
 """
 
 import copy
-import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, Literal
 
 from ..library.upstream import CACHE, PreTrainedConfig, generation_fields, logging, strict
 from ..library.window import require_transformers
 from .contradictions import contradictions
+from .idle_fields import said_in_vain, without_idle
 from .model_facts import count_params, flops_per_token, kv_cache_bytes_per_token, layer_view
+from .overrides import ROPE_NAMES, overridden
 from .parallel_plans import EXPERT_PARALLEL, PIPELINE_PARALLEL, TENSOR_PARALLEL, tensor_parallel_plan
+from .ranges import dtype_problems, nearest, out_of_range
+from .rope_rules import two_ropes, unknown_rope_keys
+from .validation import with_value_errors
 
 # The first file of a Hub folder that is loaded. Libraries before 5 bring along only what it imports by itself.
 require_transformers()
@@ -34,10 +38,12 @@ _LIBRARY_KWARGS = {
     "quantization_config",
     "torch_dtype",
 }
-_ROPE_KWARGS = {"original_max_position_embeddings", "partial_rotary_factor", "rope_scaling", "rope_theta"}
+# Marks values that a file says, see `from_dict`.
+_FROM_FILE = "_from_file"
 
 
 # No postponed annotations in this file: `@strict` checks each field against what its annotation evaluates to.
+@with_value_errors
 @strict
 class MoebaConfig(PreTrainedConfig):
     r"""
@@ -322,8 +328,11 @@ class MoebaConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        from_file = kwargs.pop(_FROM_FILE, False)
         self.refuse_unknown(kwargs)
         self._take_other_spellings(kwargs)
+        self._refuse(dtype_problems(self.dtype, kwargs.get("torch_dtype")))
+        self._refuse(out_of_range(vars(self)))  # before lists as long as a number says are made
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None and self.num_attention_heads > 0:
@@ -353,12 +362,17 @@ class MoebaConfig(PreTrainedConfig):
             self.mlp_layer_types = ["sparse" if self.num_experts else "dense"] * self.num_hidden_layers
         super().__post_init__(**kwargs)
         self.base_model_tp_plan = tensor_parallel_plan(self)
+        if not from_file:
+            self.validate()
+            unread = [key for rope in self._ropes() for key in unknown_rope_keys(rope)]
+            self._refuse(f"rope_parameters has {key}, which no rope type reads" for key in unread)
+            self._refuse(said_in_vain(self).values())
 
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """Gather all spellings of the rope settings in `rope_parameters`; refuse them without rope."""
         if self.position_embedding_type != "rope":
             rope = {"rope_parameters": self.rope_parameters}
-            rope |= {name: kwargs.pop(name, None) for name in _ROPE_KWARGS}
+            rope |= {name: kwargs.pop(name, None) for name in set(ROPE_NAMES)}
             for name, value in rope.items():
                 if value is not None:
                     raise ValueError(
@@ -366,13 +380,18 @@ class MoebaConfig(PreTrainedConfig):
                         f"'{self.position_embedding_type}': remove it, or choose 'rope'."
                     )
             return kwargs
+        self._refuse(two_ropes(kwargs, self.rope_parameters))
         self.rope_parameters = copy.deepcopy(kwargs.pop("rope_scaling", None) or self.rope_parameters or {})
         trained_length = kwargs.pop("original_max_position_embeddings", None)
         if trained_length is not None:
-            kinds = self.nested_rope_parameter_keys(self.rope_parameters)
-            for rope in [self.rope_parameters[kind] for kind in kinds] or [self.rope_parameters]:
+            for rope in self._ropes():
                 rope.setdefault("original_max_position_embeddings", trained_length)
         return super().convert_rope_params_to_dict(**kwargs)
+
+    def _ropes(self) -> list[dict[str, Any]]:
+        """The rope settings, or those of each kind of layers."""
+        kinds = self.nested_rope_parameter_keys(self.rope_parameters or {})
+        return [self.rope_parameters[kind] for kind in kinds] or [self.rope_parameters or {}]
 
     def _take_other_spellings(self, kwargs: dict[str, Any]) -> None:
         """Read fields given by a name of `attribute_map`; a field given twice must have the same value."""
@@ -387,7 +406,9 @@ class MoebaConfig(PreTrainedConfig):
 
     @classmethod
     def _known(cls) -> set[str]:
-        return {field.name for field in fields(cls)} | set(cls.attribute_map) | _LIBRARY_KWARGS | _ROPE_KWARGS
+        return (
+            {field.name for field in fields(cls)} | set(cls.attribute_map) | _LIBRARY_KWARGS | set(ROPE_NAMES)
+        )
 
     @classmethod
     def unknown_fields(cls, values: Mapping[str, Any]) -> list[str]:
@@ -400,20 +421,28 @@ class MoebaConfig(PreTrainedConfig):
         """Raise a ValueError that names each unknown field, its value and the nearest field there is."""
         hints = []
         for name in cls.unknown_fields(values):
-            near = difflib.get_close_matches(name, cls._known(), n=1, cutoff=0.0)
-            hints.append(f"{name}={values[name]!r} (nearest field: {near[0]})")
+            hints.append(f"{name}={values[name]!r} (nearest field: {nearest(name, cls._known())})")
         if hints:
             raise ValueError(f"MoebaConfig has no field {'; '.join(hints)}.")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers. Attributes that someone added to a saved config are kept, with a warning.
+        """As in transformers; fields among `kwargs` are said anew and validated with all others.
 
-        Only the constructor refuses them: what `save_pretrained` wrote must load again.
+        Only what somebody says is refused where nothing would read it. What `save_pretrained` wrote must load again:
+        attributes that someone added to a saved config are kept, with a warning, and a field of it that has nothing to
+        act on is read as its default.
+
+        Raises:
+            ValueError: a field out of range, fields that contradict each other, or one of `kwargs` without effect.
         """
-        extra = {name: config_dict[name] for name in cls.unknown_fields(config_dict)}
-        known = {name: value for name, value in config_dict.items() if name not in extra}
-        result = super().from_dict(known, **kwargs)
+        names = {field.name for field in fields(cls)} - {"dtype"} | set(cls.attribute_map) | set(ROPE_NAMES)
+        given = {name: kwargs.pop(name) for name in list(kwargs) if name in names}
+        said = {cls.attribute_map.get(name, name): value for name, value in given.items()}
+        values = overridden(config_dict, said, cls.attribute_map)
+        extra = {name: values.pop(name) for name in cls.unknown_fields(values)}
+        values = without_idle(cls, {**values, _FROM_FILE: True}, said, cls.attribute_map)
+        result = super().from_dict(values, **kwargs)
         config = result[0] if isinstance(result, tuple) else result
         for name, value in extra.items():
             logger.warning(
@@ -427,8 +456,12 @@ class MoebaConfig(PreTrainedConfig):
         if self.is_heterogeneous:
             super().validate_architecture()
             return
-        for problem in contradictions(self):
-            raise ValueError(f"MoebaConfig: {problem}.")
+        self._refuse(contradictions(self))
+
+    @staticmethod
+    def _refuse(problems: Iterable[str]) -> None:
+        for problem in problems:
+            raise ValueError(f"{problem}.")
 
     def validate_rope(self) -> None:
         """As in transformers, of the part of a head that rotates; where layers differ in heads, any one will do."""

@@ -1,62 +1,33 @@
-"""What a MoebaConfig may not say: fields out of range, and fields that contradict each other.
+"""What fields of a MoebaConfig may not say together.
 
 Each function yields one sentence a problem; `MoebaConfig` raises the first of them at construction.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import fields
+from typing import Any, get_args
 
-from ..library.upstream import ACT2FN, ROPE_INIT_FUNCTIONS
-
-AT_LEAST_ONE = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",
-    "v_head_dim", "embedding_size", "max_position_embeddings", "moe_intermediate_size", "n_group", "topk_group",
-    "router_jitter_draws",
-)  # fmt: skip
-NOT_NEGATIVE = (
-    "num_experts", "shared_expert_intermediate_size", "num_hidden_layers", "norm_eps", "position_offset",
-    "norm_topk_eps", "norm_topk_min", "router_aux_loss_coef", "router_z_loss_coef", "initializer_range",
-    "sparsemixer_eps",
-)  # fmt: skip
-POSITIVE_OR_NONE = (
-    "sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "router_logit_softcapping", "clip_qkv",
-    "swiglu_limit", "qk_norm_eps",
-)  # fmt: skip
-FRACTIONS = (
-    "attention_dropout", "hidden_dropout", "embedding_dropout", "classifier_dropout", "router_jitter_noise",
-)  # fmt: skip
+from .ranges import dtype_problems, nearest, out_of_range, token_ids_out_of_range
+from .rope_rules import rope_problems
 
 
 def contradictions(config: Any) -> Iterator[str]:
     """Every problem of a config, the simplest first."""
-    yield from _ranges(config)
+    yield from out_of_range(vars(config))
+    yield from token_ids_out_of_range(config)
+    yield from dtype_problems(config.dtype, None)
+    yield from _names(config)
     yield from _attention(config)
     yield from _positions(config)
     yield from _experts(config)
 
 
-def _ranges(config: Any) -> Iterator[str]:
-    for name in AT_LEAST_ONE:
-        if getattr(config, name) < 1:
-            yield f"{name}={getattr(config, name)} must be at least 1"
-    for name in NOT_NEGATIVE:
-        if getattr(config, name) < 0:
-            yield f"{name}={getattr(config, name)} must not be negative"
-    for name in POSITIVE_OR_NONE:
-        value = getattr(config, name)
-        if value is not None and value <= 0:
-            yield f"{name}={value} must be positive, or None"
-    for name in FRACTIONS:
-        if not 0 <= getattr(config, name) < 1:
-            yield f"{name}={getattr(config, name)} must be at least 0 and below 1"
-    if config.hidden_act not in ACT2FN:
-        near = difflib.get_close_matches(config.hidden_act, ACT2FN, n=1, cutoff=0.0)[0]
-        yield f"hidden_act='{config.hidden_act}' is no activation of transformers (nearest: '{near}')"
-    if config.logits_scaling == 0:
-        yield "logits_scaling=0 divides the logits by zero"
+def _names(config: Any) -> Iterator[str]:
+    norms = get_args(next(field.type for field in fields(config) if field.name == "norm_type"))
+    if config.qk_norm_type not in norms:
+        yield f"qk_norm_type={config.qk_norm_type!r} is no norm_type (nearest: '{nearest(config.qk_norm_type, norms)}')"
     if "layernorm" not in config.norm_type and not config.norm_bias:
         yield f"norm_bias=False is about layer norms, but norm_type='{config.norm_type}'"
 
@@ -108,6 +79,14 @@ def _positions(config: Any) -> Iterator[str]:
             f"position_offset={config.position_offset} needs position_embedding_type='learned' or a sinusoidal one, "
             f"not '{kind}'"
         )
+    if kind == "relative":
+        exact = config.relative_attention_num_buckets // (2 if config.is_causal else 4)
+        if not 0 < exact < config.relative_attention_max_distance:
+            yield (
+                f"relative_attention_max_distance={config.relative_attention_max_distance} must be above the "
+                f"{exact} distances that have one of relative_attention_num_buckets="
+                f"{config.relative_attention_num_buckets} buckets of their own, which must be 1 or more"
+            )
     if kind != "rope":
         if any(config.rotary_layers):
             yield f"rotary_layers has no effect with position_embedding_type='{kind}'"
@@ -129,12 +108,7 @@ def _positions(config: Any) -> Iterator[str]:
         if rope is None:
             yield f"rope_parameters={config.rope_parameters} has None: name layers that do not rotate in rotary_layers"
             return
-        if rope["rope_type"] != "default" and rope["rope_type"] not in ROPE_INIT_FUNCTIONS:
-            yield f"rope_type='{rope['rope_type']}' is none of {['default', *ROPE_INIT_FUNCTIONS]}"
-        factor = rope.get("partial_rotary_factor", 1.0)
-        width = config.rotary_head_dim
-        if not 0 < factor <= 1 or int(width * factor) < 2 or int(width * factor) % 2:
-            yield f"partial_rotary_factor={factor} of head_dim={width} is no even width"
+        yield from rope_problems(rope, config.rotary_head_dim)
 
 
 def _experts(config: Any) -> Iterator[str]:

@@ -30,6 +30,7 @@ from .families import family_of
 from .hashes import sha256_of
 from .json_files import listing, read_json
 from .pieces import TensorSource, read_pieces
+from .sizes import check_names, check_sizes
 from .weight_files import (
     DTYPES,
     PICKLE_FILE,
@@ -94,6 +95,7 @@ class Checkpoint:
         files = open_weights(self.folder)
         self._home = {name: file for file in files for name in file.tensors}
         self.tensors = {name: file.tensors[name] for name, file in self._home.items()}
+        check_sizes(self.config, self.tensors, f"{self.folder}/config.json")
         self.weight_files = tuple(file.path for file in files)
         self.side_files = tuple(sorted(path for path in self.folder.iterdir() if _is_side_file(path)))
         self._header_sizes = {file.path: file.header_size for file in files}
@@ -160,6 +162,8 @@ def resolve(path_or_repo_id: str | Path, revision: str | None = None, *, any_typ
     Raises:
         ValueError: it is neither a folder nor a model that can be fetched, or its type is not supported.
     """
+    if not str(path_or_repo_id).strip():
+        raise ValueError("the path is empty: give the model's folder, or . for this one")
     path = Path(path_or_repo_id).expanduser()
     if path.is_dir():
         return path
@@ -174,6 +178,24 @@ def resolve(path_or_repo_id: str | Path, revision: str | None = None, *, any_typ
         raise ValueError(
             f"{path_or_repo_id} is no folder here and could not be fetched from the Hub: {reason}"
         ) from error
+
+
+def check_loadable(folder: Path) -> None:
+    """Refuse, before a library builds anything from it, a config that its weights do not bear out.
+
+    For folders that only transformers need be able to load: other weights than safetensors are not looked at.
+
+    Raises:
+        ValueError: names the file and what is wrong with it.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        return
+    config = read_json(path)
+    check_names(config, str(path))
+    files = open_weights(folder) if any((folder / name).is_file() for name in (SAFE_FILE, SAFE_INDEX)) else []
+    tensors = {name: info for file in files for name, info in file.tensors.items()}
+    check_sizes(config, tensors or None, str(path))
 
 
 def count_nonfinite(tensor: torch.Tensor) -> int:
@@ -201,7 +223,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"{folder} has no config.json: give the folder that holds it and the weights")
-    return read_json(path)
+    config = read_json(path)
+    check_names(config, str(path))
+    return config
 
 
 def _is_side_file(path: Path) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ..configuration import MoebaConfig
-from ..configuration.model_facts import NORMS_WITH_BIAS, layer_view, longrope_switch
+from ..configuration.idle_fields import is_idle
+from ..configuration.model_facts import layer_view
 
 # Fields of ours that change training or outputs, never the function that inference computes.
 TRAINING_FIELDS = {
@@ -68,58 +68,3 @@ def _without_full_factor(rope: dict[str, Any] | None) -> dict[str, Any] | None:
     if not rope or rope.get("partial_rotary_factor") != 1.0:
         return rope
     return {key: value for key, value in rope.items() if key != "partial_rotary_factor"}
-
-
-def is_idle(config: MoebaConfig, name: str) -> bool:
-    """Whether a field has nothing to act on in this config, so that any value means the same."""
-    return any(name in fields and idle(config) for fields, idle in _IDLE)
-
-
-def _has_inner_norms(config: MoebaConfig) -> bool:
-    return config.qk_norm != "none" or config.attention_type == "latent"
-
-
-_ROUTER_FIELDS = {
-    "num_experts_per_tok", "moe_intermediate_size", "expert_bias", "shared_expert_intermediate_size",
-    "shared_expert_gate", "shared_expert_combination", "moe_output_norm", "router_type", "scoring_func",
-    "norm_topk_prob", "norm_topk_eps", "norm_topk_min", "n_group", "topk_group", "group_scoring", "group_mask",
-    "router_selection_bias", "routed_scaling_factor", "router_bias", "router_logit_softcapping", "router_param_dtype",
-    "router_matmul_dtype", "router_score_dtype", "router_weight_dtype", "sparsemixer_eps",
-}  # fmt: skip
-
-# Fields, and where they have nothing to act on.
-_IDLE: tuple[tuple[set[str], Callable[[MoebaConfig], bool]], ...] = (
-    ({"sliding_window"}, lambda c: "sliding_attention" not in c.layer_types),
-    ({"attention_multiplier"}, lambda c: c.attention_multiplier in (None, c.head_dim**-0.5)),
-    ({"attention_softmax_dtype"}, lambda c: set(c.layer_types) <= set(c.attention_sink_layer_types or ())),
-    ({"alibi_bias_max", "alibi_multiplier", "alibi_dtype"}, lambda c: c.position_embedding_type != "alibi"),
-    ({"relative_attention_num_buckets", "relative_attention_max_distance"},
-     lambda c: c.position_embedding_type != "relative"),
-    ({"max_position_embeddings"}, lambda c: c.position_embedding_type in ("alibi", "none")),
-    ({"longrope_restarts_cache", "longrope_factors"}, lambda c: not longrope_switch(c)),
-    ({"round_embedding_multiplier"}, lambda c: c.embedding_multiplier == 1.0),
-    ({"rope_interleave"}, lambda c: c.attention_type != "latent" or not any(c.rotary_layers)),
-    ({"rotary_precision"}, lambda c: not any(c.rotary_layers)),
-    ({"norm_bias"}, lambda c: c.norm_type not in NORMS_WITH_BIAS),
-    ({"qk_norm_type", "qk_norm_eps", "qk_norm_bias", "qk_norm_after_rope"}, lambda c: not _has_inner_norms(c)),
-    ({"qk_norm_bias"}, lambda c: c.qk_norm_type not in NORMS_WITH_BIAS),
-    ({"attention_sink_layer_types", "attention_sink_form"},
-     lambda c: not set(c.attention_sink_layer_types or ()) & set(c.layer_types)),
-    ({"swiglu_alpha", "swiglu_limit"}, lambda c: c.feed_forward_type != "clamped_gated"),
-    ({"hidden_act"}, lambda c: c.feed_forward_type == "clamped_gated"),
-    (_ROUTER_FIELDS, lambda c: not c.sparse_layers),
-    ({"router_loss"}, lambda c: not c.sparse_layers),
-    ({"router_aux_loss_coef"}, lambda c: not c.sparse_layers or c.router_loss == "none"),
-    ({"intermediate_size"}, lambda c: bool(c.mlp_layer_types) and "dense" not in c.mlp_layer_types),
-    ({"mlp_bias"}, lambda c: bool(c.sparse_layers) and "dense" not in c.mlp_layer_types
-     and not c.shared_expert_intermediate_size),
-    # Multiplied in float32 either way. Releases of transformers differ in how native models hold it, so a folder made
-    # on one of them must find its home on the other.
-    ({"router_param_dtype"}, lambda c: c.router_matmul_dtype == "float32"),
-    ({"shared_expert_combination"}, lambda c: not c.shared_expert_intermediate_size),
-    ({"norm_topk_eps", "norm_topk_min"}, lambda c: not c.norm_topk_prob),
-    ({"topk_group", "group_scoring", "group_mask"}, lambda c: c.n_group == 1),
-    ({"scoring_func", "norm_topk_eps", "norm_topk_min", "router_score_dtype"}, lambda c: c.router_type != "topk"),
-    ({"norm_topk_prob"}, lambda c: c.router_type not in ("topk", "topk_sigmoid")),
-    ({"sparsemixer_eps"}, lambda c: c.router_type != "sparsemixer"),
-)  # fmt: skip

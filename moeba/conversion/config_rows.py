@@ -15,8 +15,10 @@ from typing import Any, Protocol
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from ..configuration import MoebaConfig
+from ..configuration.rope_rules import mistyped_rope_keys, two_ropes
 from .config_differences import TRAINING_FIELDS, differences
 from .json_files import listing
+from .sizes import check_sizes
 
 
 class ConfigRow(Protocol):
@@ -184,10 +186,26 @@ def read_native_config(raw: Mapping[str, Any]) -> PreTrainedConfig:
         ValueError: the stock class refuses it.
     """
     config_class = CONFIG_MAPPING[raw["model_type"]]
+    check_sizes(raw)
+    if twofold := contradicting_spellings(raw, config_class):
+        raise ValueError(f"config.json contradicts itself: {listing(twofold)}.")
+    if slips := mistyped_rope_keys(raw.get("rope_scaling") or raw.get("rope_parameters")):
+        raise ValueError(f"config.json has rope settings that nothing reads: {listing(slips)}.")
     try:
         return config_class.from_dict(copy.deepcopy(dict(raw)))
     except Exception as error:  # the library raises many kinds for one bad field
         raise ValueError(f"config.json is refused by {config_class.__name__}: {one_line(error)}") from error
+
+
+def contradicting_spellings(raw: Mapping[str, Any], config_class: type[PreTrainedConfig]) -> list[str]:
+    """Fields that stand in a config.json under two names with two values: the stock class would take either."""
+    names = {"torch_dtype": "dtype", **config_class.attribute_map}
+    found = [
+        f"{alias}={raw[alias]!r} and {name}={raw[name]!r} are one field"
+        for alias, name in names.items()
+        if raw.get(alias) is not None and raw.get(name) is not None and raw[alias] != raw[name]
+    ]
+    return [*found, *two_ropes(raw, raw.get("rope_parameters"))]
 
 
 def field_names(config_class: type[Any]) -> set[str]:
@@ -252,7 +270,7 @@ def to_moeba(rows: Sequence[ConfigRow], native: PreTrainedConfig) -> MoebaConfig
     if problems:
         raise ValueError(f"{native.model_type} config: {listing(problems)}")
     try:
-        config = MoebaConfig(**ours)
+        config = MoebaConfig.from_dict(ours)  # without what has nothing to act on here
     except Exception as error:
         raise ValueError(f"{native.model_type} config: {one_line(error)}") from error
     stated = (row for row in rows if isinstance(row, Stated))

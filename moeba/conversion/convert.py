@@ -83,8 +83,8 @@ def export(
     )
 
     def planned(model_type: str) -> Plan:
-        native_again = made_from is not None and made_from["source"]["model_type"] == model_type
-        bare = native_again and bool(made_from["recipe"].get("bare_names"))
+        native_again = made_from is not None and made_from["source"].get("model_type") == model_type
+        bare = native_again and bool(made_from.get("recipe", {}).get("bare_names"))
         return plan_export(checkpoint, config, family_of(model_type), bare_names=bare)
 
     kind = "moe" if config.sparse_layers else "dense"

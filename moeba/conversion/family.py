@@ -69,8 +69,8 @@ class Family:
         """
         if raw.get("per_layer_config"):
             raise ValueError(
-                f"per_layer_config={raw['per_layer_config']!r} is not supported: all layers of '{self.model_type}' have "
-                "the same sizes"
+                f"per_layer_config={raw['per_layer_config']!r} is not supported: all layers of '{self.model_type}' "
+                "have the same sizes"
             )
         native, unread = self.read_config(raw), unread_keys(raw, self.config_rows)
         config = self.to_moeba(native)

@@ -14,10 +14,12 @@ from ..modeling.modeling_moeba import MoebaPreTrainedModel
 from ..tokenization.adopt import copy_tokenizer
 from .certificate import Certificate, CertificateError, certify_folders
 from .checkpoint import Checkpoint
+from .companions import check_companions
 from .destination import check_apart, check_free, partial_folder
 from .hashes import hashing
 from .plan import Plan
 from .provenance import CERTIFICATE_FILE, OWN_FILES, describe_source, read_history, write_provenance
+from .shards import parse_size
 from .writing import Progress, WriteReport, write_checkpoint
 
 
@@ -51,6 +53,7 @@ class Run:
     def __post_init__(self) -> None:
         # Every operation takes its options before it opens anything: what fails later is read with this in mind.
         say_untested()
+        parse_size(self.max_shard_size)
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,7 @@ class Job:
             ValueError: the destination will not do, or a source changed meanwhile.
             CertificateError: the proof failed.
         """
+        check_companions(self.origins[0].checkpoint.folder, self.plan.target_config.get("vocab_size"))
         if options.dry_run:
             return Result(self.destination, self.plan)
         check_start(self.origins, self.destination, options)

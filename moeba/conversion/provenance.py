@@ -87,7 +87,22 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     if not (folder / FILE).exists():
         return []
     record = read_json(folder / FILE)
-    return [*record.pop("history", []), record]
+    history = record.pop("history", [])
+    steps = [*(history if isinstance(history, list) else [history]), record]
+    if not all(_is_step(step) for step in steps):
+        raise ValueError(
+            f"{folder / FILE} is no record of operations: restore it, or remove it to go on without"
+        )
+    return steps
+
+
+def _is_step(step: Any) -> bool:
+    return (
+        isinstance(step, dict)
+        and isinstance(step.get("operation"), str)
+        and isinstance(step.get("source"), dict)
+        and isinstance(step.get("recipe", {}), dict)
+    )
 
 
 def _card_facts(folder: Path) -> dict[str, Any]:

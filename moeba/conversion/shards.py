@@ -34,6 +34,7 @@ __all__ = [
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 _SLICE = 1 << 24  # bytes written at a time, while as many are hashed
+_MOST_BYTES = 2**63 - 1
 _UNITS = {
     **{"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
     **{"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40},
@@ -110,10 +111,15 @@ def check_recipes(recipes: Sequence[Recipe], source: TensorSource) -> None:
 
 def parse_size(size: int | str) -> int:
     """Bytes, from a number or a text such as "5GB" (10^9) or "5GiB" (2^30)."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(\w*)\s*", str(size).upper())
-    if not match or match[2] not in _UNITS or (nbytes := int(float(match[1]) * _UNITS[match[2]])) < 1:
-        raise ValueError(f'max_shard_size is {size!r}: give bytes, or a text such as "5GB" or "500MB"')
-    return nbytes
+    if isinstance(size, int) and size > _MOST_BYTES:
+        raise ValueError(f"max_shard_size is over {_MOST_BYTES} bytes: no file is as large")
+    match = re.fullmatch(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*(\w*)\s*", str(size).upper())
+    nbytes = float(match[1]) * _UNITS.get(match[2], 0) if match else 0
+    if not 1 <= nbytes <= _MOST_BYTES:
+        raise ValueError(
+            f'max_shard_size is {str(size)[:40]!r}: give bytes, or a text such as "5GB" or "500MB"'
+        )
+    return int(nbytes)
 
 
 def lay_out(recipes: Sequence[Recipe], limit: int, metadata: Mapping[str, str]) -> list[Shard]:

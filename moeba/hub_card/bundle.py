@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..configuration import MoebaConfig
 from ..conversion.checkpoint import Checkpoint
+from ..conversion.companions import check_companions
 from ..conversion.destination import check_destination, move_into_place
 from ..conversion.json_files import read_json
 from ..conversion.weight_files import PICKLE_INDEX, SAFE_INDEX
@@ -48,6 +49,7 @@ def bundle(source: str | Path, destination: str | Path, *, overwrite: bool = Fal
             f"{source} is a '{checkpoint.config.get('model_type')}' checkpoint and not a Moeba one: "
             "convert it first (moeba.convert), then bundle the result"
         )
+    check_companions(source, checkpoint.config.get("vocab_size"))
     working = destination.with_name(f".{destination.name}.bundle-{os.getpid()}")
     working.mkdir(parents=True)
     try:

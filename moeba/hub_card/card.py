@@ -29,11 +29,26 @@ from .text.sections import sections
 from .text.usage import task_of
 
 CARD_FILE = "README.md"
+_OF_A_MODEL = ("config.json", "adapter_config.json")
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
 _START = re.compile(r"^<!-- moeba:start -->[ \t]*\r?$", re.MULTILINE)
 _END = re.compile(r"^<!-- moeba:end -->[ \t]*(?=\r?$)", re.MULTILINE)
 _REMEMBERED = re.compile(r"^<!-- moeba:metadata (.*) -->\r?$", re.MULTILINE)
+
+
+def _standing(path: Path) -> ModelCard:
+    """The card that is there.
+
+    Raises:
+        ValueError: its metadata is broken; nothing that a person wrote is overwritten then.
+    """
+    try:
+        return ModelCard.load(path)
+    except ValueError:
+        raise
+    except Exception as error:  # of the YAML library
+        raise ValueError(f"{path} has metadata that is no YAML: {' '.join(str(error).split())}") from error
 
 
 def write_card(folder: str | Path) -> Path:
@@ -45,6 +60,8 @@ def write_card(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     path = folder / CARD_FILE
+    if not any((folder / name).is_file() for name in _OF_A_MODEL):
+        raise ValueError(f"{folder.resolve()} holds no model: there is no {' or '.join(_OF_A_MODEL)} in it")
     facts = gather_facts(folder)
     figures = draw(facts.training)
     metadata = _metadata(facts)
@@ -55,7 +72,7 @@ def write_card(folder: str | Path) -> Path:
         remembered=as_json(metadata).replace(">", "\\u003e"),
         **sections(facts, figures),
     )
-    text = _merge(card, ModelCard.load(path), metadata, path) if path.exists() else f"{card}\n"
+    text = _merge(card, _standing(path), metadata, path) if path.exists() else f"{card}\n"
     _check_figures(folder, figures)
     _write_figures(folder, figures)
     _replace_text(path, text)

@@ -26,6 +26,7 @@ require_transformers()
 # isort: split
 import torch
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2CLS, ACT2FN
@@ -283,6 +284,7 @@ __all__ = [
     "OutputRecorder",
     "PreTrainedConfig",
     "PreTrainedModel",
+    "StrictDataclassError",
     "apply_gate",
     "attention",
     "attention_of",

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..configuration.configuration_moeba import MoebaConfig
+from ..configuration.idle_fields import set_in_vain
 from ..configuration.model_facts import longrope_switch
 from ..library.contract import require_contract
 from ..library.upstream import (
@@ -41,6 +42,7 @@ from ..library.upstream import (
 from .attention import MoebaAttention, build_masks
 from .balancing import ROUTER_LOSSES, share_of_tokens, token_mask_from
 from .blocks import BLOCKS, MoebaDecoderLayer
+from .built_fields import built_with, refuse_changed
 from .experts import Experts
 from .folders import MoebaFolders
 from .head_losses import MoebaCausalLMOutputWithPast, RouterLossHead, with_router_losses
@@ -84,6 +86,10 @@ class MoebaPreTrainedModel(MoebaFolders, PreTrainedModel):
     }
 
     def __init__(self, config: MoebaConfig, *args: Any, **kwargs: Any) -> None:
+        if isinstance(config, MoebaConfig):  # whose fields may have been set since it was made
+            config.validate()
+            for why in set_in_vain(config):
+                logger.warning_once(f"MoebaConfig: {why}.")
         super().__init__(config, *args, **kwargs)
         # Of all that the class can hold, what this model does hold.
         self._no_split_modules = [BLOCKS[config.block_order].__name__]
@@ -178,6 +184,7 @@ class MoebaModel(MoebaPreTrainedModel):
         self.layers = nn.ModuleList([block(config, i) for i in range(config.num_hidden_layers)])
         self.norm = build_norm(config) if config.final_norm else nn.Identity()
         self.gradient_checkpointing = False
+        self._built_with = built_with(config)
         self.post_init()
 
     def _embed(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
@@ -249,6 +256,8 @@ class MoebaModel(MoebaPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        if not torch.compiler.is_compiling():
+            refuse_changed(self.config, self._built_with)
         refuse_unread(kwargs, self.config, type(self).__name__)
         if is_continuous_batch(kwargs) and (part := self._without_continuous_batching()):
             raise ValueError(f"Continuous batching cannot run {part}: use generate().")

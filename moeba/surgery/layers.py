@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..configuration.ranges import MOST_LAYERS
+
 WORDS = "all, every:2, first:6, last:6, from:1 or a list such as 0,2,5"
 
 
@@ -15,18 +17,23 @@ def parse_layers(choice: str, num_layers: int) -> list[int]:
     every = list(range(num_layers))
     if choice == "all":
         return every
-    if word == "from" and number.isdigit():
-        return every[int(number) :]
-    if word in ("every", "last", "first") and number.isdigit() and int(number) > 0:
-        count = int(number)
-        return {"every": every[count - 1 :: count], "last": every[-count:], "first": every[:count]}[word]
+    if word in ("every", "last", "first", "from") and number.isdecimal():
+        count = int(number[:20])
+        if count > MOST_LAYERS or (word != "from" and count < 1):
+            raise ValueError(f"layers={choice[:40]!r}: the model has {num_layers} layers; say {WORDS}.")
+        picked = {"every": every[count - 1 :: count], "last": every[-count:], "first": every[:count]}
+        return picked.get(word, every[count:])
     try:
-        layers = sorted({int(item) for item in choice.split(",")})
+        numbers = [int(item) for item in choice.split(",")]
     except ValueError:
-        raise ValueError(f"layers={choice!r}: say {WORDS}.") from None
+        raise ValueError(f"layers={choice[:40]!r}: say {WORDS}.") from None
+    layers = sorted(set(numbers))
+    if len(layers) < len(numbers):
+        twice = sorted({layer for layer in numbers if numbers.count(layer) > 1})
+        raise ValueError(f"layers={choice[:40]!r}: {twice[:10]} stand twice.")
     wrong = [layer for layer in layers if not 0 <= layer < num_layers]
     if wrong:
         raise ValueError(
-            f"layers={choice!r}: {wrong} do not exist, the model has layers 0 to {num_layers - 1}."
+            f"layers={choice[:40]!r}: {wrong[:10]} do not exist, the model has layers 0 to {num_layers - 1}."
         )
     return layers

@@ -32,7 +32,7 @@ def draw(seed: int) -> MoebaConfig:
         tie_word_embeddings=rng.random() < 0.5,
         position_embedding_type=rng.choice(["rope", "learned", "sinusoidal", "none"]),
         norm_type=norm,
-        norm_bias=rng.random() < 0.5 if norm.startswith("layer") else True,
+        norm_bias=rng.random() < 0.5 if norm == "layernorm" else True,
         final_norm=rng.random() < 0.8,
         block_order=rng.choice(
             ["pre_norm", "post_norm", "sandwich_norm", "output_norm", "parallel", "parallel_two_norms"]
@@ -63,6 +63,8 @@ def draw(seed: int) -> MoebaConfig:
             router_bias=rng.random() < 0.5,
             router_selection_bias=rng.random() < 0.5,
         )
+        if "dense" not in kinds and not shared:
+            fields["mlp_bias"] = False  # of nothing
         if rng.random() < 0.3:
             fields["per_layer_config"] = {layers - 1: {"num_experts": 5, "moe_intermediate_size": 16}}
     return MoebaConfig(**fields)

@@ -409,8 +409,11 @@ def test_words_for_layers():
     assert parse_layers("every:2", 5) == [1, 3]
     assert parse_layers("last:9", 3) == [0, 1, 2]
     assert parse_layers("first:1", 3) == [0]
-    assert parse_layers("2,0,2", 3) == [0, 2]
-    for wrong in ("every", "every:x", "last:-1", "first:0", "-1", "1.5", "all:2"):
+    assert parse_layers("2,0", 3) == [0, 2]
+    for wrong in (
+        "every", "every:x", "last:-1", "first:0", "-1", "1.5", "all:2", "0,0", "2,0,2", "first:99999999999",
+        "from:99999999999",
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=f"layers='{wrong}'"):
             parse_layers(wrong, 3)
 

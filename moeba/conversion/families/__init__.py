@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from typing import Any
 
 from transformers import CONFIG_MAPPING
 
@@ -25,13 +26,15 @@ ALIASES: dict[str, str] = {alias: name for name, family in KNOWN_FAMILIES.items(
 FAMILIES = {name: family for name, family in KNOWN_FAMILIES.items() if name in CONFIG_MAPPING}
 
 
-def family_of(model_type: str | None) -> Family:
+def family_of(model_type: Any) -> Family:
     """The family of a model type.
 
     Raises:
         ValueError: it is not supported, and why, or else the supported ones are listed; or it needs a later release
             of transformers, which is named.
     """
+    if not isinstance(model_type, str | None):
+        raise ValueError(f"model_type={model_type!r} is no name of a family.")
     model_type = ALIASES.get(model_type or "", model_type)
     if model_type in UNSUPPORTED:
         raise ValueError(f"model_type={model_type!r} is not supported: {UNSUPPORTED[model_type]}.")

@@ -222,7 +222,7 @@ def _model_facts(folder: Path) -> ModelFacts | None:
 
 
 def _known_config(values: dict[str, Any]) -> MoebaConfig | None:
-    model_type = values.get("model_type")
+    model_type = as_text(values.get("model_type"))
     if model_type == MoebaConfig.model_type:
         return MoebaConfig.from_dict(values)
     if model_type not in FAMILIES:

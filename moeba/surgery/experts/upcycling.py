@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 from ...configuration import MoebaConfig
+from ...configuration.ranges import MOST_EXPERTS
 from ...conversion.certificate.twin import shrink
 from ...conversion.checkpoint import TensorSource
 from ...conversion.plan import EMBEDDING, Plan, config_json, moeba_shapes
@@ -64,6 +65,10 @@ class Upcycling:
         if dense.is_heterogeneous:
             raise ValueError(
                 "the source's layers differ in their sizes (per_layer_config): not supported yet."
+            )
+        if self.maker.experts > MOST_EXPERTS:
+            raise ValueError(
+                f"experts={self.maker.experts} in a layer: at most {MOST_EXPERTS} are supported."
             )
         count = dense.num_hidden_layers
         choices = [parse_layers(layers, count)] if layers is not None else _usual_layers(count, to)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ GATE_MODES = (*PROMPTED, *UNPROMPTED, "calibration")
 DTYPES = ("float32", "float16", "bfloat16")
 BASE, AVERAGE = "base", "average"
 VOCABULARIES = ("strict", "trim", "pad", "union")
+_LARGEST = 1e30  # of a factor
 # mergekit's names of output architectures that are not the family's own.
 _ARCHITECTURES = {
     "qwen": "qwen2_moe",
@@ -119,7 +120,9 @@ def read_recipe(recipe: str | Path | Mapping[str, Any]) -> MergeRecipe:
     try:
         text = path.read_text(encoding="utf-8")
         given = yaml.load(text, _StrictLoader)  # a SafeLoader: nothing in it is run
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except RecursionError as error:
+        raise ValueError(f"recipe {path} is nested too deeply") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"recipe {path}: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):
         raise ValueError(f"recipe {path} must hold base_model, experts and so on, not {type(given).__name__}")
@@ -214,15 +217,12 @@ def _expert(given: Any, base: ModelReference, folder: Path, place: str, prompted
         raise ValueError(
             f"{place}: name={name!r} must be a word other than {BASE} and {AVERAGE}, without a slash."
         )
-    files = given.get("calibration") or []
     return ExpertRecipe(
         name=name,
         source=source,
         positive_prompts=_texts(given, "positive_prompts", place, prompted),
         negative_prompts=_texts(given, "negative_prompts", place, prompted),
-        calibration=tuple(
-            _file(file, folder, place) for file in ([files] if isinstance(files, str | Path) else files)
-        ),
+        calibration=_files(given.get("calibration"), folder, place),
         noise_scale=_number(given, "noise_scale", 0.0, place),
         residual_scale=_number(given, "residual_scale", 1.0, place),
     )
@@ -252,7 +252,9 @@ def _reference(
         _check_keys(model, ("model", "lora", "override_architecture"), place)
         if model.get("override_architecture"):
             raise ValueError(f"{place}: override_architecture is not supported")
-        model, adapter = model.get("model"), adapter or model.get("lora")
+        if model.get("model") is None:
+            raise ValueError(f"{place}: {_short(model)} names no model")
+        model, adapter = model["model"], adapter or model.get("lora")
     parts = [_path_and_revision(item, place) for item in (model, adapter)]
     if isinstance(model, str) and "+" in model and not _is_here(model, folder):
         if adapter is not None:
@@ -277,9 +279,12 @@ def _path_and_revision(given: Any, place: str) -> tuple[str | None, str | None]:
         return None, None
     if isinstance(given, Mapping):
         _check_keys(given, ("path", "revision"), place)
-        return str(given.get("path")), given.get("revision")
+        path, revision = given.get("path"), given.get("revision")
+        if not isinstance(path, str | Path) or not isinstance(revision, str | None):
+            raise ValueError(f"{place}: path and revision must be texts, not {_short(given)}")
+        return str(path), revision
     if not isinstance(given, str | Path):
-        raise ValueError(f"{place}: a model must be a folder or a Hub id, not {given!r}")
+        raise ValueError(f"{place}: a model must be a folder or a Hub id, not {_short(given)}")
     text = str(given)
     path, at, revision = text.rpartition("@")
     return (path, revision) if at and not Path(text).expanduser().exists() else (text, None)
@@ -294,10 +299,16 @@ def _located(path: str, folder: Path) -> str:
     return str(beside) if beside.exists() else path
 
 
-def _file(given: Any, folder: Path, place: str) -> Path:
-    if not isinstance(given, str | Path):
-        raise ValueError(f"{place}: calibration must be text files, not {given!r}")
-    return Path(_located(str(given), folder)).expanduser()
+def _files(given: Any, folder: Path, place: str) -> tuple[Path, ...]:
+    files = [] if given is None else [given] if isinstance(given, str | Path) else given
+    if not isinstance(files, list | tuple) or not all(isinstance(file, str | Path) for file in files):
+        raise ValueError(f"{place}: calibration must be text files, not {_short(given)}")
+    return tuple(Path(_located(str(file), folder)).expanduser() for file in files)
+
+
+def _short(value: Any) -> str:
+    """A value for a message: YAML can make much, and endless things, of little text."""
+    return reprlib.repr(value)
 
 
 def _check_keys(given: Mapping[str, Any], known: Sequence[str], place: str) -> None:
@@ -310,48 +321,52 @@ def _check_keys(given: Mapping[str, Any], known: Sequence[str], place: str) -> N
 
 def _texts(given: Mapping[str, Any], key: str, place: str, prompted: bool) -> tuple[str, ...]:
     """Texts for the router; where it reads none, what there is of them is for the gap, and need not be any."""
-    value = given.get(key) or []
+    value = [] if given.get(key) is None else given[key]
     texts = [value] if isinstance(value, str) else value
     if not prompted:
         found = texts if isinstance(texts, list) else []
         return tuple(text for text in found if isinstance(text, str) and text.strip())
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
-        raise ValueError(f"{place}: {key} must be a list of texts, not {value!r}")
+        raise ValueError(f"{place}: {key} must be a list of texts, not {_short(value)}")
     return tuple(texts)
 
 
 def _number(given: Mapping[str, Any], key: str, default: float, place: str) -> float:
     value = default if given.get(key) is None else given[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{place}: {key}={value!r} must be a number, 0 or more.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LARGEST:
+        raise ValueError(f"{place}: {key}={_short(value)} must be a number, 0 or more.")
     return float(value)
 
 
 def _whole(given: Mapping[str, Any], key: str, default: int) -> int:
     value = default if given.get(key) is None else given[key]
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{key}={value!r} must be a whole number.")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise ValueError(f"{key}={_short(value)} must be a whole number.")
     return value
 
 
 def _choice(given: Mapping[str, Any], key: str, choices: Sequence[str], default: Any) -> Any:
     value = default if given.get(key) is None else given[key]
     if value is not None and value not in choices:
-        raise ValueError(f"{key}={value!r}: choose one of {', '.join(choices)}.")
+        raise ValueError(f"{key}={_short(value)}: choose one of {', '.join(choices)}.")
     return value
 
 
 def _layers(given: Any) -> str:
     """In the words of the command line, or a list of numbers as YAML has it."""
-    if isinstance(given, list):
+    if isinstance(given, list) and all(type(layer) is int for layer in given):
         return ",".join(str(layer) for layer in given)
+    if not isinstance(given, str | int | None):
+        raise ValueError(f"layers={_short(given)} must be a word such as first:6, or a list of numbers.")
     return "all" if given is None else str(given)
 
 
 def _architecture(given: Any) -> str | None:
     if given is None:
         return None
-    name = str(given).lower()
+    if not isinstance(given, str):
+        raise ValueError(f"architecture={_short(given)} must be the name of a family.")
+    name = given.lower()
     if name in ("deepseek", "deepseek moe"):
         raise ValueError(
             f"architecture={given!r} needs code from the Hub to load: choose mixtral, qwen, qwen3 or one of `moeba "

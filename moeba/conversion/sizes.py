@@ -1,0 +1,79 @@
+"""Sizes that a config states against the tensors that are there, before anything is built from either.
+
+A config of a thousand bytes can ask for 10^12 layers: stock config classes make a list of that length at once. Each
+layer and each expert has tensors of its own or rows in one, and each width is a dimension, so a checkpoint's headers
+bound them all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..configuration.ranges import MOST_EXPERTS, MOST_LAYERS
+from .json_files import listing
+from .weight_files import TensorInfo
+
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+_SIZE = re.compile(
+    r"^(num|n|d)_|(^|_)(size|dim|rank|heads?|layers?|experts?|groups?|per_tok|inner|embd|width)$",
+    re.IGNORECASE,
+)
+# Lengths of text, names of tokens: no tensor bounds them.
+_NO_SIZE = re.compile(r"position|ctx|context|window|token_id|seq|length|chunk|logits|labels", re.IGNORECASE)
+
+
+def check_names(config: Mapping[str, Any], where: str) -> None:
+    """Refuse a config.json whose fields that every reader looks at are of the wrong kind.
+
+    Raises:
+        ValueError: names the field and its value.
+    """
+    for name in ("quantization_config", "auto_map", "rope_parameters", "rope_scaling"):
+        if not isinstance(config.get(name), Mapping | None):
+            raise ValueError(f"{where} has {name}={config[name]!r}, which is no JSON object")
+    classes = config.get("architectures")
+    if not isinstance(config.get("model_type", ""), str):
+        raise ValueError(f"{where} has model_type={config['model_type']!r}, which is no name of a family")
+    if classes is not None and not (
+        isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    ):
+        raise ValueError(f"{where} has architectures={classes!r}, which is no list of names")
+
+
+def check_sizes(
+    config: Mapping[str, Any], tensors: Mapping[str, TensorInfo] | None = None, where: str = "config.json"
+) -> None:
+    """Refuse counts and widths that the checkpoint cannot have.
+
+    Fields that a model does not use may hold anything that some model has, so there is room above what is there.
+
+    Args:
+        config: a config.json, native or Moeba's.
+        tensors: the checkpoint's, by name; without them only what no model has is refused.
+
+    Raises:
+        ValueError: names each field and value.
+    """
+    if tensors is None:
+        layers, most, known = MOST_LAYERS, 2**31 - 1, "more than any model has"
+    else:
+        largest = max((max(info.shape, default=1) for info in tensors.values()), default=1)
+        layers, most = len(tensors), max(MOST_EXPERTS, len(tensors), largest)
+        known = f"the checkpoint has {len(tensors)} tensors, and {largest} is their largest dimension"
+    found = [
+        f"{name}={value}"
+        for name, value in _sizes(config)
+        if value > (layers if name.rpartition(".")[2] in _LAYERS else most)
+    ]
+    if found:
+        raise ValueError(f"{where} does not fit its weights: {listing(found)} ({known})")
+
+
+def _sizes(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, int | float]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping) and not prefix:
+            yield from _sizes(value, f"{name}.")
+        elif isinstance(value, int | float) and _SIZE.search(str(name)) and not _NO_SIZE.search(str(name)):
+            yield prefix + str(name), value

@@ -1,0 +1,54 @@
+"""Fields that a model reads once, when it is built: setting one on its config later must not be ignored.
+
+`model.config.num_experts_per_tok = 4` changes no module. The next forward says so.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import fields
+from typing import Any
+
+from ..configuration.configuration_moeba import MoebaConfig
+from ..library.upstream import PreTrainedConfig
+
+# What modules or heads read at each forward, what the library sets on the config of a running model (a resized
+# vocabulary, fewer layers for early exit, `is_causal` in continuous batching), and what only generation, initialisation
+# or a new head asks.
+_FREE = {
+    "vocab_size", "num_hidden_layers", "max_position_embeddings", "tie_word_embeddings", "use_cache", "pad_token_id",
+    "bos_token_id", "eos_token_id", "embedding_multiplier", "round_embedding_multiplier",
+    "positions_from_attention_mask", "initializer_range", "router_aux_loss_coef", "router_z_loss_coef",
+    "output_router_logits", "logit_scale", "logits_scaling", "final_logit_softcapping", "classifier_dropout",
+    "is_causal", "train_padding_embedding",
+}  # fmt: skip
+_NAMES = tuple(
+    field.name
+    for field in fields(MoebaConfig)
+    if field.name not in _FREE
+    and field.name not in {inherited.name for inherited in fields(PreTrainedConfig)}
+)
+
+
+def built_with(config: MoebaConfig) -> dict[str, Any]:
+    """The fields that modules have copied, with their values."""
+    values = vars(config)
+    return {name: copy.deepcopy(values[name]) for name in _NAMES if name in values}
+
+
+def refuse_changed(config: MoebaConfig, built: dict[str, Any]) -> None:
+    """
+    Args:
+        config: the model's, as it is now.
+        built: `built_with` of it when the model was made.
+
+    Raises:
+        ValueError: a field was changed since, which the model does not follow.
+    """
+    values = vars(config)
+    for name, value in built.items():
+        if (now := values.get(name)) != value:
+            raise ValueError(
+                f"config.{name} was set to {now!r}, but this model was built with {value!r} and keeps it: load it with "
+                f"from_pretrained(folder, {name}={now!r}) instead, or build another model from a copy of the config."
+            )

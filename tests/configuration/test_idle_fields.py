@@ -1,0 +1,169 @@
+"""A field that has nothing to act on is refused where somebody says it, and read past where a file has it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import fields
+from typing import Literal, get_args, get_origin
+
+import pytest
+import torch
+from support import SIZES, SPARSE, random_ids, tiny_config
+
+from moeba import MoebaConfig, MoebaForCausalLM
+from moeba.configuration.idle_fields import ALWAYS_SAID, IDLE, is_idle
+from moeba.library.upstream import PreTrainedConfig
+
+DENSE: dict = {}
+MIXTURE = dict(**SPARSE, mlp_layer_types=["dense", "sparse"])
+SAID_IN_VAIN = {
+    "sparsemixer_eps": dict(sparsemixer_eps=0.1, **MIXTURE),
+    "expert_bias": dict(expert_bias=True),
+    "router_bias": dict(router_bias=True),
+    "num_experts_per_tok": dict(num_experts_per_tok=4),
+    "alibi_bias_max": dict(alibi_bias_max=4),
+    "swiglu_alpha": dict(swiglu_alpha=2.0, feed_forward_type="mlp"),
+    "sliding_window": dict(sliding_window=8, layer_types=["full_attention"] * 2),
+    "relative_attention_num_buckets": dict(relative_attention_num_buckets=8),
+    "qk_norm_eps": dict(qk_norm_eps=0.1),
+    "topk_group": dict(topk_group=1, group_scoring="max", **MIXTURE),
+    "norm_topk_eps": dict(norm_topk_eps=0.1, norm_topk_prob=False, **MIXTURE),
+    "shared_expert_combination": dict(shared_expert_combination="average", **MIXTURE),
+    "attention_sink_form": dict(attention_sink_form="output_share"),
+    "round_embedding_multiplier": dict(round_embedding_multiplier=True),
+    "longrope_factors": dict(longrope_factors="short"),
+    "hidden_act": dict(hidden_act="gelu", feed_forward_type="clamped_gated"),
+    "rotary_precision": dict(rotary_precision="float32", rotary_layers=[False, False]),
+}
+NAMED = {"topk_group": "group_scoring"}
+
+
+@pytest.mark.parametrize("name", SAID_IN_VAIN)
+def test_said_to_the_constructor(name):
+    with pytest.raises(ValueError, match=f"{NAMED.get(name, name)}=.* has no effect without"):
+        tiny_config(**SAID_IN_VAIN[name])
+
+
+@pytest.mark.parametrize("name", ["expert_bias", "router_bias", "swiglu_alpha", "alibi_bias_max"])
+def test_said_as_an_override(name):
+    said = dict(SAID_IN_VAIN[name])
+    saved = tiny_config(**{key: said.pop(key) for key in list(said) if key != name}).to_dict()
+    with pytest.raises(ValueError, match=f"{name}=.* has no effect without"):
+        MoebaConfig.from_dict(saved, **said)
+
+
+@pytest.mark.parametrize("name", SAID_IN_VAIN)
+def test_a_file_that_says_it_loads(name):
+    """Earlier versions wrote such files."""
+    said = SAID_IN_VAIN[name]
+    vain = NAMED.get(name, name)
+    plain = tiny_config(**{key: value for key, value in said.items() if key != vain})
+    read = MoebaConfig.from_dict({**plain.to_dict(), vain: said[vain]})
+    assert read.to_dict() == plain.to_dict()
+
+
+def test_an_override_may_leave_a_saved_field_without_effect():
+    saved = tiny_config(
+        **SPARSE, shared_expert_intermediate_size=16, shared_expert_combination="average"
+    ).to_dict()
+    config = MoebaConfig.from_dict(saved, shared_expert_intermediate_size=0)
+    assert config.shared_expert_combination == "sum"
+
+
+def test_set_before_a_model_is_built_is_warned_of(caplog):
+    from moeba.modeling import modeling_moeba
+
+    config = tiny_config()
+    config.alibi_bias_max = 5
+    modeling_moeba.logger.warning_once.cache_clear()
+    modeling_moeba.logger.addHandler(caplog.handler)
+    try:
+        MoebaForCausalLM(config)
+    finally:
+        modeling_moeba.logger.removeHandler(caplog.handler)
+    assert "alibi_bias_max=5 has no effect without position_embedding_type='alibi'" in caplog.text
+
+
+def test_the_table_names_fields():
+    names = {field.name for field in fields(MoebaConfig)}
+    assert set().union(*(idle.names for idle in IDLE)) <= names
+    assert names >= ALWAYS_SAID
+
+
+# Fields of ours that no forward of a causal model shows, each with what does read it.
+ELSEWHERE = {
+    "initializer_range": "fresh weights", "classifier_dropout": "other heads", "router_aux_loss_coef": "the loss",
+    "router_z_loss_coef": "the loss", "output_router_logits": "the outputs", "use_cache": "generation",
+    "pad_token_id": "the padding's gradient", "bos_token_id": "generation", "eos_token_id": "generation",
+    "train_padding_embedding": "the padding's gradient", "max_position_embeddings": "tools, and dynamic rope",
+    "tie_word_embeddings": "which weights are shared", "router_param_dtype": "half precision",
+    "router_matmul_dtype": "half precision", "router_score_dtype": "half precision",
+    "router_weight_dtype": "half precision", "attention_score_dtype": "half precision",
+    "attention_softmax_dtype": "half precision", "rotary_precision": "half precision", "alibi_dtype": "half precision",
+    "round_embedding_multiplier": "half precision", "norm_type": "half precision", "topk_sorted": "the order of a sum",
+    "positions_from_attention_mask": "padding", "longrope_restarts_cache": "generate()", "group_mask": "ties",
+    "attention_sink_form": "the order of rounding", "sparsemixer_eps": "logits that are close",
+    "swiglu_limit": "large activations", "clip_qkv": "large activations",
+}  # fmt: skip
+
+
+def other_value(config: MoebaConfig, field):
+    """A valid value that the field does not have here, if one is easily found."""
+    now = getattr(config, field.name)
+    if get_origin(field.type) is Literal:
+        return next(value for value in get_args(field.type) if value != now)
+    if isinstance(now, bool):
+        return not now
+    if isinstance(now, int):
+        return now + 1
+    return now * 0.5 + 0.3 if isinstance(now, float) else None
+
+
+BASES = {
+    "dense": DENSE,
+    "mixture": MIXTURE,
+    "all sparse": SPARSE,
+    "classic": dict(position_embedding_type="learned", norm_type="layernorm", feed_forward_type="mlp"),
+    "softmax of the best": dict(**SPARSE, router_type="topk_softmax", feed_forward_type="clamped_gated"),
+}
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_what_changes_nothing_is_refused(base):
+    """Each field, set to another value: the model changes, or the constructor refuses it, or more than it reads it."""
+    said = {**SIZES, **BASES[base]}
+    config = MoebaConfig(**said)
+    model = MoebaForCausalLM(config)
+    state, ids = model.state_dict(), random_ids(1, 9)
+    inherited = {field.name for field in fields(PreTrainedConfig)}
+    silent = []
+    for field in fields(MoebaConfig):
+        value = other_value(config, field)
+        if field.name in inherited | ELSEWHERE.keys() | ALWAYS_SAID or value is None:
+            continue
+        changed = copy.deepcopy(config)
+        setattr(changed, field.name, value)
+        try:
+            other = MoebaForCausalLM(changed)
+        except ValueError:
+            continue  # it contradicts another field
+        if {name: tensor.shape for name, tensor in other.state_dict().items()} == {
+            name: tensor.shape for name, tensor in state.items()
+        }:
+            other.load_state_dict(state)
+            if same_outputs(model, other, ids):
+                silent.append((field.name, value))
+    for name, value in silent:
+        assert is_idle(config, name), f"{name}={value} changes nothing, and no row of the table says so"
+        with pytest.raises(ValueError, match=f"{name}="):
+            MoebaConfig(**{**said, name: value})
+
+
+def same_outputs(one, other, ids) -> bool:
+    for training in (False, True):
+        torch.manual_seed(0)
+        first = one.train(training)(ids).logits
+        torch.manual_seed(0)
+        if not torch.equal(first, other.train(training)(ids).logits):
+            return False
+    return True
