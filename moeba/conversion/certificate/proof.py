@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from ...configuration import MoebaConfig
 from ...modeling import MoebaForCausalLM
+from ..binding import bind
 from ..checkpoint import Checkpoint, resolve
 from ..config_differences import TRAINING_FIELDS, differences
 from ..families import family_of
@@ -24,12 +27,14 @@ from ..threads import one_thread
 from .battery import build_battery
 from .comparison import EXACT, REORDERED, Comparison, first_divergence, implementations, rounding_noise
 from .controls import faults_for
+from .half_precision import HALVES, compare_halves
 from .report import Certificate, Check, Control
-from .twin import CONTEXT, convert_twin, export_twin, load_exactly, load_model, plain
+from .twin import CONTEXT, convert_twin, export_twin, half_twins, load_exactly, load_model, plain
 
 # A model with more parameters is not run whole: its twin and the bytes of its tensors are the proof.
 LARGEST_RUN = 2_000_000_000
 LONGEST_ACTUAL, LONGEST_TWIN = 256, CONTEXT + 32
+LONGEST_HALF = CONTEXT  # tokens; rounding needs no more, and half precision is slow where a processor lacks it
 TEXT = "Déjà vu: naïve café, 12 345 tokens…\n\tdef f(x):  return x**2  # 你好 <s> \u0065\u0301\n"
 
 Twins = Callable[[Path], tuple[PreTrainedModel, PreTrainedModel]]
@@ -70,7 +75,7 @@ def certify_folders(
     certificate = Certificate(
         operation=operation or _operation(first, second, expanded),
         source=first.identity(),
-        target=second.identity(),
+        target={**second.identity(), "bound": bind(target)},
         versions=versions(),
         config_differences=[
             {
@@ -107,6 +112,9 @@ def certify_folders(
             tolerance = tolerance_for(one, other, LONGEST_TWIN)
             _compare(certificate, one, other, LONGEST_TWIN, tolerance, "randomised twin", first, second)
             _plant(certificate, one, other, tolerance, equal)
+            if twins is None:
+                halves = half_twins(one, other, Path(folder), first.half)
+                _compare_halves(certificate, *halves, "randomised twin", first, second)
     if first.parameters + second.parameters > LARGEST_RUN:
         detail = f"{first.parameters + second.parameters:,} parameters are too many to run here"
         certificate.checks.append(Check("logits", "unverified", detail=detail, on="checkpoint"))
@@ -118,6 +126,10 @@ def certify_folders(
         if not any(isinstance(model, MoebaForCausalLM) for model in (one, other)):
             other = _as_moeba(second)
         _plant(certificate, one, other, tolerance, equal)
+    if first.dtype in HALVES and not expanded:
+        del one, other
+        halves = load_model(source, first.drops, first.half), load_model(target, second.drops, first.half)
+        _compare_halves(certificate, *halves, "checkpoint", first, second)
     return certificate
 
 
@@ -143,6 +155,19 @@ class Side:
     @property
     def parameters(self) -> int:
         return self.config.num_params()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What most of its values are stored in."""
+        sizes: dict[torch.dtype, int] = {}
+        for info in self.checkpoint.tensors.values():
+            sizes[info.dtype] = sizes.get(info.dtype, 0) + math.prod(info.shape)
+        return max(sizes, key=lambda dtype: sizes[dtype])
+
+    @property
+    def half(self) -> torch.dtype:
+        """The half precision that it is run in: its own, or else bfloat16."""
+        return self.dtype if self.dtype in HALVES else torch.bfloat16
 
     def drops(self, name: str) -> bool:
         """Whether a tensor carries nothing, by its name on disk or by the one that transformers loads it under."""
@@ -314,6 +339,23 @@ def _compare(
     if any(check.status == "failed" for check in checks) and certificate.first_divergence is None:
         found = first_divergence(one, other, battery.longest, _module_pairs(first, second), tolerance)
         certificate.first_divergence = found and f"{found} ({on})"
+
+
+def _reordered(first: Side, second: Side) -> str:
+    """Why the two sides sum in another order; empty where they run the same operations."""
+    families = [side.family for side in (first, second) if side.family is not None]
+    if len({family.model_type for family in families}) > 1:
+        return "the models are of two families"
+    return "" if len(families) == 2 else "; ".join(family.reordered for family in families)
+
+
+def _compare_halves(
+    certificate: Certificate, one: PreTrainedModel, other: PreTrainedModel, on: str, first: Side, second: Side
+) -> None:
+    ids = build_battery(_moeba_config(one, other, second), LONGEST_HALF).longest
+    checks, controls = compare_halves(one, other, ids, _reordered(first, second), on)
+    certificate.checks += checks
+    certificate.negative_controls += controls
 
 
 def _moeba_config(one: PreTrainedModel, other: PreTrainedModel, side: Side) -> MoebaConfig:

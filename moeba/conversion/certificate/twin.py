@@ -217,8 +217,40 @@ def load_exactly(model: MoebaForCausalLM, state: dict[str, torch.Tensor]) -> Non
     model.tie_weights()
 
 
-def load_model(folder: Path, drops: Callable[[str], bool] = lambda name: False) -> PreTrainedModel:
-    """Any causal language model of a folder, in float32, with eager experts.
+def half_twins(
+    one: PreTrainedModel, other: PreTrainedModel, folder: Path, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """The twins of `convert_twin` or `export_twin` in half precision, each as its library loads and holds it.
+
+    Args:
+        folder: where the native one of the two was written.
+    """
+    stock = load_model(folder, dtype=dtype)
+    halved = folder / "half"
+    stock.save_pretrained(halved)
+    plan, _ = plan_import(Checkpoint(halved))
+    planned = PlannedTensors(plan)
+    target_is_ours = isinstance(other, MoebaForCausalLM)
+    config = copy.deepcopy((other if target_is_ours else one).config)
+    ours = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    load_exactly(ours, {name: planned.read(name) for name in planned.tensors})
+    return (stock, plain(ours)) if target_is_ours else (plain(ours), stock)
+
+
+def all_in_half(model: PreTrainedModel) -> PreTrainedModel | None:
+    """A copy without the parameters that stay in float32 at loading, as `.to(dtype)` makes it; None if there are none."""
+    if all(parameter.dtype == model.dtype for parameter in model.parameters()):
+        return None
+    cast = copy.deepcopy(model)
+    for parameter in cast.parameters():
+        parameter.data = parameter.data.to(model.dtype)
+    return cast
+
+
+def load_model(
+    folder: Path, drops: Callable[[str], bool] = lambda name: False, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """Any causal language model of a folder, with eager experts.
 
     Args:
         drops: whether a tensor carries nothing, so that the model may have no place for it.
@@ -227,7 +259,7 @@ def load_model(folder: Path, drops: Callable[[str], bool] = lambda name: False) 
         ValueError: transformers found missing, unexpected or misshapen tensors, which it would replace by random ones.
     """
     model, info = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
+        folder, dtype=dtype, output_loading_info=True, local_files_only=True
     )
     wrong = {
         name: sorted(key for key in map(str, info[name]) if not drops(key))
