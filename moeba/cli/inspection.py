@@ -17,7 +17,6 @@ from ..hub_card.reading.records import read_certificate
 from ..hub_card.text.words import describe
 from ..tokenization import tokenizer_files
 
-
 # Bytes of weights that are hashed without being asked for: a few seconds.
 HASHED_AT_ONCE = 2_000_000_000
 

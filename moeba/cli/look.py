@@ -17,7 +17,8 @@ Model = Annotated[str, typer.Argument(help="A model folder, native or Moeba, or 
 def inspect(
     model: Model,
     hash_all: Annotated[
-        bool, typer.Option("--hash", help="Hash weights of any size, to tell whether they are the proven ones.")
+        bool,
+        typer.Option("--hash", help="Hash weights of any size, to tell whether they are the proven ones."),
     ] = False,
     as_json: Json = False,
 ) -> None:

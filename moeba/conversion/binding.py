@@ -22,9 +22,16 @@ from .json_files import read_json
 _CONFIG = "config.json"
 # Fields that decide nothing: who wrote the file, and with what.
 _METADATA: dict[str, set[str]] = {
-    _CONFIG: METADATA_FIELDS | {"output_attentions", "use_cache", "_attn_implementation_autoset", "_commit_hash"},
+    _CONFIG: METADATA_FIELDS
+    | {"output_attentions", "use_cache", "_attn_implementation_autoset", "_commit_hash"},
     "generation_config.json": {"transformers_version", "_from_model_config"},
-    "tokenizer_config.json": {"transformers_version", "name_or_path", "auto_map", "processor_class", "is_local"},
+    "tokenizer_config.json": {
+        "transformers_version",
+        "name_or_path",
+        "auto_map",
+        "processor_class",
+        "is_local",
+    },
     "special_tokens_map.json": set(),
     "added_tokens.json": set(),
 }

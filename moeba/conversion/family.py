@@ -27,6 +27,7 @@ class Family:
         restated: keys of its config.json files, no stock code's either, that may say only what the family always does.
         base_prefix: what a checkpoint saved from the bare model leaves off its names.
         since: the release of transformers that brought it; empty for those of the oldest one that Moeba runs with.
+        trains_otherwise: what the stock model drops out in training that ours does not, if its dropouts are above 0.
         reordered: why float32 sums run in another order than the stock model's; empty where logits are bit-identical.
     """
 
@@ -41,6 +42,7 @@ class Family:
     base_prefix: str = "model."
     since: str = ""
     reordered: str = ""
+    trains_otherwise: str = ""
 
     @property
     def layer_prefix(self) -> str:

@@ -27,6 +27,7 @@ from .battery import Battery
 from .measures import difference, largest, oddity, share
 from .padding import PADDINGS, NoRoomError, padded_logits, padded_tokens
 from .report import Check, Status
+from .training import AMPLIFIED, training_logits
 
 # Largest difference of logits, as a share of their standard deviation, that rounding can explain.
 EXACT = 2e-6
@@ -40,13 +41,20 @@ class Comparison:
         source, target: models in float32 and eval mode.
         tolerance: see `EXACT` and `REORDERED`.
         on: which weights these are, for the report.
+        trains_otherwise: why the two need not agree where something is dropped out; see `Family`.
     """
 
     def __init__(
-        self, source: PreTrainedModel, target: PreTrainedModel, battery: Battery, tolerance: float, on: str
+        self,
+        source: PreTrainedModel,
+        target: PreTrainedModel,
+        battery: Battery,
+        tolerance: float,
+        on: str,
+        trains_otherwise: str = "",
     ) -> None:
         self.source, self.target, self.battery = source, target, battery
-        self.tolerance, self.on = tolerance, on
+        self.tolerance, self.on, self.trains_otherwise = tolerance, on, trains_otherwise
 
     def run(self) -> list[Check]:
         """Every check."""
@@ -64,6 +72,7 @@ class Comparison:
                 self.padded_batches(),
                 self.greedy(),
                 self.greedy_batch(),
+                self.training(),
             ]
             checks.append(self.router())
         return checks
@@ -203,6 +212,19 @@ class Comparison:
         figures = {"tokens": int(a.numel()), "same": (a == b).double().mean().item()}
         return self._check("greedy tokens of a batch", 0.0 if same else float("inf"), figures)
 
+    def training(self) -> Check:
+        """Logits in train mode: both models draw what they drop out from the same seed, in the same order."""
+        relative = self.training_difference()
+        figures = {"relative_to_spread": relative}
+        if self.trains_otherwise and relative > AMPLIFIED * self.tolerance:
+            return Check("training", "unverified", figures, self.trains_otherwise, self.on)
+        return self._check("training", relative / AMPLIFIED, figures)
+
+    def training_difference(self) -> float:
+        """The largest difference of logits in train mode, as a share of their spread."""
+        a, b = (training_logits(model, self.battery.longest) for model in self._pair)
+        return share(a, b)
+
     def router(self) -> Check:
         """Logits and chosen experts of every router, where both models have routers."""
         if not all(has_experts(model) for model in self._pair):
@@ -280,7 +302,9 @@ def rounding_noise(models: Sequence[PreTrainedModel], battery: Battery) -> float
             rounded = embedded * (1 + signs * torch.finfo(embedded.dtype).eps)
             results.append(model(inputs_embeds=rounded).logits.double())
     noise = share(results[0], results[-1])
-    return noise if noise < float("inf") else 0.0  # of no model that computes numbers: nothing may hide behind it
+    return (
+        noise if noise < float("inf") else 0.0
+    )  # of no model that computes numbers: nothing may hide behind it
 
 
 def first_divergence(

@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 PADDINGS = ("left", "right")
-_NEW_TOKENS = 6
+_NEW_TOKENS = 3
 
 
 class NoRoomError(ValueError):
@@ -21,7 +21,7 @@ def padded_logits(model: PreTrainedModel, ids: torch.Tensor, side: str) -> torch
 
 
 def padded_tokens(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
-    """The likeliest continuations of prompts padded on the left, `[rows, at most 6]`.
+    """The likeliest continuations of prompts padded on the left, `[rows, at most 3]`.
 
     Raises:
         NoRoomError: the rows are too short to be cut into prompt and continuation.

@@ -29,12 +29,15 @@ from .comparison import EXACT, REORDERED, Comparison, first_divergence, implemen
 from .controls import faults_for
 from .half_precision import HALVES, compare_halves
 from .report import Certificate, Check, Control
+from .training import AMPLIFIED, TRAINING_FAULT, lost_fields
 from .twin import CONTEXT, convert_twin, export_twin, half_twins, load_exactly, load_model, plain
 
 # A model with more parameters is not run whole: its twin and the bytes of its tensors are the proof.
 LARGEST_RUN = 2_000_000_000
 LONGEST_ACTUAL, LONGEST_TWIN = 256, CONTEXT + 32
-LONGEST_HALF = CONTEXT  # tokens; rounding needs no more, and half precision is slow where a processor lacks it
+LONGEST_HALF = (
+    CONTEXT  # tokens; rounding needs no more, and half precision is slow where a processor lacks it
+)
 TEXT = "Déjà vu: naïve café, 12 345 tokens…\n\tdef f(x):  return x**2  # 你好 <s> \u0065\u0301\n"
 
 Twins = Callable[[Path], tuple[PreTrainedModel, PreTrainedModel]]
@@ -95,10 +98,13 @@ def certify_folders(
     )  # fmt: skip
     certificate.checks.append(_round_trip(certificate))
     certificate.checks.append(_tokenizers(source, target))
+    certificate.checks.append(_training_fields(first, second))
     if misfits := _misfits(first, second, expanded):
         detail = f"not comparable: {listing(misfits)}"
         certificate.checks.append(Check("logits", "failed", detail=detail))
         return certificate
+
+    trains = _trains_otherwise(first, second, expanded)
 
     def tolerance_for(one: PreTrainedModel, other: PreTrainedModel, limit: int) -> float:
         # A sum over several experts rounds otherwise than one feed-forward, and some models amplify any rounding.
@@ -110,7 +116,9 @@ def certify_folders(
         if build is not None:
             one, other = build(Path(folder))
             tolerance = tolerance_for(one, other, LONGEST_TWIN)
-            _compare(certificate, one, other, LONGEST_TWIN, tolerance, "randomised twin", first, second)
+            _compare(
+                certificate, one, other, LONGEST_TWIN, tolerance, "randomised twin", first, second, trains
+            )
             _plant(certificate, one, other, tolerance, equal)
             if twins is None:
                 halves = half_twins(one, other, Path(folder), first.half)
@@ -121,7 +129,7 @@ def certify_folders(
         return certificate
     one, other = load_model(source, first.drops), load_model(target, second.drops)
     tolerance = tolerance_for(one, other, LONGEST_ACTUAL)
-    _compare(certificate, one, other, LONGEST_ACTUAL, tolerance, "checkpoint", first, second)
+    _compare(certificate, one, other, LONGEST_ACTUAL, tolerance, "checkpoint", first, second, trains)
     if not certificate.negative_controls and not _fresh(one):
         if not any(isinstance(model, MoebaForCausalLM) for model in (one, other)):
             other = _as_moeba(second)
@@ -316,6 +324,17 @@ def _tokenizers(source: Path, target: Path) -> Check:
     )
 
 
+def _training_fields(first: Side, second: Side) -> Check:
+    """A native side's dropouts, jitter and loss coefficients come back from Moeba's terms as they stand in its file."""
+    natives = [side for side in (first, second) if side.family is not None]
+    if not natives:
+        return Check("training fields", "not applicable", detail="both are Moeba's own")
+    lost = [
+        line for side in natives for line in lost_fields(side.family, side.checkpoint.config, side.config)
+    ]
+    return Check("training fields", "failed" if lost else "verified", detail=listing(lost))
+
+
 def _family_twins(first: Side, second: Side) -> Twins | None:
     """Twins through the rows of the native side, if exactly one side is native and both have the same parts."""
     if bool(first.config.sparse_layers) != bool(second.config.sparse_layers):
@@ -331,10 +350,10 @@ def _family_twins(first: Side, second: Side) -> Twins | None:
 
 def _compare(
     certificate: Certificate, one: PreTrainedModel, other: PreTrainedModel, limit: int, tolerance: float, on: str,
-    first: Side, second: Side,
+    first: Side, second: Side, trains_otherwise: str,
 ) -> None:  # fmt: skip
     battery = build_battery(_moeba_config(one, other, second), limit)
-    checks = Comparison(one, other, battery, tolerance, on).run()
+    checks = Comparison(one, other, battery, tolerance, on, trains_otherwise).run()
     certificate.checks += checks
     if any(check.status == "failed" for check in checks) and certificate.first_divergence is None:
         found = first_divergence(one, other, battery.longest, _module_pairs(first, second), tolerance)
@@ -347,6 +366,14 @@ def _reordered(first: Side, second: Side) -> str:
     if len({family.model_type for family in families}) > 1:
         return "the models are of two families"
     return "" if len(families) == 2 else "; ".join(family.reordered for family in families)
+
+
+def _trains_otherwise(first: Side, second: Side, expanded: bool) -> str:
+    """Why the two sides may draw other things in training."""
+    if expanded:
+        return "the routers of rebuilt feed-forwards draw for themselves"
+    families = [side.family for side in (first, second) if side.family is not None]
+    return "; ".join(family.trains_otherwise for family in families if family.trains_otherwise)
 
 
 def _compare_halves(
@@ -410,6 +437,12 @@ def _plant(
     battery = build_battery(ours.config, LONGEST_TWIN)
     for model in (one, other):
         model.set_attn_implementation(implementations(one, other)[0])
+    trained = TRAINING_FAULT.plant(ours)
+    pair = Comparison(*((one, trained) if target_is_ours else (trained, other)), battery, tolerance, "")
+    relative = pair.training_difference()
+    certificate.negative_controls.append(
+        Control(TRAINING_FAULT.name, relative > AMPLIFIED * tolerance, relative)
+    )
     for fault in faults_for(ours.config, equal_experts):
         if not fault.finds_something(ours):
             continue

@@ -16,7 +16,9 @@ _LEAST = 0.25
 
 def rounding_faults(model: MoebaForCausalLM) -> list[Fault]:
     """Those that a model in half precision can have."""
-    return [fault for fault in ROUNDING_FAULTS if fault.applies(model.config) and fault.finds_something(model)]
+    return [
+        fault for fault in ROUNDING_FAULTS if fault.applies(model.config) and fault.finds_something(model)
+    ]
 
 
 def _off_by_one_rounding(model: MoebaForCausalLM) -> None:

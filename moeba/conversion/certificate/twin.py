@@ -38,10 +38,18 @@ def shrink(config: MoebaConfig) -> MoebaConfig:
     layers = _representative_layers(config)
     first = layer_view(config, layers[0] if layers else 0)
     divisor = _common_heads([layer_view(config, i) for i in layers])
-    sizes = _few_heads(first, divisor)
+    sizes, uneven_heads = _few_heads(first, divisor), config.is_heterogeneous
     heads, head_dim = sizes["num_attention_heads"], sizes["head_dim"]
     square = first.hidden_size // first.num_attention_heads == first.head_dim
     hidden_size = heads * head_dim if square else heads * (head_dim + 2)
+    if config.embedding_multiplier == config.hidden_size**0.5 and _is_whole(hidden_size**0.5):
+        # A factor that half precision holds exactly would hide whether it is rounded.
+        if not square:
+            hidden_size += 2 * heads
+        elif config.attention_type == "grouped_query" and not uneven_heads and head_dim > 4:
+            head_dim -= 2
+            sizes |= {name: head_dim for name in ("head_dim", "v_head_dim") if sizes[name] == head_dim + 2}
+            hidden_size = heads * head_dim
     values.update(
         sizes,
         vocab_size=min(config.vocab_size, 96),
@@ -81,6 +89,10 @@ def shrink(config: MoebaConfig) -> MoebaConfig:
     for name in ("architectures", "id2label", "label2id", "auto_map", "transformers_version"):
         values.pop(name, None)
     return MoebaConfig.from_dict(values)
+
+
+def _is_whole(number: float) -> bool:
+    return number == int(number)
 
 
 def _common_heads(layers: list[Any]) -> int | None:
@@ -238,7 +250,7 @@ def half_twins(
 
 
 def all_in_half(model: PreTrainedModel) -> PreTrainedModel | None:
-    """A copy without the parameters that stay in float32 at loading, as `.to(dtype)` makes it; None if there are none."""
+    """A copy whose parameters are all in half precision, as `.to(dtype)` makes it; None if they are at loading."""
     if all(parameter.dtype == model.dtype for parameter in model.parameters()):
         return None
     cast = copy.deepcopy(model)

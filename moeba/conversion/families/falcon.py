@@ -111,4 +111,8 @@ FAMILY = Family(
     leftovers=("apply_residual_connection_post_layernorm",),
     base_prefix="transformer.",
     reordered="stock divides scores by a root instead of multiplying, and adds biases after the products",
+    trains_otherwise=(
+        "stock drops out the sum of parallel branches, an attention's answer at its own rate, and attention's weights "
+        "with ALiBi alone"
+    ),
 )
