@@ -121,7 +121,7 @@ class HalfComparison:
             return Check(f"parts in {self.dtype}", "unverified", detail=detail, on=self.on)
         by_part = self.different(self.target)
         worst = max(by_part, key=lambda name: by_part[name])
-        figures = {"different": by_part[worst], "by_part": by_part}
+        figures = {"different": by_part[worst], "parts": len(by_part)}
         if by_part[worst] <= self.limit:
             return self._check(True, figures)
         if self.reordered and self._is_within_rounding():
