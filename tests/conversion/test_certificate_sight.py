@@ -29,6 +29,12 @@ def failed(certificate) -> set[str]:
     return {check.name for check in certificate.checks if check.status == "failed"}
 
 
+@pytest.fixture
+def unplanted(monkeypatch) -> None:
+    """What fails by its checks needs no planted faults, which take most of the time."""
+    monkeypatch.setattr("moeba.conversion.certificate.proof._plant", lambda *_: None)
+
+
 def refused(tmp_path, model_type: str, **fields: Any):
     """The certificate of a conversion that must not pass."""
     source = native.make(tmp_path / "native", model_type, **fields)
@@ -49,7 +55,7 @@ def with_rows(monkeypatch, model_type: str, *rows: Any) -> None:
 # --- positions ---
 
 
-def test_positions_that_are_not_taken_from_the_mask(tmp_path, monkeypatch):
+def test_positions_that_are_not_taken_from_the_mask(tmp_path, unplanted, monkeypatch):
     """Equal wherever positions are given, and in batches without padding."""
     whole = MoebaModel.forward
 
@@ -79,7 +85,7 @@ ROUNDINGS = {
 
 
 @pytest.mark.parametrize("name", ROUNDINGS)
-def test_a_rounding_elsewhere_is_caught(tmp_path, monkeypatch, name):
+def test_a_rounding_elsewhere_is_caught(tmp_path, unplanted, monkeypatch, name):
     """Nothing of it shows in float32, and the bytes come back."""
     model_type, row, where = ROUNDINGS[name]
     with_rows(monkeypatch, model_type, row)
@@ -157,13 +163,13 @@ TRAINED = {
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_another_dropout_is_caught(tmp_path, monkeypatch, name):
+def test_another_dropout_is_caught(tmp_path, unplanted, monkeypatch, name):
     with_rows(monkeypatch, "llama", TRAINED[name])
     certificate = refused(tmp_path, "llama", attention_dropout=0.2)
     assert {"training"} <= failed(certificate) <= {"training", "training fields"}, certificate.lines()
 
 
-def test_a_dropout_that_only_the_file_knows_is_caught(tmp_path, monkeypatch):
+def test_a_dropout_that_only_the_file_knows_is_caught(tmp_path, unplanted, monkeypatch):
     """Of a model that is too large to be run whole."""
     monkeypatch.setattr("moeba.conversion.certificate.proof.LARGEST_RUN", 10)
     with_rows(monkeypatch, "llama", TRAINED["lost"])

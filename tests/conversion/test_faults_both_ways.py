@@ -95,7 +95,8 @@ FAULTS: dict[str, tuple[Wrong, ...]] = {
     ),
     "gemma3_text": (Wrong("rope_parameters", exchanged_kinds, exchanged_kinds),),
     "olmo2": (
-        swapped("rotary_precision", "model", "float32_product"), swapped("rotary_precision", "float32_product", "float32"),
+        swapped("rotary_precision", "model", "float32_product"),
+        swapped("rotary_precision", "float32_product", "float32"),
         swapped("norm_type", "rmsnorm", "rmsnorm_float32"),
     ),
     "smollm3": (Wrong("rotary_layers", lambda v: [not x for x in v], lambda v: [not x for x in v]),),
@@ -130,7 +131,7 @@ FAULTS: dict[str, tuple[Wrong, ...]] = {
     "mpt": (times("clip_qkv", 0.5),),
     "mimo_v2_flash": (times("attention_value_multiplier", 2),),
     "gptj": (swapped("attention_score_dtype", *DTYPE),),
-    "ctrl": (plus("position_offset", 1),),
+    "biogpt": (times("embedding_dropout", 0.5),),
     "qwen2_moe": (swapped("norm_topk_prob", True, False),),
 }  # fmt: skip
 CASES = [(model_type, wrong) for model_type, faults in FAULTS.items() for wrong in faults]
@@ -161,6 +162,8 @@ def source_with(model_type: str, wrong: Wrong):
 
 def assert_caught(tmp_path, monkeypatch, model_type: str, wrong: Wrong) -> None:
     source = save(build(source_with(model_type, wrong)), tmp_path / "native")
+    # What fails by its checks needs no planted faults, which take most of the time.
+    monkeypatch.setattr("moeba.conversion.certificate.proof._plant", lambda *_: None)
     in_, out = Family.to_moeba, Family.to_native
     monkeypatch.setattr(
         Family, "to_moeba", lambda self, native: changed(in_(self, native), wrong.field, wrong.there)

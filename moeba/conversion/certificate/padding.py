@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 PADDINGS = ("left", "right")
-_NEW_TOKENS = 3
+_PROMPT, _NEW_TOKENS = 24, 3
 
 
 class NoRoomError(ValueError):
@@ -29,7 +29,7 @@ def padded_tokens(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     new = min(_NEW_TOKENS, ids.shape[1] // 2)
     if new < 1:
         raise NoRoomError("no room for a new token")
-    prompts = ids[:, :-new]
+    prompts = ids[:, :-new][:, :_PROMPT]
     found = model.generate(
         prompts,
         attention_mask=_mask(prompts, "left"),

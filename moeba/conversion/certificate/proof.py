@@ -438,8 +438,8 @@ def _plant(
     for model in (one, other):
         model.set_attn_implementation(implementations(one, other)[0])
     trained = TRAINING_FAULT.plant(ours)
-    pair = Comparison(*((one, trained) if target_is_ours else (trained, other)), battery, tolerance, "")
-    relative = pair.training_difference()
+    first, second = (one, trained) if target_is_ours else (trained, other)
+    relative = Comparison(first, second, battery, tolerance, "").training_difference()
     certificate.negative_controls.append(
         Control(TRAINING_FAULT.name, relative > AMPLIFIED * tolerance, relative)
     )
