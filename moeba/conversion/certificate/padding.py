@@ -30,6 +30,8 @@ def padded_tokens(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     if new < 1:
         raise NoRoomError("no room for a new token")
     prompts = ids[:, :-new][:, :_PROMPT]
+    # Layers for several tokens at once, which a config.json may ask for, are never loaded.
+    settings = {"use_mtp": False} if hasattr(model.generation_config, "use_mtp") else {}
     found = model.generate(
         prompts,
         attention_mask=_mask(prompts, "left"),
@@ -37,6 +39,7 @@ def padded_tokens(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
         do_sample=False,
         pad_token_id=0,
         eos_token_id=None,
+        **settings,
     )
     return found[:, prompts.shape[1] :]
 

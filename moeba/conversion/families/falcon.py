@@ -80,6 +80,10 @@ FAMILY = Family(
     model_type="falcon",
     architecture="FalconForCausalLM",
     kind="dense",
+    trains_otherwise=(
+        "stock drops out the sum of parallel branches, an attention's answer at its own rate, and attention's weights "
+        "with ALiBi alone"
+    ),
     config_rows=(
         *pairs("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"),
         *pairs("hidden_dropout", "attention_dropout"),
@@ -111,8 +115,4 @@ FAMILY = Family(
     leftovers=("apply_residual_connection_post_layernorm",),
     base_prefix="transformer.",
     reordered="stock divides scores by a root instead of multiplying, and adds biases after the products",
-    trains_otherwise=(
-        "stock drops out the sum of parallel branches, an attention's answer at its own rate, and attention's weights "
-        "with ALiBi alone"
-    ),
 )
