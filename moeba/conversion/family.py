@@ -29,6 +29,7 @@ class Family:
         since: the release of transformers that brought it; empty for those of the oldest one that Moeba runs with.
         trains_otherwise: what the stock model drops out in training that ours does not, if its dropouts are above 0.
         reordered: why float32 sums run in another order than the stock model's; empty where logits are bit-identical.
+        rounds_otherwise: what `reordered` says also moves roundings in half precision, beyond those of the sums.
     """
 
     model_type: str
@@ -42,6 +43,7 @@ class Family:
     base_prefix: str = "model."
     since: str = ""
     reordered: str = ""
+    rounds_otherwise: bool = False
     trains_otherwise: str = ""
 
     @property

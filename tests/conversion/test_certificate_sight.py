@@ -18,7 +18,7 @@ from moeba import MoebaForCausalLM, certify, convert
 from moeba.conversion import FAMILIES, CertificateError
 from moeba.conversion.certificate.battery import build_battery
 from moeba.conversion.certificate.comparison import EXACT, Comparison, first_divergence, rounding_noise
-from moeba.conversion.certificate.half_precision import HalfComparison, compare_halves
+from moeba.conversion.certificate.half_precision import HalfComparison, Order, compare_halves
 from moeba.conversion.certificate.measures import share
 from moeba.conversion.certificate.twin import convert_twin, half_twins, shrink
 from moeba.conversion.config_rows import Fixed, Pair
@@ -106,7 +106,7 @@ def halves(tmp_path, model_type: str, dtype: torch.dtype = torch.bfloat16):
 def test_halves_of_one_model_agree_in_all_bits(tmp_path, dtype):
     one, other = halves(tmp_path, "qwen3", dtype)
     ids = build_battery(other.config, 32).longest
-    checks, controls = compare_halves(one, other, ids, "", "randomised twin")
+    checks, controls = compare_halves(one, other, ids, Order(), "randomised twin")
     assert [check.figures["different"] for check in checks] == [0.0]
     assert controls and all(control.caught for control in controls)
 
@@ -115,11 +115,13 @@ def test_what_sums_in_another_order_is_within_its_own_rounding(tmp_path):
     """BLOOM's stock model adds the distances inside a fused product: half of its values round otherwise."""
     one, other = halves(tmp_path, "bloom")
     ids = build_battery(other.config, 32).longest
-    assert HalfComparison(one, other, ids, "", "").run().status == "failed"
-    assert HalfComparison(one, other, ids, FAMILIES["bloom"].reordered, "").run().status == "verified"
+    fused = Order(FAMILIES["bloom"].reordered, FAMILIES["bloom"].rounds_otherwise)
+    for order in (Order(), replace(fused, rounds_otherwise=False)):
+        assert HalfComparison(one, other, ids, order, "").run().status == "failed"
+    assert HalfComparison(one, other, ids, fused, "").run().status == "verified"
     with torch.no_grad():
         other.model.layers[0].mlp.down_proj.weight.mul_(1.2)
-    assert HalfComparison(one, other, ids, FAMILIES["bloom"].reordered, "").run().status == "failed"
+    assert HalfComparison(one, other, ids, fused, "").run().status == "failed"
 
 
 def test_a_checkpoint_in_half_precision_is_compared_in_it(tmp_path):

@@ -34,6 +34,19 @@ HALVES = (torch.bfloat16, torch.float16)
 SAME_OPERATIONS, OTHER_ORDER = 0.01, 0.05
 
 
+@dataclass(frozen=True)
+class Order:
+    """How two models' operations differ.
+
+    Attributes:
+        reason: why they sum in another order; empty where they run the same operations.
+        rounds_otherwise: they also round at other places (a product scaled before it is rounded, or after).
+    """
+
+    reason: str = ""
+    rounds_otherwise: bool = False
+
+
 @dataclass
 class Trace:
     """What one run passed from part to part: the layers' inputs and outputs, the routers' logits, and the logits."""
@@ -51,7 +64,7 @@ class Trace:
 
 
 def compare_halves(
-    source: PreTrainedModel, target: PreTrainedModel, ids: torch.Tensor, reordered: str, on: str
+    source: PreTrainedModel, target: PreTrainedModel, ids: torch.Tensor, order: Order, on: str
 ) -> tuple[list[Check], list[Control]]:
     """Compare as loaded, and once more with every parameter in half precision where some stay in float32.
 
@@ -59,19 +72,19 @@ def compare_halves(
 
     Args:
         ids: token ids, `[rows, length]`.
-        reordered, on: see `HalfComparison`.
+        order, on: see `HalfComparison`.
     """
-    comparison = HalfComparison(source, target, ids, reordered, on)
+    comparison = HalfComparison(source, target, ids, order, on)
     checks = [comparison.run()]
     casts = [all_in_half(model) for model in (source, target)]
     if casts[0] is not None or casts[1] is not None:
         one, other = (cast or model for cast, model in zip(casts, (source, target), strict=True))
-        checks.append(_as_cast(one, other, ids, reordered, on))
+        checks.append(_as_cast(one, other, ids, order, on))
     ours = target if isinstance(target, MoebaForCausalLM) else source
     if not isinstance(ours, MoebaForCausalLM) or on == "checkpoint" or not comparison.is_sharp:
         return checks, []
     if ours is source:
-        comparison = HalfComparison(target, source, ids, reordered, on)
+        comparison = HalfComparison(target, source, ids, order, on)
     controls = []
     for fault in rounding_faults(ours):
         caught, largest = comparison.catches(fault.plant(ours))
@@ -80,11 +93,11 @@ def compare_halves(
 
 
 def _as_cast(
-    source: PreTrainedModel, target: PreTrainedModel, ids: torch.Tensor, reordered: str, on: str
+    source: PreTrainedModel, target: PreTrainedModel, ids: torch.Tensor, order: Order, on: str
 ) -> Check:
     """With parameters in half precision that stay in float32 when they are loaded."""
     try:
-        comparison = HalfComparison(source, target, ids, reordered, on)
+        comparison = HalfComparison(source, target, ids, order, on)
     except RuntimeError as error:  # such a model does not run
         detail = f"the source does not run: {' '.join(str(error).split())}"
         return Check("parts after a cast", "not applicable", detail=detail[:200], on=on)
@@ -95,15 +108,14 @@ class HalfComparison:
     """Two models of one half precision, in eval mode.
 
     Args:
-        reordered: why the two sum in another order; empty where they run the same operations.
         on: which weights these are, for the report.
     """
 
     def __init__(
-        self, source: PreTrainedModel, target: PreTrainedModel, ids: torch.Tensor, reordered: str, on: str
+        self, source: PreTrainedModel, target: PreTrainedModel, ids: torch.Tensor, order: Order, on: str
     ) -> None:
-        self.source, self.target, self.ids, self.reordered, self.on = source, target, ids, reordered, on
-        self.limit = OTHER_ORDER if reordered else SAME_OPERATIONS
+        self.source, self.target, self.ids, self.order, self.on = source, target, ids, order, on
+        self.limit = OTHER_ORDER if order.reason else SAME_OPERATIONS
         self.dtype = str(source.dtype).removeprefix("torch.")
         self.implementation = implementations(source, target)[0]
         with attention(self.implementation, source):
@@ -124,8 +136,8 @@ class HalfComparison:
         figures = {"different": by_part[worst], "parts": len(by_part)}
         if by_part[worst] <= self.limit:
             return self._check(True, figures)
-        if self.reordered and self._is_within_rounding():
-            return self._check(True, figures, f"within the source's own rounding only: {self.reordered}")
+        if self.order.rounds_otherwise and self._is_within_rounding():
+            return self._check(True, figures, f"within the source's own rounding only: {self.order.reason}")
         return self._check(False, figures, f"{worst} rounds otherwise")
 
     def different(self, model: PreTrainedModel) -> dict[str, float]:

@@ -27,7 +27,7 @@ from ..threads import one_thread
 from .battery import build_battery
 from .comparison import EXACT, REORDERED, Comparison, first_divergence, implementations, rounding_noise
 from .controls import faults_for
-from .half_precision import HALVES, compare_halves
+from .half_precision import HALVES, Order, compare_halves
 from .report import Certificate, Check, Control
 from .training import AMPLIFIED, TRAINING_FAULT, lost_fields
 from .twin import CONTEXT, convert_twin, export_twin, half_twins, load_exactly, load_model, plain
@@ -360,12 +360,15 @@ def _compare(
         certificate.first_divergence = found and f"{found} ({on})"
 
 
-def _reordered(first: Side, second: Side) -> str:
-    """Why the two sides sum in another order; empty where they run the same operations."""
-    families = [side.family for side in (first, second) if side.family is not None]
-    if len({family.model_type for family in families}) > 1:
-        return "the models are of two families"
-    return "" if len(families) == 2 else "; ".join(family.reordered for family in families)
+def _order(first: Side, second: Side) -> Order:
+    """How the operations of the two sides differ."""
+    families = {side.family.model_type: side.family for side in (first, second) if side.family is not None}
+    if len(families) > 1:
+        return Order("the models are of two families", rounds_otherwise=True)
+    if len(families) == 1 and None in (first.family, second.family):
+        family = next(iter(families.values()))
+        return Order(family.reordered, family.rounds_otherwise)
+    return Order()
 
 
 def _trains_otherwise(first: Side, second: Side, expanded: bool) -> str:
@@ -380,7 +383,7 @@ def _compare_halves(
     certificate: Certificate, one: PreTrainedModel, other: PreTrainedModel, on: str, first: Side, second: Side
 ) -> None:
     ids = build_battery(_moeba_config(one, other, second), LONGEST_HALF).longest
-    checks, controls = compare_halves(one, other, ids, _reordered(first, second), on)
+    checks, controls = compare_halves(one, other, ids, _order(first, second), on)
     certificate.checks += checks
     certificate.negative_controls += controls
 

@@ -80,6 +80,7 @@ FAMILY = Family(
     model_type="falcon",
     architecture="FalconForCausalLM",
     kind="dense",
+    rounds_otherwise=True,
     trains_otherwise=(
         "stock drops out the sum of parallel branches, an attention's answer at its own rate, and attention's weights "
         "with ALiBi alone"
