@@ -142,19 +142,22 @@ class HalfComparison:
 
     def different(self, model: PreTrainedModel) -> dict[str, float]:
         """Part -> share of its values that are not the source's, from the source's inputs."""
-        found, expected = self._replay(model).parts(), self.expected.parts()
-        return {
-            name: _unequal(value, found[name])
-            for name, value in expected.items()
-            if name in found and found[name].shape == value.shape
-        }
+        return {name: _unequal(value, other) for name, value, other in self._pairs(model)}
 
     def catches(self, damaged: PreTrainedModel) -> tuple[bool, float]:
         """Whether a damaged target stands out, and the largest difference of a part."""
-        found, expected = self._replay(damaged).parts(), self.expected.parts()
-        pairs = [(value, found[name]) for name, value in expected.items() if name in found]
-        largest = max(difference(a.double(), b.double()) for a, b in pairs if a.shape == b.shape)
-        return max(self.different(damaged).values()) > self.limit, largest
+        pairs = self._pairs(damaged)
+        largest = max(difference(value.double(), other.double()) for _, value, other in pairs)
+        return max(_unequal(value, other) for _, value, other in pairs) > self.limit, largest
+
+    def _pairs(self, model: PreTrainedModel) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
+        """Part, and what the source and a model made of its inputs there; routers of other shapes are left out."""
+        found = self._replay(model).parts()
+        return [
+            (name, value, found[name])
+            for name, value in self.expected.parts().items()
+            if name in found and found[name].shape == value.shape
+        ]
 
     def _replay(self, model: PreTrainedModel) -> Trace:
         with attention(self.implementation, model):
@@ -166,12 +169,11 @@ class HalfComparison:
         Two that round independently lie up to twice as far apart as each from the truth.
         """
         truth = self._replay(copy.deepcopy(self.source).float()).parts()
-        found, expected = self._replay(self.target).parts(), self.expected.parts()
         return all(
-            difference(value.double(), found[name].double(), torch.mean)
+            difference(value.double(), other.double(), torch.mean)
             <= 2 * difference(value.double(), truth[name].double(), torch.mean)
-            for name, value in expected.items()
-            if not name.startswith("router") and not torch.equal(value, found[name])
+            for name, value, other in self._pairs(self.target)
+            if not name.startswith("router") and not torch.equal(value, other)
         )
 
     def _check(self, passes: bool, figures: dict[str, Any], detail: str = "") -> Check:
