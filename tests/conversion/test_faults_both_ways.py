@@ -139,6 +139,16 @@ CASES = [(model_type, wrong) for model_type, faults in FAULTS.items() for wrong 
 SAMPLE = ("llama-norm_eps", "gptj-attention_score_dtype", "gpt2-hidden_dropout", "qwen3-sliding_window")
 
 
+# Where a field says something although it is not idle: one expert a token weighs 1, and open groups need no score.
+ACTS: dict[str, Callable[[MoebaConfig], bool]] = {
+    "router_weight_dtype": lambda config: config.num_experts_per_tok > 1,
+    "router_score_dtype": lambda config: config.num_experts_per_tok > 1,
+    "group_scoring": lambda config: (
+        2 < config.num_experts // config.n_group and config.topk_group < config.n_group
+    ),
+}
+
+
 def changed(config: MoebaConfig, field: str, change: Callable[[Any], Any]) -> MoebaConfig:
     values = config.to_dict()
     return MoebaConfig.from_dict({**values, field: change(copy.deepcopy(values[field]))})
@@ -146,9 +156,11 @@ def changed(config: MoebaConfig, field: str, change: Callable[[Any], Any]) -> Mo
 
 def source_with(model_type: str, wrong: Wrong):
     """The family's first draw in which the field acts."""
-    for seed in range(12):
+    for seed in range(20):
         native = draw(model_type, seed)
         config = FAMILIES[model_type].to_moeba(native)
+        if not ACTS.get(wrong.field, lambda config: True)(config):
+            continue
         try:
             other = changed(config, wrong.field, wrong.there)
         except ValueError:

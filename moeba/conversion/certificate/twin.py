@@ -29,6 +29,7 @@ from ..weight_files import TensorInfo
 from .comparison import has_experts
 
 WINDOW, ORIGINAL_CONTEXT, CONTEXT, LIMIT = 8, 16, 64, 0.5
+_WIDEST_HEAD = 16
 
 
 def shrink(config: MoebaConfig) -> MoebaConfig:
@@ -38,7 +39,8 @@ def shrink(config: MoebaConfig) -> MoebaConfig:
     layers = _representative_layers(config)
     first = layer_view(config, layers[0] if layers else 0)
     divisor = _common_heads([layer_view(config, i) for i in layers])
-    sizes, uneven_heads = _few_heads(first, divisor), config.is_heterogeneous
+    widest = _WIDEST_HEAD
+    sizes = _few_heads(first, divisor, widest)
     heads, head_dim = sizes["num_attention_heads"], sizes["head_dim"]
     square = first.hidden_size // first.num_attention_heads == first.head_dim
     hidden_size = heads * head_dim if square else heads * (head_dim + 2)
@@ -46,9 +48,10 @@ def shrink(config: MoebaConfig) -> MoebaConfig:
         # A factor that half precision holds exactly would hide whether it is rounded.
         if not square:
             hidden_size += 2 * heads
-        elif config.attention_type == "grouped_query" and not uneven_heads and head_dim > 4:
-            head_dim -= 2
-            sizes |= {name: head_dim for name in ("head_dim", "v_head_dim") if sizes[name] == head_dim + 2}
+        elif config.attention_type == "grouped_query" and head_dim > 4:
+            widest = head_dim - 2
+            sizes = _few_heads(first, divisor, widest)
+            head_dim = sizes["head_dim"]
             hidden_size = heads * head_dim
     values.update(
         sizes,
@@ -84,7 +87,7 @@ def shrink(config: MoebaConfig) -> MoebaConfig:
     )
     if config.sparse_layers:
         values.update(_few_experts(first))
-    if uneven := _layers_that_differ([layer_view(config, i) for i in layers], values, divisor):
+    if uneven := _layers_that_differ([layer_view(config, i) for i in layers], values, divisor, widest):
         values["per_layer_config"] = uneven
     for name in ("architectures", "id2label", "label2id", "auto_map", "transformers_version"):
         values.pop(name, None)
@@ -101,8 +104,8 @@ def _common_heads(layers: list[Any]) -> int | None:
     return math.gcd(*(count for pair in counts for count in pair)) if len(counts) > 1 else None
 
 
-def _few_heads(layer: Any, divisor: int | None = None) -> dict[str, Any]:
-    """Widths and numbers of heads of one layer, made small."""
+def _few_heads(layer: Any, divisor: int | None, widest: int) -> dict[str, Any]:
+    """Widths and numbers of heads of one layer, made small: no head wider than `widest`."""
     if divisor is not None:
         heads, kv_heads = layer.num_attention_heads // divisor, layer.num_key_value_heads // divisor
     else:
@@ -110,7 +113,7 @@ def _few_heads(layer: Any, divisor: int | None = None) -> dict[str, Any]:
         # Without groups as many as the shards into which a fused projection may be cut (CodeGen).
         kv_heads = min(layer.num_key_value_heads, 2 if groups > 1 else 4)
         heads = kv_heads * groups
-    head_dim = min(layer.head_dim, 16)
+    head_dim = min(layer.head_dim, widest)
     sizes = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": head_dim}
     sizes["v_head_dim"] = head_dim if layer.v_head_dim == layer.head_dim else max(head_dim // 2, 1)
     if layer.attention_type == "latent":
@@ -124,12 +127,12 @@ def _few_heads(layer: Any, divisor: int | None = None) -> dict[str, Any]:
 
 
 def _layers_that_differ(
-    layers: list[Any], values: dict[str, Any], divisor: int | None
+    layers: list[Any], values: dict[str, Any], divisor: int | None, widest: int
 ) -> dict[int, dict[str, Any]]:
     """Per-layer sizes of a twin whose layers differ, where they are not the twin's first layer's."""
     found = {}
     for i, layer in enumerate(layers):
-        sizes = _few_heads(layer, divisor) | (_few_experts(layer) if layer.sparse_layers else {})
+        sizes = _few_heads(layer, divisor, widest) | (_few_experts(layer) if layer.sparse_layers else {})
         found[i] = {name: value for name, value in sizes.items() if value != values[name]}
     return {i: sizes for i, sizes in found.items() if sizes}
 
