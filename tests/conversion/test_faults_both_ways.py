@@ -95,8 +95,8 @@ FAULTS: dict[str, tuple[Wrong, ...]] = {
     ),
     "gemma3_text": (Wrong("rope_parameters", exchanged_kinds, exchanged_kinds),),
     "olmo2": (
-        swapped("rotary_precision", "model", "float32_product"),
-        swapped("rotary_precision", "float32_product", "float32"),
+        swapped("rotary_precision", "float32", "model"),
+        swapped("rotary_precision", "float32", "float32_product"),
         swapped("norm_type", "rmsnorm", "rmsnorm_float32"),
     ),
     "smollm3": (Wrong("rotary_layers", lambda v: [not x for x in v], lambda v: [not x for x in v]),),
@@ -144,7 +144,7 @@ ACTS: dict[str, Callable[[MoebaConfig], bool]] = {
     "router_weight_dtype": lambda config: config.num_experts_per_tok > 1,
     "router_score_dtype": lambda config: config.num_experts_per_tok > 1,
     "group_scoring": lambda config: (
-        2 < config.num_experts // config.n_group and config.topk_group < config.n_group
+        config.num_experts // config.n_group > 2 and config.topk_group < config.n_group
     ),
 }
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from transformers import PreTrainedModel
 
@@ -32,16 +35,30 @@ def padded_tokens(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     prompts = ids[:, :-new][:, :_PROMPT]
     # Layers for several tokens at once, which a config.json may ask for, are never loaded.
     settings = {"use_mtp": False} if hasattr(model.generation_config, "use_mtp") else {}
-    found = model.generate(
-        prompts,
-        attention_mask=_mask(prompts, "left"),
-        max_new_tokens=new,
-        do_sample=False,
-        pad_token_id=0,
-        eos_token_id=None,
-        **settings,
-    )
+    with _without_router_logits(model):
+        found = model.generate(
+            prompts,
+            attention_mask=_mask(prompts, "left"),
+            max_new_tokens=new,
+            do_sample=False,
+            pad_token_id=0,
+            eos_token_id=None,
+            **settings,
+        )
     return found[:, prompts.shape[1] :]
+
+
+@contextmanager
+def _without_router_logits(model: PreTrainedModel) -> Iterator[None]:
+    """Stock models make a balance loss of them, which fails for a step of `generate()` beside the mask of a batch."""
+    shown = getattr(model.config, "output_router_logits", None)
+    if shown:
+        model.config.output_router_logits = False
+    try:
+        yield
+    finally:
+        if shown:
+            model.config.output_router_logits = shown
 
 
 def _mask(ids: torch.Tensor, side: str) -> torch.Tensor:
