@@ -249,3 +249,10 @@ def test_logits_without_a_spread_have_a_verdict(tmp_path, model_type):
     other = AutoModelForCausalLM.from_pretrained(tmp_path / "native")
     assert isinstance(MoebaForCausalLM.from_pretrained(tmp_path / "moeba"), MoebaForCausalLM)
     assert share(other(torch.tensor([[1, 2]])).logits, torch.ones(1, 2, other.config.vocab_size)) == 1.0
+
+
+def test_a_mixture_that_shows_its_router_logits(tmp_path):
+    """Stock cannot generate a batch then: its balance loss takes the whole mask for that of one step."""
+    source = native.make(tmp_path / "native", "mixtral", output_router_logits=True)
+    checks = convert(source, tmp_path / "moeba").certificate.checks
+    assert {c.status for c in checks if c.name == "greedy tokens of a batch"} == {"verified"}

@@ -139,12 +139,16 @@ CASES = [(model_type, wrong) for model_type, faults in FAULTS.items() for wrong 
 SAMPLE = ("llama-norm_eps", "gptj-attention_score_dtype", "gpt2-hidden_dropout", "qwen3-sliding_window")
 
 
-# Where a field says something although it is not idle: one expert a token weighs 1, and open groups need no score.
+# Where a field says something although it is not idle: one expert a token weighs 1, the scores of all add
+# up to 1, and groups that are open need no score.
 ACTS: dict[str, Callable[[MoebaConfig], bool]] = {
     "router_weight_dtype": lambda config: config.num_experts_per_tok > 1,
-    "router_score_dtype": lambda config: config.num_experts_per_tok > 1,
+    "norm_topk_prob": lambda config: 1 < config.num_experts_per_tok < config.num_experts,
+    "router_score_dtype": lambda config: config.num_experts_per_tok > 1 and config.norm_topk_prob,
     "group_scoring": lambda config: (
-        config.num_experts // config.n_group > 2 and config.topk_group < config.n_group
+        config.num_experts // config.n_group > 2
+        and config.topk_group < config.n_group
+        and config.num_experts_per_tok > 1
     ),
 }
 
