@@ -4,8 +4,8 @@ Each is a field of our config that a family's table means otherwise than the sto
 back on the way out. So the files agree, a twin's native config is right, and ours is wrong.
 
 What no bound can see is not among them. An epsilon of 1e-20 beside scores that add up to about 1 may be a million times
-larger and no float32 sum is another. And where a stock model rounds at other places than ours (`Family.rounds_otherwise`:
-BLOOM, Falcon, GPT-OSS, OPT, XGLM), one rounding more hides among those; the certificate says so.
+larger and no float32 sum is another. And where a stock model rounds at other places than ours, as BLOOM's does
+(`Family.rounds_otherwise`), one rounding more hides among those; the certificate says so.
 """
 
 from __future__ import annotations
