@@ -1,7 +1,8 @@
-"""What a model folder is, from its config and the headers of its weight files: no tensor is read."""
+"""What a model folder is, from its config and the headers of its weight files: no tensor is loaded."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,21 @@ from ..configuration.model_facts import layer_view
 from ..conversion.checkpoint import Checkpoint, read_json
 from ..conversion.convert import moeba_config
 from ..conversion.families import family_of
-from ..conversion.provenance import CERTIFICATE_FILE, read_history
+from ..conversion.provenance import read_history
+from ..hub_card.reading.facts import of_these_weights
+from ..hub_card.reading.records import read_certificate
 from ..hub_card.text.words import describe
 from ..tokenization import tokenizer_files
 
+# Bytes of weights that are hashed without being asked for: a few seconds.
+HASHED_AT_ONCE = 2_000_000_000
 
-def inspect_folder(folder: Path) -> dict[str, Any]:
+
+def inspect_folder(folder: Path, hash_all: bool = False) -> dict[str, Any]:
     """Everything that `moeba inspect` shows.
+
+    Args:
+        hash_all: hash the weight files whatever their size, to tell whether the certificate is of them.
 
     `parts`, `layers` and `parameters` are None where the model type is not supported; `unsupported` says why.
 
@@ -45,7 +54,7 @@ def inspect_folder(folder: Path) -> dict[str, Any]:
     facts["weights"] = _weights(checkpoint)
     facts["tokenizer"] = _tokenizer(folder)
     facts["provenance"] = [_operation(step) for step in read_history(folder)]
-    facts["certificate"] = _certificate(folder)
+    facts["certificate"] = _certificate(folder, checkpoint, hash_all)
     return facts
 
 
@@ -120,10 +129,30 @@ def _operation(step: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _certificate(folder: Path) -> dict[str, Any] | None:
-    """What the folder's certificate says; whether it was made for these very weights is not looked at."""
-    path = folder / CERTIFICATE_FILE
-    if not path.is_file():
+def _certificate(folder: Path, checkpoint: Checkpoint, hash_all: bool) -> dict[str, Any] | None:
+    """What the folder's certificate is worth now, by the same reading as the card's, and what was looked at for it.
+
+    `verdict` is `unverified` where nothing else is wrong but the weights were too large to be hashed.
+    """
+    certificate = read_certificate(folder)
+    if certificate is None:
         return None
-    record = read_json(path)
-    return {"verdict": record.get("verdict"), "operation": record.get("operation")}
+    size = sum(path.stat().st_size for path in checkpoint.weight_files)
+    reads = bool(certificate.target_files) and (hash_all or size <= HASHED_AT_ONCE)
+    certificate = replace(
+        certificate, is_of_these_weights=of_these_weights(certificate, checkpoint.sha256() if reads else {})
+    )
+    outcome: str = certificate.outcome
+    if outcome == "verified" and certificate.is_of_these_weights is None:
+        outcome = "unverified"
+    checked = ["config, generation settings and tokenizer"] if certificate.is_bound else []
+    checked += ["weights by SHA-256"] if reads else []
+    return {
+        "verdict": outcome,
+        "recorded": certificate.verdict,
+        "operation": certificate.operation,
+        "changes": list(certificate.changes),
+        "problem": certificate.problem or None,
+        "checked": checked,
+        "weights_not_read": size if certificate.target_files and not reads else 0,
+    }

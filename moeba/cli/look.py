@@ -14,18 +14,26 @@ from .console import emit, note, out
 Model = Annotated[str, typer.Argument(help="A model folder, native or Moeba, or a Hub id.", metavar="DIR")]
 
 
-def inspect(model: Model, as_json: Json = False) -> None:
+def inspect(
+    model: Model,
+    hash_all: Annotated[
+        bool,
+        typer.Option("--hash", help="Hash weights of any size, to tell whether they are the proven ones."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Show what a model is: its parts in plain words, sizes, layers, files, and where it comes from.
 
-    Reads the config and the headers of the weight files only, so it is quick for a model of any size. Native
-    folders of the supported families are shown in the same words as Moeba's own.
+    Reads the config and the headers of the weight files. A certificate counts for the files that it was made of:
+    config, generation settings and tokenizer are compared with it, and weights of up to 2 GB are hashed; larger ones
+    with `--hash`. Native folders of the supported families are shown in the same words as Moeba's own.
 
     Example: `moeba inspect my-moe`
     """
     from ..conversion import resolve
     from .inspection import inspect_folder
 
-    facts = inspect_folder(resolve(model, any_type=True))
+    facts = inspect_folder(resolve(model, any_type=True), hash_all)
     if as_json:
         emit(facts)
         return
@@ -167,11 +175,24 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     rows += _file_rows(facts)
     rows += [("Made by", _operation(step)) for step in facts["provenance"]]
     certificate = facts["certificate"]
-    if certificate:
-        rows.append(("Certificate", f"{certificate['verdict']} ({certificate['operation']}), as recorded"))
-    else:
-        rows.append(("Certificate", "none"))
+    rows.append(("Certificate", _certificate(certificate) if certificate else "none"))
     return rows
+
+
+def _certificate(found: dict[str, Any]) -> str:
+    words = f"{found['verdict']} ({found['operation'] or 'unknown operation'})"
+    if found["verdict"] == "other weights":
+        words += ": it was made of other weights than these"
+    if found["problem"]:
+        words += f": {found['problem']}"
+    if found["changes"]:
+        words += f" since the proof: {'; '.join(found['changes'])}"
+    if found["weights_not_read"]:
+        words += (
+            f"; recorded as {found['recorded']}, and {found['weights_not_read'] / 1e9:,.1f} GB of weights were not "
+            "read: --hash does"
+        )
+    return words + (f"; checked: {', '.join(found['checked'])}" if found["checked"] else "")
 
 
 def _layer_range(run: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ TRAINING_FIELDS = {
     "output_router_logits", "router_aux_loss_coef", "router_jitter_draws", "router_jitter_noise",
     "router_loss", "router_z_loss_coef", "train_padding_embedding", "use_cache",
 }  # fmt: skip
-_METADATA_FIELDS = {
+METADATA_FIELDS = {
     "architectures", "auto_map", "chunk_size_feed_forward", "id2label", "label2id", "output_hidden_states",
     "native_fields", "problem_type", "return_dict", "transformers_version", "moeba_version", "_name_or_path",
 }  # fmt: skip
@@ -35,7 +35,7 @@ class Difference:
 def differences(first: MoebaConfig, second: MoebaConfig) -> list[Difference]:
     """Fields of the model, not metadata, that differ; values that mean the same compare equal."""
     a, b = _values(first), _values(second)
-    names = sorted((set(a) | set(b)) - _METADATA_FIELDS - _ROUNDING_FIELDS - {"model_type"})
+    names = sorted((set(a) | set(b)) - METADATA_FIELDS - _ROUNDING_FIELDS - {"model_type"})
     return [
         Difference(name, a.get(name), b.get(name))
         for name in names

@@ -30,7 +30,9 @@ class Family:
         base_prefix: what a checkpoint saved from the bare model leaves off its names.
         aliases: other `model_type`s that transformers reads with the same classes.
         since: the release of transformers that brought it; empty for those of the oldest one that Moeba runs with.
+        trains_otherwise: what the stock model drops out in training that ours does not, if its dropouts are above 0.
         reordered: why float32 sums run in another order than the stock model's; empty where logits are bit-identical.
+        rounds_otherwise: what `reordered` says also moves roundings in half precision, beyond those of the sums.
     """
 
     model_type: str
@@ -43,6 +45,8 @@ class Family:
     aliases: tuple[str, ...] = ()
     since: str = ""
     reordered: str = ""
+    rounds_otherwise: bool = False
+    trains_otherwise: str = ""
 
     @property
     def layer_prefix(self) -> str:

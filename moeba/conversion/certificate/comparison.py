@@ -24,7 +24,10 @@ from ...library.upstream import (
 )
 from ..families import family_of
 from .battery import Battery
+from .measures import difference, largest, oddity, share
+from .padding import PADDINGS, NoRoomError, padded_logits, padded_tokens
 from .report import Check, Status
+from .training import AMPLIFIED, training_logits
 
 # Largest difference of logits, as a share of their standard deviation, that rounding can explain.
 EXACT = 2e-6
@@ -38,13 +41,20 @@ class Comparison:
         source, target: models in float32 and eval mode.
         tolerance: see `EXACT` and `REORDERED`.
         on: which weights these are, for the report.
+        trains_otherwise: why the two need not agree where something is dropped out; see `Family`.
     """
 
     def __init__(
-        self, source: PreTrainedModel, target: PreTrainedModel, battery: Battery, tolerance: float, on: str
+        self,
+        source: PreTrainedModel,
+        target: PreTrainedModel,
+        battery: Battery,
+        tolerance: float,
+        on: str,
+        trains_otherwise: str = "",
     ) -> None:
         self.source, self.target, self.battery = source, target, battery
-        self.tolerance, self.on = tolerance, on
+        self.tolerance, self.on, self.trains_otherwise = tolerance, on, trains_otherwise
 
     def run(self) -> list[Check]:
         """Every check."""
@@ -59,7 +69,10 @@ class Comparison:
                 self.gradients(),
                 self.cache(),
                 self.left_padding(),
+                self.padded_batches(),
                 self.greedy(),
+                self.greedy_batch(),
+                self.training(),
             ]
             checks.append(self.router())
         return checks
@@ -70,40 +83,32 @@ class Comparison:
         for ids, a in zip(self.battery.inputs, self._source_logits, strict=True):
             with torch.no_grad():
                 b = self.target(ids).logits.double()
-            difference = (a - b).abs().max().item()
-            difference = float("inf") if difference != difference else difference
-            worst, relative = (
-                max(worst, difference),
-                max(relative, difference / a.std().clamp(min=1e-12).item()),
-            )
+            worst, relative = max(worst, difference(a, b)), max(relative, share(a, b))
         return worst, relative
 
     def logits(self, name: str) -> Check:
         """Largest and mean difference, KL divergence, and agreement of the most likely token."""
-        worst, mean, kl, agree, spread = 0.0, 0.0, 0.0, 1.0, 0.0
+        worst, relative, mean, kl, agree = 0.0, 0.0, 0.0, 0.0, 1.0
+        told = f"lengths {list(self.battery.lengths)}"
         for ids in self.battery.inputs:
             with torch.no_grad():
                 a, b = self.source(ids).logits.double(), self.target(ids).logits.double()
-            difference = (a - b).abs()
-            worst, mean = max(worst, difference.max().item()), max(mean, difference.mean().item())
-            kl = max(
-                kl,
-                F.kl_div(b.log_softmax(-1), a.log_softmax(-1), log_target=True, reduction="none")
-                .sum(-1)
-                .max()
-                .item(),
-            )
+            if reason := oddity(a, b):
+                told = f"{told}; {reason}"
+            worst, relative = max(worst, difference(a, b)), max(relative, share(a, b))
+            mean = max(mean, difference(a, b, torch.mean))
+            divergence = F.kl_div(b.log_softmax(-1), a.log_softmax(-1), log_target=True, reduction="none")
+            kl = max(kl, largest(divergence.sum(-1)))
             agree = min(agree, (a.argmax(-1) == b.argmax(-1)).double().mean().item())
-            spread = max(spread, a.std().item())
         figures = {
             "max_abs": worst,
             "mean_abs": mean,
-            "relative_to_spread": worst / spread,
+            "relative_to_spread": relative,
             "kl": kl,
             "top1": agree,
         }
         figures["bitwise"] = worst == 0.0
-        return self._check(name, worst / spread, figures, f"lengths {list(self.battery.lengths)}")
+        return self._check(name, relative, figures, told)
 
     def hidden_states(self) -> Check:
         """Difference after each layer, as a share of that layer's spread."""
@@ -111,9 +116,7 @@ class Comparison:
             ours = [
                 model(self.battery.longest, output_hidden_states=True).hidden_states for model in self._pair
             ]
-        by_layer = [
-            (a - b).abs().max().item() / max(a.std().item(), 1e-12) for a, b in zip(*ours, strict=True)
-        ]
+        by_layer = [share(a, b) for a, b in zip(*ours, strict=True)]
         return self._check("hidden states", max(by_layer), {"worst": max(by_layer), "by_layer": by_layer})
 
     def gradients(self) -> Check:
@@ -127,6 +130,7 @@ class Comparison:
             )
             gradients.append(torch.autograd.grad(loss, weight)[0])
         a, b = gradients
+        # No number where one of them is not finite: `_check` takes that for a failure.
         relative = ((a - b).norm() / a.norm().clamp(min=1e-30)).item()
         return self._check("gradient", relative, {"relative": relative})
 
@@ -153,16 +157,14 @@ class Comparison:
             # Rope types that change with the length legitimately differ between one pass and many.
             source_whole = self.source(ids, use_cache=False).logits
         a, b = cached
-        spread = a.std().item()
-        against_source = (a - b).abs().max().item() / spread
-        own = (whole - b).abs().max().item() / spread
-        source_own = (source_whole - a).abs().max().item() / spread
+        against_source, own, source_own = share(a, b), share(whole, b), share(source_whole, a)
         figures = {
             "against_source": against_source,
             "against_uncached": own,
             "source_against_uncached": source_own,
         }
-        return self._check("KV cache", max(against_source, own - source_own - 1e-4), figures)
+        worst = against_source if source_own == float("inf") else max(against_source, own - source_own - 1e-4)
+        return self._check("KV cache", worst, figures)
 
     def left_padding(self) -> Check:
         """A ragged batch padded on the left, compared at its real tokens."""
@@ -175,8 +177,16 @@ class Comparison:
                 model(ids, attention_mask=mask, position_ids=positions).logits[mask.bool()]
                 for model in self._pair
             )
-        relative = ((a - b).abs().max() / a.std()).item()
+        relative = share(a, b)
         return self._check("left padding", relative, {"relative_to_spread": relative})
+
+    def padded_batches(self) -> Check:
+        """Ragged batches padded on either side, whose positions the models take from the mask or from nowhere."""
+        figures = {}
+        for side in PADDINGS:
+            a, b = (padded_logits(model, self.battery.longest, side) for model in self._pair)
+            figures[side] = share(a, b)
+        return self._check("padded batch without positions", max(figures.values()), figures)
 
     def greedy(self) -> Check:
         """The same tokens from `generate()`."""
@@ -195,6 +205,29 @@ class Comparison:
             "greedy tokens", 0.0 if torch.equal(a, b) else float("inf"), {"tokens": int(a.shape[1])}
         )
 
+    def greedy_batch(self) -> Check:
+        """The same tokens from `generate()` for prompts of two lengths, the shorter one padded on the left."""
+        try:
+            a, b = (padded_tokens(model, self.battery.longest) for model in self._pair)
+        except NoRoomError as error:
+            return Check("greedy tokens of a batch", "not applicable", detail=str(error), on=self.on)
+        same = torch.equal(a, b)
+        figures = {"tokens": int(a.numel()), "same": (a == b).double().mean().item()}
+        return self._check("greedy tokens of a batch", 0.0 if same else float("inf"), figures)
+
+    def training(self) -> Check:
+        """Logits in train mode: both models draw what they drop out from the same seed, in the same order."""
+        relative = self.training_difference()
+        figures = {"relative_to_spread": relative}
+        if self.trains_otherwise and relative > AMPLIFIED * self.tolerance:
+            return Check("training", "unverified", figures, self.trains_otherwise, self.on)
+        return self._check("training", relative / AMPLIFIED, figures)
+
+    def training_difference(self) -> float:
+        """The largest difference of logits in train mode, as a share of their spread."""
+        a, b = (training_logits(model, self.battery.longest) for model in self._pair)
+        return share(a, b)
+
     def router(self) -> Check:
         """Logits and chosen experts of every router, where both models have routers."""
         if not all(has_experts(model) for model in self._pair):
@@ -209,7 +242,7 @@ class Comparison:
             return Check(
                 "router choices", "not applicable", detail="the routers have other shapes", on=self.on
             )
-        worst = max((a - b).abs().max().item() / a.std().item() for a, b in zip(first, second, strict=True))
+        worst = max(share(a, b) for a, b in zip(first, second, strict=True))
         agree = [
             (a.topk(k)[1].sort(-1)[0] == b.topk(k)[1].sort(-1)[0]).all(-1).float().mean().item()
             for k, a, b in zip(self._experts_per_token(), first, second, strict=True)
@@ -271,8 +304,10 @@ def rounding_noise(models: Sequence[PreTrainedModel], battery: Battery) -> float
         if torch.equal(results[0], results[-1]):
             rounded = embedded * (1 + signs * torch.finfo(embedded.dtype).eps)
             results.append(model(inputs_embeds=rounded).logits.double())
-    a, b = results[0], results[-1]
-    return ((a - b).abs().max() / a.std()).item()
+    noise = share(results[0], results[-1])
+    return (
+        noise if noise < float("inf") else 0.0
+    )  # of no model that computes numbers: nothing may hide behind it
 
 
 def first_divergence(
@@ -305,7 +340,7 @@ def first_divergence(
         other = seen[0].get(name)
         if other is None or other.shape != value.shape:
             continue
-        if (other - value).abs().max() > tolerance * other.std().clamp(min=1e-12):
+        if share(other, value) > tolerance:
             return name
     return None
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from ...configuration import MoebaConfig
 from ...library.upstream import run_like
@@ -46,7 +47,8 @@ def with_config(model: MoebaForCausalLM, changes: dict[str, Any]) -> MoebaForCau
     values.update(changes)
     config = MoebaConfig.from_dict(values)
     run_like(config, model.config)
-    damaged = MoebaForCausalLM(config).eval()
+    damaged = AutoModelForCausalLM.from_config(config, dtype=model.dtype).eval()
+    run_like(damaged.config, model.config)
     state = {name: value for name, value in model.state_dict().items() if name in damaged.state_dict()}
     damaged.load_state_dict(state, strict=False)
     return damaged

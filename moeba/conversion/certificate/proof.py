@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from ...configuration import MoebaConfig
 from ...modeling import MoebaForCausalLM
+from ..binding import bind
 from ..checkpoint import Checkpoint, resolve
 from ..config_differences import TRAINING_FIELDS, differences
 from ..families import family_of
@@ -24,12 +27,17 @@ from ..threads import one_thread
 from .battery import build_battery
 from .comparison import EXACT, REORDERED, Comparison, first_divergence, implementations, rounding_noise
 from .controls import faults_for
+from .half_precision import HALVES, Order, compare_halves
 from .report import Certificate, Check, Control
-from .twin import CONTEXT, convert_twin, export_twin, load_exactly, load_model, plain
+from .training import AMPLIFIED, TRAINING_FAULT, lost_fields
+from .twin import CONTEXT, convert_twin, export_twin, half_twins, load_exactly, load_model, plain
 
 # A model with more parameters is not run whole: its twin and the bytes of its tensors are the proof.
 LARGEST_RUN = 2_000_000_000
 LONGEST_ACTUAL, LONGEST_TWIN = 256, CONTEXT + 32
+LONGEST_HALF = (
+    CONTEXT  # tokens; rounding needs no more, and half precision is slow where a processor lacks it
+)
 TEXT = "Déjà vu: naïve café, 12 345 tokens…\n\tdef f(x):  return x**2  # 你好 <s> \u0065\u0301\n"
 
 Twins = Callable[[Path], tuple[PreTrainedModel, PreTrainedModel]]
@@ -70,7 +78,7 @@ def certify_folders(
     certificate = Certificate(
         operation=operation or _operation(first, second, expanded),
         source=first.identity(),
-        target=second.identity(),
+        target={**second.identity(), "bound": bind(target)},
         versions=versions(),
         config_differences=[
             {
@@ -90,10 +98,13 @@ def certify_folders(
     )  # fmt: skip
     certificate.checks.append(_round_trip(certificate))
     certificate.checks.append(_tokenizers(source, target))
+    certificate.checks.append(_training_fields(first, second))
     if misfits := _misfits(first, second, expanded):
         detail = f"not comparable: {listing(misfits)}"
         certificate.checks.append(Check("logits", "failed", detail=detail))
         return certificate
+
+    trains = _trains_otherwise(first, second, expanded)
 
     def tolerance_for(one: PreTrainedModel, other: PreTrainedModel, limit: int) -> float:
         # A sum over several experts rounds otherwise than one feed-forward, and some models amplify any rounding.
@@ -105,19 +116,28 @@ def certify_folders(
         if build is not None:
             one, other = build(Path(folder))
             tolerance = tolerance_for(one, other, LONGEST_TWIN)
-            _compare(certificate, one, other, LONGEST_TWIN, tolerance, "randomised twin", first, second)
+            _compare(
+                certificate, one, other, LONGEST_TWIN, tolerance, "randomised twin", first, second, trains
+            )
             _plant(certificate, one, other, tolerance, equal)
+            if twins is None:
+                halves = half_twins(one, other, Path(folder), first.half)
+                _compare_halves(certificate, *halves, "randomised twin", first, second)
     if first.parameters + second.parameters > LARGEST_RUN:
         detail = f"{first.parameters + second.parameters:,} parameters are too many to run here"
         certificate.checks.append(Check("logits", "unverified", detail=detail, on="checkpoint"))
         return certificate
     one, other = load_model(source, first.drops), load_model(target, second.drops)
     tolerance = tolerance_for(one, other, LONGEST_ACTUAL)
-    _compare(certificate, one, other, LONGEST_ACTUAL, tolerance, "checkpoint", first, second)
+    _compare(certificate, one, other, LONGEST_ACTUAL, tolerance, "checkpoint", first, second, trains)
     if not certificate.negative_controls and not _fresh(one):
         if not any(isinstance(model, MoebaForCausalLM) for model in (one, other)):
             other = _as_moeba(second)
         _plant(certificate, one, other, tolerance, equal)
+    if first.dtype in HALVES and not expanded:
+        del one, other
+        halves = load_model(source, first.drops, first.half), load_model(target, second.drops, first.half)
+        _compare_halves(certificate, *halves, "checkpoint", first, second)
     return certificate
 
 
@@ -143,6 +163,19 @@ class Side:
     @property
     def parameters(self) -> int:
         return self.config.num_params()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What most of its values are stored in."""
+        sizes: dict[torch.dtype, int] = {}
+        for info in self.checkpoint.tensors.values():
+            sizes[info.dtype] = sizes.get(info.dtype, 0) + math.prod(info.shape)
+        return max(sizes, key=lambda dtype: sizes[dtype])
+
+    @property
+    def half(self) -> torch.dtype:
+        """The half precision that it is run in: its own, or else bfloat16."""
+        return self.dtype if self.dtype in HALVES else torch.bfloat16
 
     def drops(self, name: str) -> bool:
         """Whether a tensor carries nothing, by its name on disk or by the one that transformers loads it under."""
@@ -293,6 +326,17 @@ def _tokenizers(source: Path, target: Path) -> Check:
     )
 
 
+def _training_fields(first: Side, second: Side) -> Check:
+    """A native side's dropouts, jitter and loss coefficients come back from Moeba's terms as they stand in its file."""
+    natives = [side for side in (first, second) if side.family is not None]
+    if not natives:
+        return Check("training fields", "not applicable", detail="both are Moeba's own")
+    lost = [
+        line for side in natives for line in lost_fields(side.family, side.checkpoint.config, side.config)
+    ]
+    return Check("training fields", "failed" if lost else "verified", detail=listing(lost))
+
+
 def _family_twins(first: Side, second: Side) -> Twins | None:
     """Twins through the rows of the native side, if exactly one side is native and both have the same parts."""
     if bool(first.config.sparse_layers) != bool(second.config.sparse_layers):
@@ -308,14 +352,42 @@ def _family_twins(first: Side, second: Side) -> Twins | None:
 
 def _compare(
     certificate: Certificate, one: PreTrainedModel, other: PreTrainedModel, limit: int, tolerance: float, on: str,
-    first: Side, second: Side,
+    first: Side, second: Side, trains_otherwise: str,
 ) -> None:  # fmt: skip
     battery = build_battery(_moeba_config(one, other, second), limit)
-    checks = Comparison(one, other, battery, tolerance, on).run()
+    checks = Comparison(one, other, battery, tolerance, on, trains_otherwise).run()
     certificate.checks += checks
     if any(check.status == "failed" for check in checks) and certificate.first_divergence is None:
         found = first_divergence(one, other, battery.longest, _module_pairs(first, second), tolerance)
         certificate.first_divergence = found and f"{found} ({on})"
+
+
+def _order(first: Side, second: Side) -> Order:
+    """How the operations of the two sides differ."""
+    families = {side.family.model_type: side.family for side in (first, second) if side.family is not None}
+    if len(families) > 1:
+        return Order("the models are of two families", rounds_otherwise=True)
+    if len(families) == 1 and None in (first.family, second.family):
+        family = next(iter(families.values()))
+        return Order(family.reordered, family.rounds_otherwise)
+    return Order()
+
+
+def _trains_otherwise(first: Side, second: Side, expanded: bool) -> str:
+    """Why the two sides may draw other things in training."""
+    if expanded:
+        return "the routers of rebuilt feed-forwards draw for themselves"
+    families = [side.family for side in (first, second) if side.family is not None]
+    return "; ".join(family.trains_otherwise for family in families if family.trains_otherwise)
+
+
+def _compare_halves(
+    certificate: Certificate, one: PreTrainedModel, other: PreTrainedModel, on: str, first: Side, second: Side
+) -> None:
+    ids = build_battery(_moeba_config(one, other, second), LONGEST_HALF).longest
+    checks, controls = compare_halves(one, other, ids, _order(first, second), on)
+    certificate.checks += checks
+    certificate.negative_controls += controls
 
 
 def _moeba_config(one: PreTrainedModel, other: PreTrainedModel, side: Side) -> MoebaConfig:
@@ -370,6 +442,12 @@ def _plant(
     battery = build_battery(ours.config, LONGEST_TWIN)
     for model in (one, other):
         model.set_attn_implementation(implementations(one, other)[0])
+    trained = TRAINING_FAULT.plant(ours)
+    first, second = (one, trained) if target_is_ours else (trained, other)
+    relative = Comparison(first, second, battery, tolerance, "").training_difference()
+    certificate.negative_controls.append(
+        Control(TRAINING_FAULT.name, relative > AMPLIFIED * tolerance, relative)
+    )
     for fault in faults_for(ours.config, equal_experts):
         if not fault.finds_something(ours):
             continue

@@ -85,15 +85,18 @@ class CertificateError(ValueError):
         self.certificate = certificate
         failed = [check for check in certificate.checks if check.status == "failed"]
         missed = [control.fault for control in certificate.negative_controls if not control.caught]
-        reasons = [
-            f"{check.name} ({', '.join(f'{k}={_short(v)}' for k, v in check.figures.items())})"
-            for check in failed
-        ]
+        reasons = [_reason(check) for check in failed]
         reasons += [f"the planted fault '{fault}' went unnoticed" for fault in missed]
         where = f"; first divergence: {certificate.first_divergence}" if certificate.first_divergence else ""
         super().__init__(
             f"the certificate is {certificate.verdict}: {'; '.join(reasons) or 'nothing was compared'}{where}"
         )
+
+
+def _reason(check: Check) -> str:
+    """What failed, on one line: its figures that are single numbers, and what it says."""
+    told = [f"{name}={_short(value)}" for name, value in check.figures.items() if not isinstance(value, list)]
+    return f"{check.name} ({', '.join([*told, *([check.detail] if check.detail else [])])})"
 
 
 def _short(value: Any) -> str:

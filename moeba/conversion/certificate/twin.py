@@ -29,6 +29,7 @@ from ..weight_files import TensorInfo
 from .comparison import has_experts
 
 WINDOW, ORIGINAL_CONTEXT, CONTEXT, LIMIT = 8, 16, 64, 0.5
+_WIDEST_HEAD = 16
 
 
 def shrink(config: MoebaConfig) -> MoebaConfig:
@@ -38,10 +39,20 @@ def shrink(config: MoebaConfig) -> MoebaConfig:
     layers = _representative_layers(config)
     first = layer_view(config, layers[0] if layers else 0)
     divisor = _common_heads([layer_view(config, i) for i in layers])
-    sizes = _few_heads(first, divisor)
+    widest = _WIDEST_HEAD
+    sizes = _few_heads(first, divisor, widest)
     heads, head_dim = sizes["num_attention_heads"], sizes["head_dim"]
     square = first.hidden_size // first.num_attention_heads == first.head_dim
     hidden_size = heads * head_dim if square else heads * (head_dim + 2)
+    if config.embedding_multiplier == config.hidden_size**0.5 and _is_whole(hidden_size**0.5):
+        # A factor that half precision holds exactly would hide whether it is rounded.
+        if not square:
+            hidden_size += 2 * heads
+        elif config.attention_type == "grouped_query" and head_dim > 4:
+            widest = head_dim - 2
+            sizes = _few_heads(first, divisor, widest)
+            head_dim = sizes["head_dim"]
+            hidden_size = heads * head_dim
     values.update(
         sizes,
         vocab_size=min(config.vocab_size, 96),
@@ -76,7 +87,7 @@ def shrink(config: MoebaConfig) -> MoebaConfig:
     )
     if config.sparse_layers:
         values.update(_few_experts(first))
-    if uneven := _layers_that_differ([layer_view(config, i) for i in layers], values, divisor):
+    if uneven := _layers_that_differ([layer_view(config, i) for i in layers], values, divisor, widest):
         values["per_layer_config"] = uneven
     for name in (
         "architectures",
@@ -90,14 +101,18 @@ def shrink(config: MoebaConfig) -> MoebaConfig:
     return MoebaConfig.from_dict(values)
 
 
+def _is_whole(number: float) -> bool:
+    return number == int(number)
+
+
 def _common_heads(layers: list[Any]) -> int | None:
     """What the numbers of heads can be divided by where layers differ in them, so that they keep their ratios."""
     counts = {(layer.num_attention_heads, layer.num_key_value_heads) for layer in layers}
     return math.gcd(*(count for pair in counts for count in pair)) if len(counts) > 1 else None
 
 
-def _few_heads(layer: Any, divisor: int | None = None) -> dict[str, Any]:
-    """Widths and numbers of heads of one layer, made small."""
+def _few_heads(layer: Any, divisor: int | None, widest: int) -> dict[str, Any]:
+    """Widths and numbers of heads of one layer, made small: no head wider than `widest`."""
     if divisor is not None:
         heads, kv_heads = layer.num_attention_heads // divisor, layer.num_key_value_heads // divisor
     else:
@@ -105,7 +120,7 @@ def _few_heads(layer: Any, divisor: int | None = None) -> dict[str, Any]:
         # Without groups as many as the shards into which a fused projection may be cut (CodeGen).
         kv_heads = min(layer.num_key_value_heads, 2 if groups > 1 else 4)
         heads = kv_heads * groups
-    head_dim = min(layer.head_dim, 16)
+    head_dim = min(layer.head_dim, widest)
     sizes = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": head_dim}
     sizes["v_head_dim"] = head_dim if layer.v_head_dim == layer.head_dim else max(head_dim // 2, 1)
     if layer.attention_type == "latent":
@@ -119,12 +134,12 @@ def _few_heads(layer: Any, divisor: int | None = None) -> dict[str, Any]:
 
 
 def _layers_that_differ(
-    layers: list[Any], values: dict[str, Any], divisor: int | None
+    layers: list[Any], values: dict[str, Any], divisor: int | None, widest: int
 ) -> dict[int, dict[str, Any]]:
     """Per-layer sizes of a twin whose layers differ, where they are not the twin's first layer's."""
     found = {}
     for i, layer in enumerate(layers):
-        sizes = _few_heads(layer, divisor) | (_few_experts(layer) if layer.sparse_layers else {})
+        sizes = _few_heads(layer, divisor, widest) | (_few_experts(layer) if layer.sparse_layers else {})
         found[i] = {name: value for name, value in sizes.items() if value != values[name]}
     return {i: sizes for i, sizes in found.items() if sizes}
 
@@ -224,8 +239,40 @@ def load_exactly(model: MoebaForCausalLM, state: dict[str, torch.Tensor]) -> Non
     model.tie_weights()
 
 
-def load_model(folder: Path, drops: Callable[[str], bool] = lambda name: False) -> PreTrainedModel:
-    """Any causal language model of a folder, in float32, with eager experts.
+def half_twins(
+    one: PreTrainedModel, other: PreTrainedModel, folder: Path, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """The twins of `convert_twin` or `export_twin` in half precision, each as its library loads and holds it.
+
+    Args:
+        folder: where the native one of the two was written.
+    """
+    stock = load_model(folder, dtype=dtype)
+    halved = folder / "half"
+    stock.save_pretrained(halved)
+    plan, _ = plan_import(Checkpoint(halved))
+    planned = PlannedTensors(plan)
+    target_is_ours = isinstance(other, MoebaForCausalLM)
+    config = copy.deepcopy((other if target_is_ours else one).config)
+    ours = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    load_exactly(ours, {name: planned.read(name) for name in planned.tensors})
+    return (stock, plain(ours)) if target_is_ours else (plain(ours), stock)
+
+
+def all_in_half(model: PreTrainedModel) -> PreTrainedModel | None:
+    """A copy whose parameters are all in half precision, as `.to(dtype)` makes it; None if they are at loading."""
+    if all(parameter.dtype == model.dtype for parameter in model.parameters()):
+        return None
+    cast = copy.deepcopy(model)
+    for parameter in cast.parameters():
+        parameter.data = parameter.data.to(model.dtype)
+    return cast
+
+
+def load_model(
+    folder: Path, drops: Callable[[str], bool] = lambda name: False, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """Any causal language model of a folder, with eager experts.
 
     Args:
         drops: whether a tensor carries nothing, so that the model may have no place for it.
@@ -234,7 +281,7 @@ def load_model(folder: Path, drops: Callable[[str], bool] = lambda name: False) 
         ValueError: transformers found missing, unexpected or misshapen tensors, which it would replace by random ones.
     """
     model, info = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
+        folder, dtype=dtype, output_loading_info=True, local_files_only=True
     )
     wrong = {
         name: sorted(key for key in map(str, info[name]) if not drops(key))

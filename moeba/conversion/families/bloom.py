@@ -37,6 +37,7 @@ FAMILY = Family(
     model_type="bloom",
     architecture="BloomForCausalLM",
     kind="dense",
+    rounds_otherwise=True,
     config_rows=(
         *pairs("hidden_dropout", "attention_dropout"),
         Pair("n_layer", "num_hidden_layers"),

@@ -80,6 +80,11 @@ FAMILY = Family(
     model_type="falcon",
     architecture="FalconForCausalLM",
     kind="dense",
+    rounds_otherwise=True,
+    trains_otherwise=(
+        "stock drops out the sum of parallel branches, an attention's answer at its own rate, and attention's weights "
+        "with ALiBi alone"
+    ),
     config_rows=(
         *pairs("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"),
         *pairs("hidden_dropout", "attention_dropout"),

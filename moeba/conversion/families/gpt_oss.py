@@ -12,6 +12,7 @@ FAMILY = Family(
     model_type="gpt_oss",
     architecture="GptOssForCausalLM",
     kind="moe",
+    rounds_otherwise=True,
     config_rows=(
         *without(SIZES, "intermediate_size", "hidden_act"),
         *pairs("num_experts_per_tok", "swiglu_alpha", "swiglu_limit"),

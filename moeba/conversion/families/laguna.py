@@ -53,6 +53,7 @@ FAMILY = Family(
     model_type="laguna",
     architecture="LagunaForCausalLM",
     kind="moe",
+    rounds_otherwise=True,
     config_rows=(
         *without(SIZES, "num_attention_heads", "rope_parameters"),
         *pairs("moe_intermediate_size", "num_experts_per_tok"),

@@ -51,6 +51,7 @@ FAMILY = Family(
     model_type="opt",
     architecture="OPTForCausalLM",
     kind="dense",
+    rounds_otherwise=True,
     config_rows=(
         *pairs("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"),
         *pairs("attention_dropout"),

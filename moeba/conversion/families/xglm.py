@@ -30,6 +30,7 @@ FAMILY = Family(
     model_type="xglm",
     architecture="XGLMForCausalLM",
     kind="dense",
+    rounds_otherwise=True,
     config_rows=(
         *pairs("attention_dropout"),
         Pair("d_model", "hidden_size"),

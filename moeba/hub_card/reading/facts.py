@@ -17,7 +17,6 @@ from ...configuration import MoebaConfig
 from ...configuration.model_facts import cached_values, layer_view
 from ...conversion.checkpoint import Checkpoint
 from ...conversion.families import FAMILIES
-from ...conversion.provenance import CERTIFICATE_FILE
 from ...conversion.provenance import FILE as PROVENANCE_FILE
 from ...conversion.weight_files import PICKLE_FILE, PICKLE_INDEX, SAFE_FILE, SAFE_INDEX
 from ..text.evaluation import EvaluationFacts, evaluation_facts
@@ -32,7 +31,7 @@ from .records import (
     as_int,
     as_text,
     as_texts,
-    certificate_facts,
+    read_certificate,
     read_record,
     step_facts,
 )
@@ -152,7 +151,7 @@ def gather_facts(folder: str | Path) -> Facts:
     checkpoint = _open_checkpoint(folder)
     weights = None if checkpoint is None else _weight_facts(checkpoint)
     steps = step_facts(read_record(folder, PROVENANCE_FILE))
-    certificate = certificate_facts(read_record(folder, CERTIFICATE_FILE))
+    certificate = read_certificate(folder)
     surgery, evaluation = surgery_facts(folder), evaluation_facts(folder)
     hashes = {}
     if checkpoint is not None and (
@@ -162,10 +161,9 @@ def gather_facts(folder: str | Path) -> Facts:
     ):
         hashes = checkpoint.sha256()
     if certificate:
-        is_named = certificate.target_files and hashes
         certificate = replace(
             certificate,
-            is_of_these_weights=_agree(certificate.target_files, hashes) if is_named else None,
+            is_of_these_weights=of_these_weights(certificate, hashes),
             is_lossy=certificate.is_lossy or bool(steps and steps[-1].is_lossy),
         )
     if surgery and steps and steps[-1].target_files and hashes:
@@ -348,6 +346,11 @@ def _is_untouched(
     # Where no hashes are recorded, this is not known and thus False.
     found = [hashes] if is_last else [source.files for source in steps[index + 1].sources]
     return any(_agree(wrote, files) for files in found)
+
+
+def of_these_weights(certificate: CertificateFacts, hashes: Mapping[str, str]) -> bool | None:
+    """Whether a certificate is of weight files with these hashes; None where one of the two names none."""
+    return _agree(certificate.target_files, hashes) if certificate.target_files and hashes else None
 
 
 def _agree(named: Mapping[str, str], found: Mapping[str, str]) -> bool:

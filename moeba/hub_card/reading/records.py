@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ...conversion.binding import changes_since
 from ...conversion.json_files import read_json
+from ...conversion.provenance import CERTIFICATE_FILE
+
+Outcome = Literal["verified", "gap", "failed", "void", "changed", "other weights", "unreadable"]
 
 ROUTER_MAKERS = frozenset(("upcycle", "merge", "split"))
 """Operations that put a router where there was none."""
@@ -69,6 +73,12 @@ class Control:
 
 @dataclass(frozen=True)
 class CertificateFacts:
+    """What parity.json says, and whether it is about what lies beside it.
+
+    `changes` has a line for each file that decides the function and is not as it was proven; `is_bound` says whether
+    the record tells such files at all (those of older releases name the weights alone).
+    """
+
     verdict: str  # as the file says
     operation: str | None
     is_lossy: bool
@@ -80,17 +90,28 @@ class CertificateFacts:
     keys: Mapping[str, Any]
     first_divergence: str | None
     target_files: Mapping[str, str]
+    changes: tuple[str, ...] = ()
+    is_bound: bool = False
+    problem: str = ""  # why the file cannot be read
 
     @property
-    def outcome(self) -> Literal["verified", "gap", "failed", "void", "other weights"]:
-        """What it is worth: of other weights, or having missed a planted fault, it proves nothing."""
+    def outcome(self) -> Outcome:
+        """What it is worth to whoever reads the folder: the card, `bundle`, `push` and `inspect` say this and no more.
+
+        Unreadable, of other weights or files, or having missed a planted fault, it proves nothing.
+        """
+        if self.problem:
+            return "unreadable"
         if self.is_of_these_weights is False:
             return "other weights"
+        if self.changes:
+            return "changed"
         if self.verdict == "void" or not all(control.caught for control in self.controls):
             return "void"
         if self.is_lossy:
             return "gap"
-        return "verified" if self.verdict == "verified" else "failed"
+        passed = self.verdict == "verified" and all(check.status != "failed" for check in self.checks)
+        return "verified" if passed else "failed"
 
 
 def step_facts(provenance: Mapping[str, Any]) -> tuple[StepFacts, ...]:
@@ -141,9 +162,26 @@ def _listed(value: object) -> list[str]:
     return as_texts([value] if isinstance(value, str) else value)
 
 
-def certificate_facts(values: Mapping[str, Any]) -> CertificateFacts | None:
-    if not values:
+def read_certificate(folder: Path) -> CertificateFacts | None:
+    """The certificate in a folder, and what changed since of the files that it binds beside the weights.
+
+    One that cannot be read is no absent fact: a card may still show what it once said.
+    """
+    path = folder / CERTIFICATE_FILE
+    if not path.exists() and not path.is_symlink():
         return None
+    try:
+        values = read_json(path)
+    except (ValueError, OSError) as error:
+        told = " ".join(str(error).split()).replace(str(path), CERTIFICATE_FILE)
+        return replace(certificate_facts({}), problem=told)
+    target = as_dict(values.get("target"))
+    bound = as_dict(target.get("bound"))
+    facts = certificate_facts(values)
+    return replace(facts, is_bound=bool(bound), changes=changes_since(folder, bound) if bound else ())
+
+
+def certificate_facts(values: Mapping[str, Any]) -> CertificateFacts:
     return CertificateFacts(
         verdict=as_text(values.get("verdict")) or "unverified",
         operation=as_text(values.get("operation")),

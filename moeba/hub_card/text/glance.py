@@ -25,6 +25,8 @@ _PROVEN = {
     "failed": "**unverified**: the certificate's checks did not all pass",
     "void": "**unverified**: the certificate is void",
     "other weights": "**unverified**: the certificate is of other weights than these",
+    "changed": "**unverified**: files that decide the function have changed since it was proven",
+    "unreadable": "**unverified**: the certificate cannot be read",
 }
 
 

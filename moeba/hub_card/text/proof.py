@@ -22,6 +22,13 @@ _VERDICTS = {
         "**unverified**: the certificate in this folder names other weights than those that lie here now, so "
         "its figures are not shown."
     ),
+    "changed": (
+        "**unverified**: files that decide what this model computes have changed since it was proven, so the "
+        "certificate's figures are not shown. Changed: {changes}."
+    ),
+    "unreadable": (
+        "**unverified**: the certificate in this folder cannot be read, so nothing is proven: {problem}."
+    ),
 }
 _GAP_HEADER = (
     "measured on",
@@ -47,6 +54,8 @@ def comparison(facts: Facts) -> dict[str, Any] | None:
             operation=code(operation),
             verdict=cell(certificate.verdict),
             summary=f"; {summary}" if summary else "",
+            changes="; ".join(cell(line) for line in certificate.changes),
+            problem=cell(certificate.problem),
         ),
         "is_folded": outcome == "verified",
         "checks": _check_rows(certificate) if shows_figures else [],
@@ -63,7 +72,7 @@ def comparison(facts: Facts) -> dict[str, Any] | None:
                 "" if c.max_abs_diff is None else figure(c.max_abs_diff),
             ]
             for c in certificate.controls
-            if outcome != "other weights"
+            if shows_figures or outcome == "void"
         ],
         "footnotes": _footnotes(certificate) if shows_figures else [],
     }
@@ -121,6 +130,11 @@ def _footnotes(certificate: CertificateFacts) -> list[str]:
     if certificate.is_of_these_weights is None:
         lines.append(
             "The certificate names no weight file by its hash: that it is of these weights is unverified."
+        )
+    if certificate.outcome == "verified" and not certificate.is_bound:
+        lines.append(
+            "The certificate was made by a release that bound the weights alone: that config, generation settings "
+            "and tokenizer are those that were proven is unverified."
         )
     return lines
 

@@ -1,0 +1,125 @@
+"""What a certificate holds of the files that decide a model's function beside its weights, and what changed since.
+
+Config, generation settings and tokenizer settings are held field by field, so that a change can be named and a tool
+may rewrite what says nothing; other tokenizer files, chat templates among them, by their SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import CONFIG_MAPPING
+
+from ..tokenization.adopt import tokenizer_files
+from .config_differences import METADATA_FIELDS
+from .hashes import sha256_of
+from .json_files import read_json
+
+_CONFIG = "config.json"
+# Fields that decide nothing: who wrote the file, and with what.
+_METADATA: dict[str, set[str]] = {
+    _CONFIG: METADATA_FIELDS
+    | {"output_attentions", "use_cache", "_attn_implementation_autoset", "_commit_hash"},
+    "generation_config.json": {"transformers_version", "_from_model_config"},
+    "tokenizer_config.json": {
+        "transformers_version",
+        "name_or_path",
+        "auto_map",
+        "processor_class",
+        "is_local",
+    },
+    "special_tokens_map.json": set(),
+    "added_tokens.json": set(),
+}
+_OLD_NAMES = {"torch_dtype": "dtype"}
+_LONGEST = 80  # characters of a value that is kept as it is
+_MOST_NAMED = 5  # changed fields of one file
+
+
+def bind(folder: Path) -> dict[str, Any]:
+    """File name -> its fields, or its SHA-256, for each file beside the weights that decides the function."""
+    return {str(path.relative_to(folder)): _held(path) for path in _deciding(folder)}
+
+
+def changes_since(folder: Path, bound: Mapping[str, Any]) -> tuple[str, ...]:
+    """One line for each file that is not as `bind` found it: `config.json: norm_eps 1e-06 → 0.5`."""
+    lines = []
+    present = {str(path.relative_to(folder)): path for path in _deciding(folder)}
+    for name in sorted({*bound, *present}):
+        if name not in present:
+            lines.append(f"{name}: it is gone")
+        elif name not in bound:
+            lines.append(f"{name}: it was added")
+        elif changed := _changed(present[name], name, bound[name]):
+            lines.append(f"{name}: {changed}")
+    return tuple(lines)
+
+
+def _deciding(folder: Path) -> list[Path]:
+    named = [folder / name for name in (_CONFIG, "generation_config.json")]
+    return sorted({*(path for path in named if path.is_file()), *tokenizer_files(folder)})
+
+
+def _held(path: Path) -> Any:
+    if path.name not in _METADATA:
+        return sha256_of(path)
+    values = {_OLD_NAMES.get(name, name): value for name, value in _flat(read_json(path)).items()}
+    kept = _METADATA[path.name]
+    return {name: _short(value) for name, value in values.items() if name.split(".")[0] not in kept}
+
+
+def _changed(path: Path, name: str, before: Any) -> str:
+    """What is otherwise in a file, in words; empty if nothing is."""
+    try:
+        now = _held(path)
+    except ValueError as error:
+        return f"it cannot be read ({' '.join(str(error).split())[:100]})"
+    if now == before:
+        return ""
+    if not isinstance(now, dict) or not isinstance(before, dict):
+        return "it was changed"
+    defaults = _defaults(now) if name == _CONFIG else {}
+    fields = []
+    for field in sorted({*now, *before}):
+        old, new = (side[field] if field in side else defaults.get(field) for side in (before, now))
+        if old != new:
+            fields.append(f"{field} {_shown(old)} → {_shown(new)}")
+    more = len(fields) - _MOST_NAMED
+    return ", ".join(fields[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a field means that a config.json leaves out: another release may write it, or leave out more."""
+    try:
+        model_type = json.loads(config["model_type"])
+        return {name: _short(value) for name, value in _flat(CONFIG_MAPPING[model_type]().to_dict()).items()}
+    except Exception:  # a stock class may refuse its own defaults in any way
+        return {}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Fields of fields by dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and value and all(isinstance(key, str) for key in value):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def _short(value: Any) -> str:
+    """A value as JSON, or the hash of that where it is long."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return text if len(text) <= _LONGEST else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _shown(value: str | None) -> str:
+    """A kept value for a person."""
+    if value is None:
+        return "not given"
+    return "another value" if value.startswith("sha256:") else value

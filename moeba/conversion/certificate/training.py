@@ -1,0 +1,66 @@
+"""Two models as they train: with dropout and jitter drawn from one seed, and the fields that decide them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ...configuration import MoebaConfig
+from ..config_rows import Inert
+from ..family import Family
+from .fault import Fault
+
+_SEED = 0
+# What a field of a native config that acts in training alone has in its name. Heads of other tasks are not compared.
+_WORDS, _OTHER_HEADS = (
+    ("dropout", "pdrop", "_drop", "jitter", "aux_loss", "z_loss"),
+    ("classifier", "summary"),
+)
+# What is left of a dropped row is made larger, and rounding with it.
+AMPLIFIED = 8
+
+
+@contextmanager
+def training(model: PreTrainedModel, seed: int = _SEED) -> Iterator[None]:
+    """In train mode, its random draws from a seed of their own; everyone else's stay as they were."""
+    before = model.training
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.train()
+        try:
+            yield
+        finally:
+            model.train(before)
+
+
+def training_logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    """`[rows, length, vocabulary]`, with whatever the model drops out."""
+    with training(model), torch.no_grad():
+        return model(ids, use_cache=False).logits
+
+
+def lost_fields(family: Family, raw: dict[str, Any], config: MoebaConfig) -> list[str]:
+    """Fields of a native config.json that act in training alone and do not come back from our config: `name a → b`."""
+    native = family.read_config(raw).to_dict()
+    back = family.to_native(config).to_dict()
+    inert = {row.their_name for row in family.config_rows if isinstance(row, Inert)}
+    return [
+        f"{name} {native[name]!r} → {back.get(name)!r}"
+        for name in sorted(native)
+        if any(word in name for word in _WORDS)
+        and not name.startswith(_OTHER_HEADS)
+        and name not in inert
+        and (native[name] or None) != (back.get(name) or None)
+    ]
+
+
+# In every architecture the weights of attention can be dropped out.
+TRAINING_FAULT = Fault(
+    "dropout of attention raised",
+    lambda config: True,
+    config=lambda config: {"attention_dropout": min(config.attention_dropout + 0.25, 0.9)},
+)
