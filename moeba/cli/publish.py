@@ -16,6 +16,12 @@ def bundle(
     source: Annotated[Path, typer.Argument(help="A Moeba folder.", metavar="SRC")],
     destination: Annotated[Path, typer.Argument(help="The folder to appear.", metavar="DST")],
     overwrite: Overwrite = False,
+    hardlink: Annotated[
+        bool,
+        typer.Option(
+            "--hardlink", help="Link the weights: no space, but what is written into them changes SRC too."
+        ),
+    ] = False,
 ) -> None:
     """Make a folder that can be uploaded to the Hub and loads where Moeba is not installed.
 
@@ -26,7 +32,7 @@ def bundle(
     """
     from ..hub_card import bundle as operation
 
-    folder = operation(source, destination, overwrite=overwrite)
+    folder = operation(source, destination, overwrite=overwrite, hardlink=hardlink)
     say(f"{folder}: {sum(path.is_file() for path in folder.rglob('*'))} files")
 
 

@@ -15,6 +15,7 @@ from .certificate import Certificate, CertificateError, certify_folders
 from .checkpoint import Checkpoint
 from .destination import check_apart, check_free
 from .hashes import hashing
+from .inputs import Inputs
 from .plan import Plan
 from .provenance import CERTIFICATE_FILE, OWN_FILES, describe_source, read_history, write_provenance
 from .writing import Progress, WriteReport, write_checkpoint
@@ -72,7 +73,8 @@ def check_start(origins: Sequence[Origin], destination: str | Path, options: Run
     """
     for origin in origins:
         check_apart(origin.checkpoint.folder, destination)
-    check_free(Path(destination).expanduser().resolve(), options.overwrite)
+    folders = [origin.checkpoint.folder for origin in origins]
+    check_free(Path(destination).expanduser().resolve(), options.overwrite, folders)
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,8 @@ class Job:
                 max_shard_size=options.max_shard_size,
                 overwrite=options.overwrite,
                 progress=options.progress,
+                inputs=sum((origin.checkpoint.inputs for origin in self.origins), Inputs(())),
+                origins=[origin.checkpoint.folder for origin in self.origins],
             )
         return Result(self.destination, self.plan, report, outcome.certificate, outcome.gap)
 

@@ -49,7 +49,7 @@ def numbered(count: int, size: int = 8) -> Memory:
 
 
 def add_config(folder: Path) -> None:
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text('{"model_type": "llama"}')
 
 
 def write(source: Memory, destination: Path, recipes: list[Recipe] | None = None, **options):
@@ -389,7 +389,7 @@ def test_full_disk_says_what_is_missing_and_can_be_continued(tmp_path, monkeypat
 
 def test_existing_destination_is_replaced_only_on_request(tmp_path):
     write(numbered(1), tmp_path / "out")
-    (tmp_path / "out" / "old.txt").touch()
+    (tmp_path / "out" / "vocab.txt").touch()
     source = numbered(3)
     with pytest.raises(ValueError, match="out exists: choose another destination, or overwrite it"):
         write(source, tmp_path / "out")
@@ -508,7 +508,7 @@ def test_check_destination(tmp_path, monkeypatch):
         (tmp_path / "file", True, "is a file"),
         (tmp_path / "file" / "below", False, "cannot be written"),
         (tmp_path / "empty", False, "exists: choose another destination, or overwrite it"),
-        (tmp_path / "photos", True, "holds no config.json and may be no checkpoint"),
+        (tmp_path / "photos", True, "holds no config.json that names a model type.* may be no checkpoint"),
     ):
         with pytest.raises(ValueError, match=message):
             check_destination(source, taken, overwrite)

@@ -15,7 +15,7 @@ import native
 import torch
 
 from moeba import MoebaTokenizer
-from moeba.conversion import job, shards, writing
+from moeba.conversion import job, shards, workplace, writing
 from moeba.conversion.job import Result
 from moeba.surgery.densify import densify
 from moeba.surgery.grow import grow
@@ -145,13 +145,14 @@ def die_at(moment: str | int) -> None:
         companions = job.Job._write_companions
         job.Job._write_companions = lambda self, at: (companions(self, at), die())  # type: ignore
     elif moment == "finished":
-        writing.move_into_place = die
+        workplace.move_into_place = die
     elif moment == "published":
         move = os.rename
 
         def move_and_die(source: Any, target: Any) -> None:
             move(source, target)
-            die()
+            if Path(source).name.endswith(".partial"):
+                die()
 
         os.rename = move_and_die  # type: ignore[assignment]
 
