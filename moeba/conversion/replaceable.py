@@ -101,9 +101,11 @@ def _fits(path: PurePosixPath, pattern: PurePosixPath) -> bool:
 
 
 def _lies_in(path: Path, inside: PurePosixPath, origins: Iterable[Path]) -> bool:
-    for origin in origins:
-        twin = origin / inside
-        if path.is_file() and twin.is_file() and twin.resolve() != path.resolve():
-            if filecmp.cmp(path, twin, shallow=False):
-                return True
-    return False
+    twins = (origin / inside for origin in origins)
+    return any(
+        path.is_file()
+        and twin.is_file()
+        and twin.resolve() != path.resolve()
+        and filecmp.cmp(path, twin, shallow=False)
+        for twin in twins
+    )
