@@ -91,7 +91,7 @@ def moments(name: str, steps: int, count: int) -> list[int]:
 @pytest.mark.parametrize("name", FEW)
 def test_killed_before_some_steps(sources, tmp_path, undisturbed, name):
     expected, steps = undisturbed(name)
-    for step in moments(name, steps, 2):
+    for step in moments(name, steps, 1):
         check_kill(name, sources, tmp_path / str(step), step, expected)
 
 
