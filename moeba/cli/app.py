@@ -1,16 +1,21 @@
 """The verbs together, and what becomes of their errors: one line on stderr and an exit code.
 
 0: done. 1: the input or the machine does not allow it. 2: the command line is wrong. 3: a certificate failed.
+128+n: signal n stopped it (130: Ctrl-C, 143: SIGTERM, 129: SIGHUP).
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
+
+from moeba_command import received as stopped
+from moeba_command import said
 
 from . import checkpoints, demo, doctor, evaluation, look, publish, surgery
 from .console import (
@@ -84,8 +89,9 @@ def run(arguments: Sequence[str]) -> int:
     words = list(arguments)
     if _takes_debug(words):
         os.environ["MOEBA_DEBUG"] = "1"
-    quiet_libraries()
+    stopped.clear()
     try:
+        quiet_libraries()
         with notes_of_moeba():
             code = app(words, prog_name="moeba", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
@@ -97,7 +103,9 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         return _explain(error)
     if code == INTERRUPTED:
-        note("Interrupted.")
+        number = stopped[-1] if stopped else signal.SIGINT
+        note(said(number))
+        return 128 + number
     return code if isinstance(code, int) else OK
 
 

@@ -18,6 +18,12 @@ def bundle(
         Path, typer.Argument(help="The folder to appear.", metavar="DST", parser=named_path)
     ],
     overwrite: Overwrite = False,
+    hardlink: Annotated[
+        bool,
+        typer.Option(
+            "--hardlink", help="Link the weights: no space, but what is written into them changes SRC too."
+        ),
+    ] = False,
 ) -> None:
     """Make a folder that can be uploaded to the Hub and loads where Moeba is not installed.
 
@@ -28,7 +34,7 @@ def bundle(
     """
     from ..hub_card import bundle as operation
 
-    folder = operation(source, destination, overwrite=overwrite)
+    folder = operation(source, destination, overwrite=overwrite, hardlink=hardlink)
     say(f"{folder}: {sum(path.is_file() for path in folder.rglob('*'))} files")
 
 

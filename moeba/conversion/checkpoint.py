@@ -28,6 +28,7 @@ from huggingface_hub.errors import (
 from ..configuration import MoebaConfig
 from .families import family_of
 from .hashes import sha256_of
+from .inputs import Inputs
 from .json_files import listing, read_json
 from .pieces import TensorSource, read_pieces
 from .sizes import check_names, check_sizes
@@ -82,6 +83,7 @@ class Checkpoint:
     tensors: dict[str, TensorInfo]  # in the order of the files, and of the data inside them
     weight_files: tuple[Path, ...]  # sorted by name
     side_files: tuple[Path, ...]  # tokenizer, generation config, licence, …, sorted by name
+    inputs: Inputs  # the files that tensors are read from, as they were when it was opened
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
@@ -100,6 +102,7 @@ class Checkpoint:
         self.side_files = tuple(sorted(path for path in self.folder.iterdir() if _is_side_file(path)))
         self._header_sizes = {file.path: file.header_size for file in files}
         self._sha256: dict[str, str] = {}
+        self.inputs = Inputs(self.weight_files)
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor called `name`, bit for bit as stored, contiguous on the CPU and shared with nothing.

@@ -6,16 +6,18 @@ import errno
 import importlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
+from .json_files import listing
+from .replaceable import LOCK, PROGRESS, check_replaceable
+
 # There are no such locks on Windows.
 fcntl: ModuleType | None = importlib.import_module("fcntl") if os.name == "posix" else None
-LOCK = ".lock"
 
 
 def check_destination(source_folder: str | Path, destination: str | Path, overwrite: bool = False) -> None:
@@ -23,14 +25,15 @@ def check_destination(source_folder: str | Path, destination: str | Path, overwr
 
     Raises:
         ValueError: it is the source, inside it or around it; a file; a folder that exists, without
-            `overwrite`; a folder that is no checkpoint, even with it; or its parent cannot be written.
+            `overwrite`; a folder that is not a checkpoint alone, even with it (see `check_replaceable`); one that
+            cannot be replaced, such as the current one; or its parent cannot be written.
     """
     check_apart(source_folder, destination)
-    check_free(Path(destination).expanduser().resolve(), overwrite)
+    check_free(Path(destination).expanduser().resolve(), overwrite, [Path(source_folder).expanduser()])
 
 
 def check_apart(source_folder: str | Path, destination: str | Path) -> None:
-    """Refuse a destination that is the source, inside it or around it; see `check_destination`."""
+    """Refuse a destination that is the source, inside it or around it or its files; see `check_destination`."""
     origin = Path(source_folder).expanduser().resolve()
     target = Path(destination).expanduser().resolve()
     if origin == target or (target.exists() and os.path.samefile(origin, target)):
@@ -38,22 +41,45 @@ def check_apart(source_folder: str | Path, destination: str | Path) -> None:
     if origin in target.parents or target in origin.parents:
         inside = "inside" if origin in target.parents else "around"
         raise ValueError(f"{destination} is {inside} the source {source_folder}: choose another destination")
+    linked = [path.name for path in origin.iterdir() if path.is_symlink()] if origin.is_dir() else []
+    if found := [name for name in linked if target in (origin / name).resolve().parents]:
+        raise ValueError(
+            f"{destination} holds files that the source {source_folder} links to: {listing(found)}; choose another "
+            "destination"
+        )
 
 
-def check_free(destination: Path, overwrite: bool) -> None:
-    """Refuse a destination that is taken or cannot be written; see `check_destination`."""
+def check_free(destination: Path, overwrite: bool, origins: Iterable[Path] = ()) -> None:
+    """Refuse a destination that is taken or cannot be written; see `check_destination`.
+
+    Args:
+        destination: resolved.
+        origins: folders that are read; a file at the destination that lies there too is not lost.
+    """
     if destination.exists():
         if not destination.is_dir():
             raise ValueError(f"{destination} is a file: choose another destination")
         if not overwrite:
-            raise ValueError(f"{destination} exists: choose another destination, or overwrite it")
-        if any(destination.iterdir()) and not (destination / "config.json").is_file():
             raise ValueError(
-                f"{destination} holds no config.json and may be no checkpoint: it is not overwritten"
+                f"{destination} exists: choose another destination, or overwrite it (--overwrite; in Python, "
+                "overwrite=True)"
             )
+        _check_place(destination)
+        check_replaceable(destination, origins)
     parent = next(path for path in destination.parents if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise ValueError(f"{parent} cannot be written: choose another destination than {destination}")
+
+
+def _check_place(destination: Path) -> None:
+    """Refuse to replace a folder that people or systems stand in, whatever it holds."""
+    here, home = Path.cwd().resolve(), Path.home().resolve()
+    for what, place in (("the current folder", here), ("your home folder", home)):
+        if destination == place or destination in place.parents:
+            around = "is" if destination == place else "is around"
+            raise ValueError(f"{destination} {around} {what}: choose another destination, or a folder in it")
+    if os.path.ismount(destination):
+        raise ValueError(f"{destination} is a mount point and cannot be replaced: choose a folder in it")
 
 
 def partial_folder(destination: Path) -> Path:
@@ -66,6 +92,9 @@ def locked(folder: Path) -> Iterator[None]:
     """Create `folder` and hold its lock, so that two runs never write into it at once.
 
     Where the system or the file system has no locks, there is none.
+
+    Raises:
+        ValueError: another run holds it, or the folder or its lock is a link: none is followed.
     """
     descriptor = _acquire(folder)
     try:
@@ -77,10 +106,18 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _acquire(folder: Path) -> int | None:
     while True:
-        folder.mkdir(exist_ok=True)
+        refuse_link(folder)
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileExistsError as error:
+            raise ValueError(f"{folder} is in the way and no folder: move it away") from error
+        refuse_link(folder / LOCK)
         if fcntl is None:
             return None
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except FileNotFoundError:  # published or cleared away since
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -97,42 +134,65 @@ def _acquire(folder: Path) -> int | None:
         os.close(descriptor)
 
 
-def move_into_place(folder: Path, destination: Path, *scaffolds: str) -> None:
+def refuse_link(path: Path) -> None:
+    """
+    Raises:
+        ValueError: `path`, a name that only Moeba uses, is a link: it would lead the work elsewhere.
+    """
+    if path.is_symlink():
+        raise ValueError(f"{path} is a link to {os.readlink(path)}, and is not followed: delete the link")
+
+
+def move_into_place(folder: Path, config: Path, destination: Path) -> None:
     """Make the finished folder the destination; one that is already there is put back if that fails.
 
+    The config comes last: whenever the run is killed, what can be loaded is complete and has passed its proof.
+
     Args:
-        scaffolds: files in it that served the work alone. They and the lock are removed once it is in place: without
-            them, a run that is killed before could not be continued.
+        config: the file in `folder` that becomes its config.json.
     """
-    for path in (*folder.iterdir(), folder):
+    for path in (*folder.rglob("*"), folder):
         sync(path)
     aside = _aside(destination)
     replaced = destination.exists()
     if replaced:
         os.rename(destination, aside)
     try:
+        os.rename(config, folder / "config.json")
         os.rename(folder, destination)
     except BaseException:
         if replaced:
             os.rename(aside, destination)
         raise
     sync(destination.parent)
-    # The lock only now: without it, another run could take the folder over before the rename.
-    for name in (*scaffolds, LOCK):
-        (destination / name).unlink(missing_ok=True)
-    if replaced:
+    _clean_up(destination)
+
+
+def _clean_up(destination: Path) -> None:
+    """Remove what served the replacement alone; the lock last, as without it another run could begin too early."""
+    if (aside := _aside(destination)).exists():
         remove(aside)
+    for name in (PROGRESS, LOCK):
+        (destination / name).unlink(missing_ok=True)
 
 
 def recover(destination: Path) -> None:
-    """Finish a replacement that was killed between its renames: put the old folder back, or delete it."""
+    """Finish a replacement that was killed between its renames: put the old folder back, or delete it.
+
+    Raises:
+        ValueError: there is a folder of that name which no replacement left.
+    """
     aside = _aside(destination)
-    if not aside.exists():
-        return
-    if destination.exists():
-        remove(aside)
-    else:
+    refuse_link(aside)
+    if aside.exists() and not destination.exists():
         os.rename(aside, destination)
+    elif (destination / PROGRESS).is_file():  # in place, and not cleaned up, unless that is being done
+        with locked(destination):
+            _clean_up(destination)
+    elif aside.exists():
+        raise ValueError(
+            f"{aside} is in the way, and no killed run left it beside {destination}: move it away"
+        )
 
 
 def _aside(destination: Path) -> Path:

@@ -16,8 +16,8 @@ _CHUNK = 1 << 22  # bytes hashed at a time: more would not stay in the processor
 _SMALL = 1 << 24  # bytes; smaller files are hashed again sooner than their clock is waited for
 _TICK_NS = 20_000_000  # file systems stamp changes by a clock that may stand still so long
 
-_Identity = tuple[int, int, int, int, int]
-_known: dict[_Identity, str] = {}
+Identity = tuple[int, int, int, int, int]
+_known: dict[Identity, str] = {}
 _one_at_a_time = threading.Lock()
 
 
@@ -31,7 +31,7 @@ def sha256_of(path: Path, stop: threading.Event | None = None) -> str:
     Args:
         stop: once set, gives up.
     """
-    before = _identity(path)
+    before = identity_of(path)
     if before not in _known:
         with _one_at_a_time:
             if before in _known:
@@ -39,16 +39,25 @@ def sha256_of(path: Path, stop: threading.Event | None = None) -> str:
             with path.open("rb") as file:
                 found = _hash_rest(file, hashlib.sha256(), stop)
             # A file changed within one tick of the clock would look the same afterwards.
-            if before != _identity(path) or not _is_settled(before):
+            if before != identity_of(path) or not _is_settled(before):
                 return found
             _known[before] = found
     return _known[before]
 
 
-def remember(path: Path, sha256: str) -> None:
-    """Take over the hash of a file that was just written here, so that it need not be read again."""
-    identity = _identity(path)
-    if identity[2] >= _SMALL:
+def known_sha256(identity: Identity) -> str | None:
+    """The hash of a file that was as `identity_of` says, if it was hashed here."""
+    return _known.get(identity)
+
+
+def remember(path: Path, sha256: str, always: bool = False) -> None:
+    """Take over the hash of a file that was just written here, so that it need not be read again.
+
+    Args:
+        always: of a small file too.
+    """
+    identity = identity_of(path)
+    if always or identity[2] >= _SMALL:
         while not _is_settled(identity):
             time.sleep(_TICK_NS / 1e9)
         _known[identity] = sha256
@@ -123,11 +132,11 @@ def _hash_rest(file: BinaryIO, digest: Any, stop: threading.Event | None) -> str
     return str(digest.hexdigest())
 
 
-def _identity(path: Path) -> _Identity:
-    """What changes when a file does."""
+def identity_of(path: Path) -> Identity:
+    """What changes when a file does: where it lies, its size, and its times; nobody can set the last one back."""
     status = path.stat()
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _is_settled(identity: _Identity) -> bool:
+def _is_settled(identity: Identity) -> bool:
     return time.time_ns() - max(identity[3:]) > _TICK_NS

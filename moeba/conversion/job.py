@@ -17,6 +17,7 @@ from .checkpoint import Checkpoint
 from .companions import check_companions
 from .destination import check_apart, check_free, partial_folder
 from .hashes import hashing
+from .inputs import Inputs
 from .plan import Plan
 from .provenance import CERTIFICATE_FILE, OWN_FILES, describe_source, read_history, write_provenance
 from .shards import parse_size
@@ -92,7 +93,8 @@ def check_start(origins: Sequence[Origin], destination: str | Path, options: Run
     """
     for origin in origins:
         check_apart(origin.checkpoint.folder, destination)
-    check_free(Path(destination).expanduser().resolve(), options.overwrite)
+    folders = [origin.checkpoint.folder for origin in origins]
+    check_free(Path(destination).expanduser().resolve(), options.overwrite, folders)
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,8 @@ class Job:
                 max_shard_size=options.max_shard_size,
                 overwrite=options.overwrite,
                 progress=options.progress,
+                inputs=sum((origin.checkpoint.inputs for origin in self.origins), Inputs(())),
+                origins=[origin.checkpoint.folder for origin in self.origins],
             )
         return Result(self.destination, self.plan, report, outcome.certificate, outcome.gap)
 

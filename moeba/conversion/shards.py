@@ -7,14 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from .alignment import ALIGNMENT
 from .checkpoint import count_nonfinite
-from .hashes import RunningHash, sha256_of
+from .hashes import RunningHash
 from .json_files import listing
 from .pieces import Output, TensorSource, Unread, as_bytes, pieces, read_pieces, whole
 from .weight_files import DTYPES, SAFE_FILE, TensorInfo
@@ -24,7 +23,6 @@ __all__ = [
     "Recipe",
     "Shard",
     "check_recipes",
-    "is_intact",
     "lay_out",
     "parse_size",
     "pieces",
@@ -228,10 +226,3 @@ def put(file: BinaryIO, offset: int, data: bytes | memoryview) -> None:
     if file.tell() != offset:
         file.seek(offset)
     file.write(data)
-
-
-def is_intact(path: Path, shard: Shard, sha256: str | None) -> bool:
-    """Whether `path` is the finished shard."""
-    if sha256 is None or not path.is_file() or path.stat().st_size != shard.size:
-        return False
-    return sha256_of(path) == sha256

@@ -15,33 +15,22 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from .checkpoint import TensorSource
-from .destination import (
-    LOCK,
-    Flusher,
-    check_destination,
-    check_free,
-    locked,
-    move_into_place,
-    recover,
-    remove,
-    sync,
-)
-from .hashes import RunningHash, remember
-from .json_files import read_json
-from .shards import Recipe, Shard, check_recipes, is_intact, lay_out, parse_size, put, write_recipe
+from .destination import Flusher, check_destination, sync
+from .hashes import RunningHash, remember, sha256_of
+from .inputs import Inputs
+from .shards import Recipe, Shard, check_recipes, lay_out, parse_size, put, write_recipe
 from .threads import one_thread
 from .weight_files import SAFE_INDEX
+from .workplace import Workplace
 
-__all__ = ["Progress", "Recipe", "WriteReport", "check_destination", "write_checkpoint"]
+__all__ = ["Progress", "Recipe", "WriteReport", "check_destination", "write_checkpoint", "write_folder"]
 
 Progress = Callable[[int, int, str], None]
-_VERSION = 1  # of the file below
-_PROGRESS = ".progress.json"
 _FULL_OR_FORBIDDEN = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG}
 
 
@@ -56,6 +45,29 @@ class WriteReport:
     seconds: float
 
 
+class Part(Protocol):
+    """One large file of a folder.
+
+    Attributes:
+        file: its name.
+        size: in bytes.
+        nbytes: of them, what counts as work.
+        words: what it is to be; under the same digest and words, it is the same bytes.
+    """
+
+    @property
+    def file(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def words(self) -> str: ...
+
+    def write(self, path: Path, advance: Callable[[int, str], None]) -> str:
+        """Write the file, have the disk hold it, and return its SHA-256; `advance(nbytes, what)` tells of progress."""
+
+
 def write_checkpoint(
     recipes: Sequence[Recipe],
     source: TensorSource,
@@ -67,51 +79,90 @@ def write_checkpoint(
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    inputs: Inputs | None = None,
+    origins: Sequence[Path] = (),
 ) -> WriteReport:
     """Run `recipes` into safetensors shards and publish the folder at `destination`.
 
     Args:
         recipes: every target tensor exactly once. Their order is the order of the shards.
         source: where the recipes' sources are read.
-        destination: the folder to appear. Its parents are created.
-        digest: stands for the source and the recipes; an unfinished run is continued only under the same one.
-        finish: called with the working folder once all weights are in it, to add config.json, tokenizer, ….
+        digest: stands for the source and the recipes.
+        finish: called with a folder that has all weights in it, to add config.json, tokenizer, ….
         max_shard_size: bytes of tensor data, or a text such as "5GB" (10^9) or "5GiB" (2^30). A larger recipe
             has a shard of its own.
         metadata: more text for the header of each shard, beside `"format": "pt"`.
+        destination, overwrite, progress, inputs, origins: see `write_folder`, and for what is raised.
+
+    Raises:
+        ValueError: a computed tensor holds NaN or Inf.
+        AssertionError: a recipe breaks its promise (names, shapes, dtypes). As after any other error, nothing
+            appears at the destination.
+    """
+    check_recipes(recipes, source)
+    shards = lay_out(recipes, parse_size(max_shard_size), {"format": "pt", **(metadata or {})})
+
+    def finish_weights(folder: Path) -> None:
+        if len(shards) > 1:
+            _write_index(folder, shards)
+        finish(folder)
+
+    return write_folder(
+        [_ShardPart(shard, source) for shard in shards],
+        destination,
+        digest=digest,
+        finish=finish_weights,
+        overwrite=overwrite,
+        progress=progress,
+        inputs=inputs,
+        origins=origins,
+        tensors=sum(len(recipe.targets) for recipe in recipes),
+    )
+
+
+def write_folder(
+    parts: Sequence[Part],
+    destination: Path,
+    *,
+    digest: str,
+    finish: Callable[[Path], None],
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    inputs: Inputs | None = None,
+    origins: Sequence[Path] = (),
+    disposable: bool = False,
+    tensors: int = 0,
+) -> WriteReport:
+    """Write `parts` and what `finish` adds, and publish the folder at `destination`.
+
+    Args:
+        destination: the folder to appear. Its parents are created.
+        digest: stands for all that decides the bytes; an unfinished run is continued only under the same one.
+        finish: called with a folder that has all parts in it, to add config.json and the rest.
         overwrite: replace a checkpoint at the destination, and discard an unfinished one of another run.
-        progress: called as `progress(done_bytes, total_bytes, what)` after each recipe or reused shard.
+        progress: called as `progress(done_bytes, total_bytes, what)` after each piece of work or reused part.
+        inputs: the files that are read; if one changed, nothing is published, and nothing continued.
+        origins: the folders that are read; what lies there too may be overwritten.
+        disposable: see `Workplace`.
+        tensors: for the report.
 
     Raises:
         ValueError: the destination is taken, another run is at work on it, its unfinished output is another
-            run's, or a computed tensor holds NaN or Inf.
-        AssertionError: a recipe breaks its promise (names, shapes, dtypes). As after any other error, nothing
-            appears at the destination.
+            run's, or a file changed while it was read.
         OSError: the disk is full or may not be written; what was finished is kept for the next run.
     """
     started = time.perf_counter()
     destination = Path(destination).expanduser().resolve()
-    check_free(destination, overwrite)
-    check_recipes(recipes, source)
-    run = _Run(
-        folder=destination.with_name(f".{destination.name}.partial"),
-        shards=lay_out(recipes, parse_size(max_shard_size), {"format": "pt", **(metadata or {})}),
-        source=source,
-        progress=progress or (lambda done, total, what: None),
-    )
-    with _explained(run, destination):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with locked(run.folder):
-            recover(destination)
-            check_free(destination, overwrite)
-            run.resume(digest, discard=overwrite)
-            with one_thread():  # the hashes need the other ones
-                run.write_shards()
-            run.publish(finish, destination, overwrite)
+    place = Workplace(destination, inputs or Inputs(()), list(origins), overwrite, disposable)
+    run = _Run(place, parts, progress or (lambda done, total, what: None))
+    with _explained(run), place.opened(digest, {part.file: part.words for part in parts}):
+        with one_thread():  # the hashes need the other ones
+            run.write()
+        place.publish(finish)
     return WriteReport(
-        shards=len(run.shards),
+        shards=len(parts),
         reused_shards=run.reused,
-        tensors=sum(len(recipe.targets) for recipe in recipes),
+        tensors=tensors,
         bytes_written=run.written,
         seconds=time.perf_counter() - started,
     )
@@ -119,121 +170,90 @@ def write_checkpoint(
 
 @dataclass
 class _Run:
-    """The work in one hidden folder, from what an earlier run left there to the last file."""
+    """The parts of one folder, written or found finished."""
 
-    folder: Path
-    shards: list[Shard]
-    source: TensorSource
+    place: Workplace
+    parts: Sequence[Part]
     progress: Progress
-    reused: int = 0  # shards
+    reused: int = 0  # parts
     written: int = 0  # bytes, headers included
-    done: int = 0  # bytes of tensors, reused ones included
-    state: dict[str, Any] = field(default_factory=dict)
+    done: int = 0  # bytes that count as work, reused ones included
 
     @property
     def total(self) -> int:
-        return sum(shard.nbytes for shard in self.shards)
+        return sum(part.nbytes for part in self.parts)
 
-    def resume(self, digest: str, discard: bool) -> None:
-        """Take over the finished shards of an earlier run of the same work; remove whatever else is there."""
-        layout = {shard.file: hashlib.sha256(shard.header).hexdigest() for shard in self.shards}
-        fresh = {"version": _VERSION, "digest": digest, "layout": layout, "finished": {}}
-        try:
-            self.state = self._left_over(fresh)
-        except ValueError:
-            if not discard:
-                raise
-            self.state = fresh
-        self._clear()
-        self._save_state()
-
-    def write_shards(self) -> None:
-        for shard in self.shards:
-            if is_intact(self.folder / shard.file, shard, self.state["finished"].get(shard.file)):
+    def write(self) -> None:
+        for part in self.parts:
+            path = self.place.folder / part.file
+            if _is_intact(path, part.size, self.place.finished.get(part.file)):
                 self.reused += 1
-                self._advance(shard.nbytes, f"{shard.file} (kept)")
-            else:
-                self._write_shard(shard)
-
-    def publish(self, finish: Callable[[Path], None], destination: Path, overwrite: bool) -> None:
-        """Add the index and what `finish` writes, and move. If that fails, only finished shards stay here."""
-        try:
-            self._write_index()
-            finish(self.folder)
-            check_free(destination, overwrite)  # again: it may have appeared in the hours since
-            move_into_place(self.folder, destination, _PROGRESS)
-        except BaseException:
-            if self.folder.exists():
-                self._clear()
-                self._save_state()
-            raise
-
-    def _left_over(self, fresh: dict[str, Any]) -> dict[str, Any]:
-        names = [path.name for path in self.folder.iterdir() if path.name != LOCK and path.suffix != ".tmp"]
-        if not names:
-            return fresh
-        remedy = f"delete {self.folder}, or overwrite it"
-        if _PROGRESS not in names:
-            raise ValueError(f"{self.folder} is in the way and has no {_PROGRESS} to continue from: {remedy}")
-        state = read_json(self.folder / _PROGRESS)
-        for key, what in (
-            ("version", "was left by another version of Moeba"),
-            ("digest", "is the unfinished output of another run: its source or its recipe differs"),
-            ("layout", "is the unfinished output of a run with other shards: their size or metadata differs"),
-        ):
-            if state.get(key) != fresh[key]:
-                raise ValueError(f"{self.folder} {what}; {remedy}")
-        return state
-
-    def _write_shard(self, shard: Shard) -> None:
-        path = self.folder / shard.file
-        unfinished = path.with_name(f"{path.name}.tmp")
-        with unfinished.open("w+b") as file, Flusher(file) as flusher, RunningHash() as running:
-            running.update(0, shard.header)
-            put(file, 0, shard.header)
-            for recipe in shard.recipes:
-                write_recipe(file, shard, recipe, self.source, running)
-                flusher.wrote(recipe.nbytes)
-                self._advance(recipe.nbytes, recipe.description or recipe.targets[0].name)
-            sha256 = running.finish(file)
-            flusher.finish()
-        assert unfinished.stat().st_size == shard.size, f"{unfinished} does not have {shard.size} bytes"
-        os.replace(unfinished, path)
-        sync(self.folder)
-        remember(path, sha256)
-        self.written += shard.size
-        self.state["finished"][shard.file] = sha256
-        self._save_state()
-
-    def _write_index(self) -> None:
-        if len(self.shards) == 1:
-            return
-        weight_map = {info.name: shard.file for shard in self.shards for info in shard.tensors}
-        index = {"metadata": {"total_size": self.total}, "weight_map": dict(sorted(weight_map.items()))}
-        (self.folder / SAFE_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+                self._advance(part.nbytes, f"{part.file} (kept)")
+                continue
+            unfinished = path.with_name(f"{path.name}.tmp")
+            sha256 = part.write(unfinished, self._advance)
+            assert unfinished.stat().st_size == part.size, f"{unfinished} does not have {part.size} bytes"
+            os.replace(unfinished, path)
+            sync(self.place.folder)
+            remember(path, sha256)
+            self.written += part.size
+            self.place.keep(part.file, sha256)
 
     def _advance(self, nbytes: int, what: str) -> None:
         self.done += nbytes
         self.progress(self.done, self.total, what)
 
-    def _save_state(self) -> None:
-        unfinished = self.folder / f"{_PROGRESS}.tmp"
-        with unfinished.open("w", encoding="utf-8") as file:
-            json.dump(self.state, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, self.folder / _PROGRESS)
 
-    def _clear(self) -> None:
-        """Remove all but the finished shards: a folder with a config.json could be loaded by mistake."""
-        keep = {LOCK, _PROGRESS, *self.state["finished"]}
-        for path in self.folder.iterdir():
-            if path.name not in keep:
-                remove(path)
+@dataclass(frozen=True)
+class _ShardPart:
+    shard: Shard
+    source: TensorSource
+
+    @property
+    def file(self) -> str:
+        return self.shard.file
+
+    @property
+    def size(self) -> int:
+        return self.shard.size
+
+    @property
+    def nbytes(self) -> int:
+        return self.shard.nbytes
+
+    @property
+    def words(self) -> str:
+        return hashlib.sha256(self.shard.header).hexdigest()
+
+    def write(self, path: Path, advance: Callable[[int, str], None]) -> str:
+        with path.open("w+b") as file, Flusher(file) as flusher, RunningHash() as running:
+            running.update(0, self.shard.header)
+            put(file, 0, self.shard.header)
+            for recipe in self.shard.recipes:
+                write_recipe(file, self.shard, recipe, self.source, running)
+                flusher.wrote(recipe.nbytes)
+                advance(recipe.nbytes, recipe.description or recipe.targets[0].name)
+            sha256 = running.finish(file)
+            flusher.finish()
+        return sha256
+
+
+def _is_intact(path: Path, size: int, sha256: str | None) -> bool:
+    """Whether `path` is the finished file, and no link to one."""
+    if sha256 is None or path.is_symlink() or not path.is_file() or path.stat().st_size != size:
+        return False
+    return sha256_of(path) == sha256
+
+
+def _write_index(folder: Path, shards: Sequence[Shard]) -> None:
+    weight_map = {info.name: shard.file for shard in shards for info in shard.tensors}
+    total = sum(shard.nbytes for shard in shards)
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / SAFE_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager
-def _explained(run: _Run, destination: Path) -> Iterator[None]:
+def _explained(run: _Run) -> Iterator[None]:
     """Say of a full or forbidden disk what it stopped and how to go on."""
     try:
         yield
@@ -243,7 +263,7 @@ def _explained(run: _Run, destination: Path) -> Iterator[None]:
         where = f" ({error.filename})" if error.filename else ""
         raise OSError(
             error.errno,
-            f"writing {destination} stopped: {error.strerror}{where}; {run.total - run.done} bytes of "
+            f"writing {run.place.destination} stopped: {error.strerror}{where}; {run.total - run.done} bytes of "
             "tensors were still to be written. "
-            f"Finished shards are kept in {run.folder}: run again to continue",
+            f"Finished shards are kept in {run.place.folder}: run again to continue",
         ) from error

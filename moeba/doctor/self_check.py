@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -36,19 +34,20 @@ class Finding:
 def self_check() -> Iterator[Finding]:
     """Each step as it ends. A step whose ground is missing is left out, and all others go on."""
     try:
+        from ..conversion.scratch import scratch
         from ..conversion.threads import one_thread
         from .trials import TRIALS
     except Exception as error:
         yield Finding("all", "import", "failed", one_line(error), 0.0)
         return
     with (
-        tempfile.TemporaryDirectory(prefix="moeba-doctor-") as folder,
+        scratch("doctor") as folder,
         torch.random.fork_rng(devices=[]),
         one_thread(),  # the models are so small that threads only wait for each other
         untested_is_known(),
     ):
         for trial in TRIALS:
-            yield from _go_through(trial.family, trial.steps(Path(folder) / trial.family))
+            yield from _go_through(trial.family, trial.steps(folder / trial.family))
 
 
 def _go_through(family: str, steps: list[Step]) -> Iterator[Finding]:

@@ -11,9 +11,10 @@ from pathlib import Path
 from ..configuration import MoebaConfig
 from ..conversion.checkpoint import Checkpoint
 from ..conversion.companions import check_companions
-from ..conversion.destination import check_destination, move_into_place
+from ..conversion.copying import CopiedPart
 from ..conversion.json_files import read_json
 from ..conversion.weight_files import PICKLE_INDEX, SAFE_INDEX
+from ..conversion.writing import check_destination, write_folder
 from ..modeling.code_files import AUTO_MAP, write_code
 from ..tokenization.adopt import tokenizer_files
 from .card import CARD_FILE, write_card
@@ -25,23 +26,26 @@ _FURTHER_FILES = (CARD_FILE, "training_args.bin")
 _FURTHER_FOLDERS = ("explorer", FIGURES, LEADERBOARD_FOLDER)
 
 
-def bundle(source: str | Path, destination: str | Path, *, overwrite: bool = False) -> Path:
+def bundle(
+    source: str | Path, destination: str | Path, *, overwrite: bool = False, hardlink: bool = False
+) -> Path:
     """Make a copy of a Moeba checkpoint that is ready to upload, and return its folder.
 
-    Weights are hard links where the file system allows, else copies. Tokenizer, provenance, certificate,
+    Weights are copied, sharing their space on the disk where the file system can. Tokenizer, provenance, certificate,
     evaluations, explorer page and other side files are copied byte for byte; code, `auto_map`, card and its figures
     are written anew.
     Hidden files, other folders and the optimiser states of a Trainer stay behind. The folder appears all at
-    once or not at all.
+    once or not at all; run again after a kill, it continues.
 
     Args:
         overwrite: replace a checkpoint at the destination.
+        hardlink: make the weights hard links, which take no space: whoever writes into one changes both folders.
 
     Raises:
-        ValueError: the source is no complete Moeba checkpoint, or the destination is taken or would damage
-            something.
+        ValueError: the source is no complete Moeba checkpoint, it changed meanwhile, the destination is taken or would
+            damage something, or it cannot be linked to.
     """
-    source, destination = Path(source).expanduser(), Path(destination).expanduser().resolve()
+    source = Path(source).expanduser()
     check_destination(source, destination, overwrite)
     checkpoint = Checkpoint(source)
     if checkpoint.config.get("model_type") != MoebaConfig.model_type:
@@ -50,15 +54,22 @@ def bundle(source: str | Path, destination: str | Path, *, overwrite: bool = Fal
             "convert it first (moeba.convert), then bundle the result"
         )
     check_companions(source, checkpoint.config.get("vocab_size"))
-    working = destination.with_name(f".{destination.name}.bundle-{os.getpid()}")
-    working.mkdir(parents=True)
-    try:
-        _fill(working, checkpoint)
-        prepare(working)
-        move_into_place(working, destination)
-    except BaseException:
-        shutil.rmtree(working, ignore_errors=True)
-        raise
+    destination = Path(destination).expanduser().resolve()
+
+    def finish(folder: Path) -> None:
+        _copy_side_files(checkpoint, folder)
+        prepare(folder)
+
+    write_folder(
+        [CopiedPart.of(path, hardlink) for path in checkpoint.weight_files],
+        destination,
+        digest=f"bundle {checkpoint.fingerprint()}",
+        finish=finish,
+        overwrite=overwrite,
+        inputs=checkpoint.inputs,
+        origins=[source],
+        disposable=True,
+    )
     return destination
 
 
@@ -85,9 +96,7 @@ def _replace_text(path: Path, text: str) -> None:
     os.replace(unfinished, path)
 
 
-def _fill(folder: Path, checkpoint: Checkpoint) -> None:
-    for path in checkpoint.weight_files:
-        _link_or_copy(path.resolve(), folder / path.name)
+def _copy_side_files(checkpoint: Checkpoint, folder: Path) -> None:
     for path in _side_files(checkpoint):
         target = folder / path.relative_to(checkpoint.folder)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -103,10 +112,3 @@ def _side_files(checkpoint: Checkpoint) -> Iterable[Path]:
     for name in _FURTHER_FOLDERS:
         found.update((root / name).rglob("*"))
     return sorted(path for path in found if path.is_file())
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)

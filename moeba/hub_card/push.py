@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, HfApi, ModelCard
 
 from ..conversion.checkpoint import Checkpoint
+from ..conversion.scratch import scratch
 from ..conversion.weight_files import WEIGHT_SUFFIXES
 from ..library.notices import say_untested
 from ..version import __version__
@@ -133,8 +133,7 @@ def _check_complete(folder: Path) -> None:
 @contextmanager
 def _staged(folder: Path, files: Sequence[PushFile]) -> Iterator[Path]:
     """A folder that shows `files` and can be written to: weights and large files are links, others copies."""
-    with tempfile.TemporaryDirectory(prefix="moeba-push-") as name:
-        stage = Path(name) / "model"
+    with scratch("push") as stage:
         for file in files:
             source, target = (folder / file.path).resolve(), stage / file.path
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from typing_extensions import Unpack
 from ..conversion.certificate.twin import shrink
 from ..conversion.job import Result, Run, RunOptions
 from ..conversion.shards import Recipe
+from ..conversion.threads import one_thread
 from ..conversion.weight_files import TensorInfo
 from .experts.activity import Activity
 from .experts.expert_rows import FEED_FORWARD
@@ -192,13 +193,14 @@ class Splitting(Upcycling):
         """Decide where each neuron goes, and the routers' rows. Returns the SHA-256 of all that was decided."""
         layers = self.config.sparse_layers
         if texts is None:
-            for layer in layers:
-                block = (
-                    load_feed_forward(source.config, source.tensors, layer)
-                    if self.method == "clusters"
-                    else None
-                )
-                self._divide(layer, block, None)
+            with one_thread():  # as with texts: see `observe_feed_forwards`
+                for layer in layers:
+                    block = (
+                        load_feed_forward(source.config, source.tensors, layer)
+                        if self.method == "clusters"
+                        else None
+                    )
+                    self._divide(layer, block, None)
         else:
             ids, _ = texts.windows(source.tokenizer, source.config.max_position_embeddings)
             needed = TOKENS_PER_EXPERT * self.maker.parts

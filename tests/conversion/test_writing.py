@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import weakref
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from safetensors.torch import load_file
 
 from moeba.conversion import destination, shards, writing
 from moeba.conversion.checkpoint import Checkpoint
+from moeba.conversion.hashes import remember, sha256_of
+from moeba.conversion.inputs import Inputs
 from moeba.conversion.weight_files import DTYPES, TensorInfo
 from moeba.conversion.writing import Recipe, check_destination, write_checkpoint
 
@@ -49,7 +52,7 @@ def numbered(count: int, size: int = 8) -> Memory:
 
 
 def add_config(folder: Path) -> None:
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text('{"model_type": "llama"}')
 
 
 def write(source: Memory, destination: Path, recipes: list[Recipe] | None = None, **options):
@@ -389,7 +392,7 @@ def test_full_disk_says_what_is_missing_and_can_be_continued(tmp_path, monkeypat
 
 def test_existing_destination_is_replaced_only_on_request(tmp_path):
     write(numbered(1), tmp_path / "out")
-    (tmp_path / "out" / "old.txt").touch()
+    (tmp_path / "out" / "vocab.txt").touch()
     source = numbered(3)
     with pytest.raises(ValueError, match="out exists: choose another destination, or overwrite it"):
         write(source, tmp_path / "out")
@@ -508,10 +511,146 @@ def test_check_destination(tmp_path, monkeypatch):
         (tmp_path / "file", True, "is a file"),
         (tmp_path / "file" / "below", False, "cannot be written"),
         (tmp_path / "empty", False, "exists: choose another destination, or overwrite it"),
-        (tmp_path / "photos", True, "holds no config.json and may be no checkpoint"),
+        (tmp_path / "photos", True, "holds no config.json that names a model type.* may be no checkpoint"),
     ):
         with pytest.raises(ValueError, match=message):
             check_destination(source, taken, overwrite)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(ValueError, match="cannot be written"):
         check_destination(source, tmp_path / "new")
+
+
+@pytest.fixture
+def weights(tmp_path) -> Path:
+    path = tmp_path / "source.bin"
+    path.write_bytes(bytes(range(200)))
+    os.utime(path, ns=(10**18, 10**18))
+    return path
+
+
+def replace_unseen(path: Path) -> None:
+    """Other bytes, of the same number and the same time."""
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    path.write_bytes(path.read_bytes()[::-1])
+    os.utime(path, ns=times)
+
+
+def test_source_that_was_replaced_is_not_continued(tmp_path, weights):
+    interrupt(tmp_path / "out", inputs=Inputs([weights]))
+    before = contents(tmp_path / ".out.partial")
+    replace_unseen(weights)
+    with pytest.raises(
+        ValueError, match=r"its source or its recipe differs \(.*source.bin was replaced since\)"
+    ):
+        write(numbered(4), tmp_path / "out", max_shard_size=32, inputs=Inputs([weights]))
+    assert contents(tmp_path / ".out.partial") == before
+    options = dict(max_shard_size=32, inputs=Inputs([weights]), overwrite=True)
+    assert write(numbered(4), tmp_path / "out", **options).reused_shards == 0
+
+
+def test_source_that_is_the_same_by_its_hash_is_continued(tmp_path, weights):
+    """Its folder was copied, or its rights changed."""
+    time.sleep(0.05)  # a file that just changed is hashed, but its hash is not kept
+    inputs = Inputs([weights])
+    remember(weights, sha256_of(weights), always=True)
+    interrupt(tmp_path / "out", inputs=inputs)
+    content, times = weights.read_bytes(), weights.stat().st_mtime_ns
+    weights.unlink()
+    weights.write_bytes(content)
+    os.utime(weights, ns=(times, times))
+    report = write(numbered(4), tmp_path / "out", max_shard_size=32, inputs=Inputs([weights]))
+    assert report.reused_shards == 2
+
+
+def test_source_that_changes_meanwhile_is_not_published(tmp_path, weights):
+    def change(folder: Path) -> None:
+        add_config(folder)
+        replace_unseen(weights)
+
+    with pytest.raises(ValueError, match="source.bin changed while it was read: run again"):
+        write(numbered(1), tmp_path / "out", finish=change, inputs=Inputs([weights]))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2}', '{"version": 2, "finished": 3}'])
+def test_damaged_progress_says_the_way_out(tmp_path, text):
+    interrupt(tmp_path / "out")
+    (tmp_path / ".out.partial" / ".progress.json").write_text(text)
+    before = contents(tmp_path / ".out.partial")
+    message = (
+        r"as its .progress.json is damaged; delete .*\.out\.partial, or overwrite it \(--overwrite; in Python"
+    )
+    with pytest.raises(ValueError, match=message):
+        write(numbered(4), tmp_path / "out", max_shard_size=32)
+    assert contents(tmp_path / ".out.partial") == before
+    assert write(numbered(4), tmp_path / "out", max_shard_size=32, overwrite=True).reused_shards == 0
+
+
+def test_overwriting_spares_what_somebody_put_into_the_unfinished_output(tmp_path):
+    interrupt(tmp_path / "out")
+    (tmp_path / ".out.partial" / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match="holds files of somebody else: thesis.tex; move them away"):
+        write(numbered(5), tmp_path / "out", max_shard_size=32, overwrite=True, digest="other")
+    assert (tmp_path / ".out.partial" / "thesis.tex").read_text() == "mine"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "name", [".out.partial", ".out.partial/.lock", ".out.partial/.progress.json", ".out.replaced"]
+)
+def test_links_in_our_places_are_refused(tmp_path, name, overwrite):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "thesis.tex").write_text("mine")
+    (tmp_path / "other.json").write_text("{}")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    is_folder = name in (".out.partial", ".out.replaced")
+    (tmp_path / name).symlink_to(elsewhere if is_folder else tmp_path / "other.json")
+    with pytest.raises(ValueError, match="is a link to .*, and is not followed: delete the link"):
+        write(numbered(1), tmp_path / "out", overwrite=overwrite)
+    assert contents(elsewhere) == {"thesis.tex": b"mine"}
+    assert (tmp_path / "other.json").read_text() == "{}" and not (tmp_path / "out").exists()
+
+
+def test_linked_shard_is_not_published(tmp_path):
+    interrupt(tmp_path / "out")
+    shard = tmp_path / ".out.partial" / "model-00001-of-00004.safetensors"
+    shard.rename(tmp_path / "moved")
+    shard.symlink_to(tmp_path / "moved")
+    assert write(numbered(4), tmp_path / "out", max_shard_size=32).reused_shards == 1
+    assert not (tmp_path / "out" / shard.name).is_symlink()
+
+
+def test_nothing_of_somebody_elses_is_taken_for_a_replaced_folder(tmp_path):
+    write(numbered(1), tmp_path / "out")
+    (tmp_path / ".out.replaced").mkdir()
+    (tmp_path / ".out.replaced" / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match="is in the way, and no killed run left it beside"):
+        write(numbered(2), tmp_path / "out", overwrite=True)
+    assert (tmp_path / ".out.replaced" / "thesis.tex").read_text() == "mine"
+
+
+def test_clean_up_that_was_killed_is_finished_by_the_next_run(tmp_path, monkeypatch):
+    write(numbered(1), tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(destination, "_clean_up", lambda _: None)
+        write(numbered(2), tmp_path / "out", overwrite=True)
+    assert left_beside(tmp_path / "out") == [".out.replaced", "out"]
+    write(numbered(3), tmp_path / "out", overwrite=True)
+    assert left_beside(tmp_path / "out") == ["out"]
+    assert sorted(contents(tmp_path / "out")) == ["config.json", "model.safetensors"]
+
+
+def test_unproven_folder_shows_weights_to_this_process_alone(tmp_path):
+    """In another process, or once this one has ended, its links lead nowhere."""
+
+    def look(folder: Path) -> None:
+        add_config(folder)
+        assert set(Checkpoint(folder).tensors) == {"w0"}
+        link = os.readlink(folder / "model.safetensors")
+        assert link.startswith(f"/proc/{os.getpid()}/fd/") or not Path("/proc/self/fd").exists()
+        seen.append(link)
+
+    seen: list[str] = []
+    write(numbered(1), tmp_path / "out", finish=look)
+    assert seen and not (tmp_path / "out" / "model.safetensors").is_symlink()

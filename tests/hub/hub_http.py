@@ -62,6 +62,9 @@ class Handler(BaseHTTPRequestHandler):
             self.rfile.read(int(self.headers.get("Content-Length") or 0) // 2)
             return self.hang_up(line)
         body = self.read_body()
+        if fault and fault.drop == "silent":
+            threading.Event().wait(fault.seconds)
+            return self.hang_up(line)
         if fault and fault.status:
             text = fault.body if fault.body is not None else json.dumps({"error": "as was asked for"})
             answer = Answer(text.encode(), fault.status, {"Content-Type": JSON, **fault.headers})

@@ -104,12 +104,14 @@ class Fault:
         times: how many are harmed then.
         status: answer this, having done nothing.
         drop: "midway" (the connection breaks while the body is read), "after" (the work is done, and the
-            connection breaks before the answer), or "truncate" (it breaks in the middle of the answer).
+            connection breaks before the answer), "truncate" (it breaks in the middle of the answer), or "silent" (nothing is
+            done and nothing answered; after `seconds` the connection breaks).
     """
 
     where: str
     status: int | None = None
     drop: str | None = None
+    seconds: float = 20.0
     headers: dict[str, str] = field(default_factory=dict)
     body: str | None = None
     skip: int = 0

@@ -1,15 +1,18 @@
 """A bundle holds everything the Hub needs, appears all at once, and loads where Moeba is not installed."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from card_folders import certificate, provenance, save_model, save_tokenizer, write_json
 
 from moeba import MoebaForCausalLM
+from moeba.conversion import copying
 from moeba.hub_card import bundle, prepare
 from moeba.modeling.code_files import AUTO_MAP, code_files
 
@@ -64,41 +67,109 @@ def test_a_bundle_is_complete(upcycled, tmp_path):
         assert (made / name).read_text(encoding="utf-8") == text
     for name in SAME_FILES:
         assert (made / name).read_bytes() == (upcycled / name).read_bytes(), name
-    assert (made / "model.safetensors").samefile(upcycled / "model.safetensors")
+    assert not (made / "model.safetensors").samefile(upcycled / "model.safetensors")
     assert not (made / "optimizer.pt").exists() and not (made / "checkpoint-5").exists()
     assert "**verified**" in (made / "README.md").read_text(encoding="utf-8")
     assert not list(made.glob(".*")) and os.listdir(made.parent) == ["hub"]
     assert not (upcycled / "README.md").exists()
 
 
-def test_saving_into_a_bundle_leaves_the_source_alone(dense, tmp_path):
+@pytest.mark.parametrize("hardlink", [False, True])
+def test_saving_into_a_bundle_leaves_the_source_alone(dense, tmp_path, hardlink):
     before = (dense / "model.safetensors").read_bytes()
-    made = bundle(dense, tmp_path / "hub")
+    made = bundle(dense, tmp_path / "hub", hardlink=hardlink)
     model = MoebaForCausalLM.from_pretrained(made)
     torch.nn.init.zeros_(model.lm_head.weight)
     model.save_pretrained(made)
     assert (dense / "model.safetensors").read_bytes() == before != (made / "model.safetensors").read_bytes()
 
 
-def test_sharded_and_linked_weights(dense, tmp_path):
+def test_writing_into_a_bundle_leaves_the_source_alone(dense, tmp_path):
+    before = (dense / "model.safetensors").read_bytes()
+    made = bundle(dense, tmp_path / "hub") / "model.safetensors"
+    with made.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x01")
+    assert (dense / "model.safetensors").read_bytes() == before != made.read_bytes()
+
+
+@pytest.mark.parametrize("hardlink", [False, True])
+def test_sharded_and_linked_weights(dense, tmp_path, hardlink):
     MoebaForCausalLM.from_pretrained(dense).save_pretrained(dense, max_shard_size="20kB")
     (dense / "model.safetensors").unlink(missing_ok=True)
     shard = next(iter(sorted(dense.glob("model-*.safetensors"))))
     blob = shard.rename(tmp_path / "blob")  # as in the cache of the Hub
     shard.symlink_to(blob)
-    made = bundle(dense, tmp_path / "hub")
+    made = bundle(dense, tmp_path / "hub", hardlink=hardlink)
     assert (made / "model.safetensors.index.json").is_file()
-    assert (made / shard.name).samefile(blob) and not (made / shard.name).is_symlink()
+    assert (made / shard.name).samefile(blob) == hardlink and not (made / shard.name).is_symlink()
+    assert (made / shard.name).read_bytes() == blob.read_bytes()
     MoebaForCausalLM.from_pretrained(made)
 
 
-def test_where_links_are_impossible_weights_are_copied(dense, tmp_path, monkeypatch):
-    def refuse(*args):
-        raise OSError("no links here")
+def test_links_that_are_impossible_are_refused(dense, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EXDEV, "no links here")
 
     monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(ValueError, match="cannot be linked into .* leave out --hardlink"):
+        bundle(dense, tmp_path / "hub", hardlink=True)
+    assert sorted(os.listdir(tmp_path)) == ["dense"]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_space_is_shared_where_the_file_system_can(dense, tmp_path, monkeypatch, shared):
+    """The copy is the same, and its hash is that of its bytes, however it came about."""
+
+    def ioctl(target, request, source):
+        if not shared:
+            raise OSError(errno.EOPNOTSUPP, "no such thing")
+        os.pwrite(target, os.pread(source, 1 << 30, 0), 0)
+        calls.append(request)
+
+    calls: list[int] = []
+    monkeypatch.setattr(copying, "fcntl", SimpleNamespace(ioctl=ioctl))
     made = bundle(dense, tmp_path / "hub")
     assert (made / "model.safetensors").read_bytes() == (dense / "model.safetensors").read_bytes()
+    assert calls == ([0x40049409] if shared else [])
+
+
+def test_two_at_once(dense, tmp_path, monkeypatch):
+    """The second is told so, and the first is none the worse; with `overwrite` as well."""
+    module = sys.modules[bundle.__module__]
+    ours = module.write_card
+    said = []
+
+    def second(folder):
+        with pytest.raises(ValueError) as caught:
+            bundle(dense, tmp_path / "hub", overwrite=True)
+        said.append(str(caught.value))
+        return ours(folder)
+
+    for _ in range(2):
+        monkeypatch.setattr(module, "write_card", second)
+        bundle(dense, tmp_path / "hub", overwrite=True)
+    assert len(said) == 2 and all("another run is writing into" in text for text in said)
+    assert sorted(os.listdir(tmp_path)) == ["dense", "hub"]
+
+
+def test_a_source_that_changes_meanwhile_is_not_bundled(dense, tmp_path, monkeypatch):
+    """Although its size and its time of modification are as they were."""
+    module = sys.modules[bundle.__module__]
+    ours, weights = module.write_card, dense / "model.safetensors"
+
+    def change(folder):
+        status = weights.stat()
+        with weights.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"\x01")
+        os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+        return ours(folder)
+
+    monkeypatch.setattr(module, "write_card", change)
+    with pytest.raises(ValueError, match="model.safetensors changed while it was read"):
+        bundle(dense, tmp_path / "hub")
+    assert sorted(os.listdir(tmp_path)) == ["dense"]
 
 
 def test_a_persons_card_goes_along(dense, tmp_path):
@@ -121,9 +192,13 @@ def test_a_taken_destination_is_refused_and_replaced_on_demand(dense, tmp_path):
         bundle(dense, made)
     with pytest.raises(ValueError, match="the source itself"):
         bundle(dense, dense, overwrite=True)
-    (made / "old.txt").write_text("old")
+    (made / "evaluation.json").write_text("{}")
     bundle(dense, made, overwrite=True)
-    assert not (made / "old.txt").exists()
+    assert not (made / "evaluation.json").exists()
+    (made / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match="would be lost: thesis.tex; move them away"):
+        bundle(dense, made, overwrite=True)
+    assert (made / "thesis.tex").read_text() == "mine"
     assert sorted(os.listdir(tmp_path)) == ["dense", "hub"]
 
 

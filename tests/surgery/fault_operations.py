@@ -6,6 +6,7 @@ import argparse
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,8 +16,9 @@ import native
 import torch
 
 from moeba import MoebaTokenizer
-from moeba.conversion import job, shards, writing
+from moeba.conversion import convert, export, job, shards, workplace, writing
 from moeba.conversion.job import Result
+from moeba.hub_card import bundle
 from moeba.surgery.densify import densify
 from moeba.surgery.grow import grow
 from moeba.surgery.merge import merge
@@ -89,6 +91,13 @@ OPERATIONS: dict[str, tuple[tuple[list[str], Callable[[Path], Call]], dict[str, 
     "densify exact": (on(densify, "copies"), dict(method="expert", expert=1)),
 }  # fmt: skip
 
+# The others that write a folder, with what they have of the options of operations.
+OTHERS: dict[str, tuple[list[str], Callable[[Path], Call]]] = {
+    "convert": on(convert, "dense"),
+    "export": on(export, "copies", to="mixtral"),
+    "bundle": on(lambda *at, overwrite=False, **_: bundle(*at, overwrite=overwrite), "copies"),
+}  # fmt: skip
+
 
 def make_sources(folder: Path) -> None:
     """Two dense models, one of random experts and one of copies, all with one tokenizer; and a text."""
@@ -115,7 +124,7 @@ def make_sources(folder: Path) -> None:
 
 
 def call(name: str, folder: Path) -> Call:
-    return OPERATIONS[name][0][1](folder)
+    return (OTHERS[name] if name in OTHERS else OPERATIONS[name][0])[1](folder)
 
 
 def counting(then: Callable[[int], None]) -> Callable[..., None]:
@@ -145,13 +154,14 @@ def die_at(moment: str | int) -> None:
         companions = job.Job._write_companions
         job.Job._write_companions = lambda self, at: (companions(self, at), die())  # type: ignore
     elif moment == "finished":
-        writing.move_into_place = die
+        workplace.move_into_place = die
     elif moment == "published":
         move = os.rename
 
         def move_and_die(source: Any, target: Any) -> None:
             move(source, target)
-            die()
+            if Path(source).name.endswith(".partial"):
+                die()
 
         os.rename = move_and_die  # type: ignore[assignment]
 
@@ -161,6 +171,40 @@ def run_and_die(
 ) -> None:
     torch.set_num_threads(threads)
     die_at(moment) if moment is not None else None
+    call(name, folder)(out, **run)
+
+
+# What Python tells of before it does it: each changes a folder, or may.
+STEPS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate"}
+
+
+def count_steps(below: Path, then: Callable[[int], None]) -> None:
+    """Call `then` with a count before every step that this process takes in a folder, from now until it ends."""
+    beginning, steps = str(below), 0
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal steps
+        if event in STEPS and any(
+            str(arg).startswith(beginning) for arg in args if isinstance(arg, str | Path)
+        ):
+            steps += 1
+            then(steps)
+
+    sys.addaudithook(hook)
+
+
+def run_and_count(name: str, folder: Path, out: Path, run: dict, answer: Connection) -> None:
+    """Run to the end, and answer with the number of steps taken beside `out`."""
+    torch.set_num_threads(1)
+    taken = [0]
+    count_steps(out.parent, lambda steps: taken.__setitem__(0, steps))
+    call(name, folder)(out, **run)
+    answer.send(taken[0])
+
+
+def run_and_die_at_step(name: str, folder: Path, out: Path, step: int, run: dict) -> None:
+    torch.set_num_threads(1)
+    count_steps(out.parent, lambda steps: die() if steps == step else None)
     call(name, folder)(out, **run)
 
 

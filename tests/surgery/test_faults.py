@@ -119,7 +119,7 @@ def test_killed_and_continued(folder, tmp_path, undisturbed, name):
         assert len(now) > len(done) or moment == "finished"
         done = now
         if moment == writes // 2:
-            assert_only_the_same_run_continues(name, folder, out)
+            assert_only_the_same_run_continues(name, folder, out, tmp_path / "copies")
     result = run(name, folder, out, **QUICK)
     assert result.report.reused_shards == result.report.shards == len(done)
     assert {file: on_disk(out / file) for file in done} == done
@@ -127,22 +127,32 @@ def test_killed_and_continued(folder, tmp_path, undisturbed, name):
     assert not (tmp_path / ".out.partial").exists()
 
 
-def assert_only_the_same_run_continues(name: str, folder: Path, out: Path) -> None:
-    """Another recipe, or a source that was touched since, and what is there stays as it is."""
+def assert_only_the_same_run_continues(name: str, folder: Path, out: Path, copies: Path) -> None:
+    """Another recipe, a source that was touched or replaced since, and what is there stays as it is."""
     partial = out.with_name(f".{out.name}.partial")
     before = snapshot(partial)
     (sources, _), other = OPERATIONS[name]
-    message = (
-        "is the unfinished output of another run: its source or its recipe differs; delete .*, or overwrite"
-    )
-    assert_refused(name, folder, out, message, **QUICK, **other)
+    message = "is the unfinished output of another run: its source or its recipe differs"
+    assert_refused(name, folder, out, f"{message}; delete .*, or overwrite it", **QUICK, **other)
+    shutil.copytree(folder, copies)
     for source in sources:
-        weights = folder / source / "model.safetensors"
+        weights = copies / source / "model.safetensors"
         times = weights.stat().st_atime_ns, weights.stat().st_mtime_ns
         os.utime(weights, (1, 1))
-        assert_refused(name, folder, out, message, **QUICK)
+        assert_refused(name, copies, out, message, **QUICK)
+        change_last_byte(weights)
         os.utime(weights, ns=times)
+        assert_refused(name, copies, out, f"{message}( .*model.safetensors was replaced since)?", **QUICK)
+        shutil.copy2(folder / source / "model.safetensors", weights)
     assert snapshot(partial) == before
+
+
+def change_last_byte(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read()
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last[0] ^ 1]))
 
 
 @pytest.mark.slow

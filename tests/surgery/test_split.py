@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import native
 import pytest
@@ -320,3 +321,35 @@ def test_equal_assignment_prefers_those_who_would_lose_most():
     likeness = torch.tensor([[0.9, 0.8], [0.9, 0.1], [0.8, 0.7], [0.9, 0.0]])
     assert assign_equally(likeness).tolist() == [1, 0, 1, 0]
     assert sorted(assign_equally(torch.zeros(6, 3)).tolist()) == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("method", ["coactivation", "clusters"])
+def test_bytes_do_not_depend_on_the_number_of_threads(tokenizer, tmp_path, method):
+    """Of the whole folder, and a run that was stopped goes on with another number."""
+    (tmp_path / "text").write_text(TEXT[:6000])
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=96, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "dense")
+    tokenizer.save_pretrained(tmp_path / "dense")
+    before = torch.get_num_threads()
+
+    def run(threads: int, out: str, **options: Any) -> dict[str, str]:
+        torch.set_num_threads(threads)
+        given = dict(experts=6, top_k=2, shared=1, method=method, calibration=[tmp_path / "text"])
+        split(tmp_path / "dense", tmp_path / out, **given, max_shard_size="100KB", **options)
+        return snapshot(tmp_path / out)
+
+    def stop(done: int, total: int, what: str) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    try:
+        expected = run(1, "one")
+        with pytest.raises(KeyboardInterrupt):
+            run(1, "three", progress=stop)
+        assert run(3, "three") == expected
+    finally:
+        torch.set_num_threads(before)

@@ -9,7 +9,7 @@ from typing import Any
 from ...configuration import MoebaConfig
 from ...library.native_models import holds_in_float32
 from ..config_differences import plain_rope
-from ..config_rows import Computed, ConfigRow, Fixed, Stated, pairs
+from ..config_rows import Computed, ConfigRow, Fixed, Pair, Stated, pairs
 
 
 def without(rows: tuple[ConfigRow, ...], *names: str) -> tuple[ConfigRow, ...]:

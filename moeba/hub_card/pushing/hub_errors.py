@@ -11,8 +11,11 @@ from typing import TypeVar
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
+from .time_limits import is_silence, time_limits
+
 _PASSING = frozenset((429, 500, 502, 503, 504))  # what huggingface_hub's own requests are repeated for
 _WAITS = (1, 2, 4, 8)  # seconds before each further try
+_SILENT_TRIES = 1  # further ones, of a request that was not answered in time
 _LONGEST_WAIT = 60  # seconds; a Hub that asks for more is left to the person
 # How hf_xet, which sends large files where the Hub has Xet storage, words an answer of the Hub.
 _XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
@@ -53,7 +56,8 @@ def persist(request: Callable[[], Result]) -> Result:
     tries = 0
     while True:
         try:
-            return request()
+            with time_limits():
+                return request()
         except Exception as error:
             wait_or_raise(error, tries)
             tries += 1
@@ -62,7 +66,8 @@ def persist(request: Callable[[], Result]) -> Result:
 def wait_or_raise(error: Exception, tries: int) -> None:
     """Sleep before the next try, as long as the Hub asks; raise `error` if there should be none."""
     asked = _asked_wait(error)
-    if not is_passing(error) or tries == len(_WAITS) or (asked or 0) > _LONGEST_WAIT:
+    most = _SILENT_TRIES if is_silent(error) else len(_WAITS)
+    if not is_passing(error) or tries >= most or (asked or 0) > _LONGEST_WAIT:
         raise error
     time.sleep(_WAITS[tries] if asked is None else asked)
 
@@ -75,6 +80,11 @@ def explain(error: BaseException, repo_id: str, api: HfApi) -> str | None:
     if status is None:
         if not _broke(error):
             return None
+        if is_silent(error):
+            return (
+                f"{endpoint} did not answer in time: push again later, files that arrived are not sent twice. "
+                "HF_HUB_DOWNLOAD_TIMEOUT=seconds waits longer."
+            )
         return f"The connection to {endpoint} broke: push again, files that arrived are not sent twice."
     if status == 401:
         if api.token is False or not (api.token or get_token()):
@@ -124,6 +134,11 @@ def _broke(error: BaseException) -> bool:
     return isinstance(error, json.JSONDecodeError) or any(
         isinstance(link, HTTPError | ConnectionError | TimeoutError) for link in _chain(error)
     )
+
+
+def is_silent(error: BaseException) -> bool:
+    """Whether the Hub took a request and did not answer in time."""
+    return any(is_silence(link) for link in _chain(error))
 
 
 def _asked_wait(error: BaseException) -> int | None:

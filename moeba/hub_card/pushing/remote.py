@@ -10,7 +10,8 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from ...conversion.json_files import listing
 from ...library.hub_internals import is_ignored_by_hub
-from .hub_errors import is_passing, persist, status_of, wait_or_raise
+from .hub_errors import is_passing, is_silent, persist, status_of, wait_or_raise
+from .time_limits import patience, time_limits
 
 
 class Remote:
@@ -83,14 +84,15 @@ class Remote:
         while True:
             try:
                 self.is_committing = True
-                return self.api.create_commit(
-                    self.repo_id,
-                    additions,
-                    commit_message=message,
-                    commit_description=description,
-                    revision=self.branch,
-                    create_pr=self.pr,
-                )
+                with time_limits(work=True):
+                    return self.api.create_commit(
+                        self.repo_id,
+                        additions,
+                        commit_message=message,
+                        commit_description=description,
+                        revision=self.branch,
+                        create_pr=self.pr,
+                    )
             except Exception as error:
                 if self.pr and status_of(error) != 429:
                     raise  # if it was made after all, a second one would be opened
@@ -106,7 +108,8 @@ class Remote:
         if not (self.is_committing or self.made_repo or self.made_branch):
             return "Nothing was committed."
         head, again = self._head_now(), is_passing(error) or not isinstance(error, Exception)
-        if self.is_committing and again and (head != self.head or (self.pr and status_of(error) != 429)):
+        unknown = head != self.head or (self.pr and status_of(error) != 429) or is_silent(error)
+        if self.is_committing and again and unknown:
             return (
                 f"Whether the commit was made is not known: look at {self.api.endpoint}/{self.repo_id} first."
             )
@@ -140,7 +143,7 @@ class Remote:
     def _info(self, revision: str | None = None) -> ModelInfo | None:
         """What the Hub says of the repository; None where it does not exist, or is hidden from this token."""
         try:
-            return persist(lambda: self.api.model_info(self.repo_id, revision=revision))
+            return persist(lambda: self.api.model_info(self.repo_id, revision=revision, timeout=patience()))
         except HfHubHTTPError as error:
             # Without a token, what does not exist and what is hidden are both 401: creating it will tell.
             if status_of(error) == 404 or (status_of(error) == 401 and not (revision or self.pr)):
@@ -154,9 +157,10 @@ class Remote:
         additions = [CommitOperationAdd(path, file) for path, file in files.items()]
         for addition, before in zip(additions, known or (), strict=bool(known)):
             addition.upload_info = before.upload_info
-        self.api.preupload_lfs_files(
-            self.repo_id, additions, revision=self.branch, create_pr=self.pr, free_memory=False
-        )
+        with time_limits(work=True):
+            self.api.preupload_lfs_files(
+                self.repo_id, additions, revision=self.branch, create_pr=self.pr, free_memory=False
+            )
         ignored = [a.path_in_repo for a in additions if is_ignored_by_hub(a)]
         if ignored:
             raise ValueError(
@@ -166,6 +170,6 @@ class Remote:
 
     def _head_now(self) -> str | None:
         try:
-            return self.api.model_info(self.repo_id, revision=self.branch).sha
+            return self.api.model_info(self.repo_id, revision=self.branch, timeout=patience()).sha
         except Exception:
             return None  # not known

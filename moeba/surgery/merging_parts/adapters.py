@@ -25,6 +25,7 @@ from ...configuration import MoebaConfig
 from ...conversion.checkpoint import Checkpoint, count_nonfinite, sha256_of
 from ...conversion.convert import moeba_config
 from ...conversion.families import family_of
+from ...conversion.inputs import Inputs
 from ...conversion.json_files import listing, read_json
 from ...conversion.weight_files import PickledFile, SafetensorsFile, TensorInfo, WeightFile
 
@@ -66,6 +67,7 @@ class AdaptedCheckpoint(Checkpoint):
         super().__init__(folder)
         self.adapter = Path(adapter)
         self._file = _open_adapter(self.adapter)
+        self.inputs += Inputs([self._file.path])
         stored = {name.removeprefix(PREFIX): name for name in self._file.tensors}
         self._skeleton = _skeleton(self)
         if self._grow_tables(stored):

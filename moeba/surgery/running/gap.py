@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from ...conversion.threads import one_thread
 from ...modeling import MoebaForCausalLM
 
 _LOGITS = 1 << 25  # numbers that are in memory at a time
+_SMALL = 500_000_000  # parameters; one thread takes two minutes for them
 
 
-@torch.no_grad()
 def measure_gap(
     source: MoebaForCausalLM,
     target: MoebaForCausalLM,
@@ -20,6 +22,9 @@ def measure_gap(
     shared: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> dict[str, Any]:
     """Both models on the same tokens.
+
+    Smaller models are run with one thread, so that the figures are the same on any number of processors; those of
+    larger ones may differ in their last digits.
 
     Args:
         ids: `[windows, length]`, the source's; each window is read by itself.
@@ -31,6 +36,18 @@ def measure_gap(
         `kl`: mean Kullback-Leibler divergence of the target's prediction from the source's, in nats. `top1`: share of
         tokens for which both find the same one most likely. `shared_tokens`: how many they predicted among.
     """
+    is_small = max(model.config.num_params() for model in (source, target)) <= _SMALL
+    with one_thread() if is_small else nullcontext():
+        return _measured(source, target, ids, shared)
+
+
+@torch.no_grad()
+def _measured(
+    source: MoebaForCausalLM,
+    target: MoebaForCausalLM,
+    ids: torch.Tensor,
+    shared: tuple[torch.Tensor, torch.Tensor] | None,
+) -> dict[str, Any]:
     columns: tuple[Any, Any] = (slice(None), slice(None))
     labels, theirs = ids, ids
     if shared is not None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...conversion.threads import one_thread
 from ...modeling import MoebaForCausalLM
 
 MAX_TOKENS = 4096  # of all texts together
@@ -109,6 +110,9 @@ def observe_feed_forwards(
 ) -> None:
     """Run the model once and hand over what each layer's feed-forward receives: after its norm, before its router.
 
+    With one thread, `observe` too: what is found here decides tensors, which must not hang on the machine's number of
+    processors.
+
     Args:
         ids: `[windows, length]`.
         observe: called as `observe(layer, inputs)` with `[tokens, hidden]` in float32, layer after layer.
@@ -117,7 +121,7 @@ def observe_feed_forwards(
     def record(layer: int, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         observe(layer, args[0].detach().float().reshape(-1, args[0].shape[-1]))
 
-    with ExitStack() as hooks, torch.no_grad():
+    with ExitStack() as hooks, torch.no_grad(), one_thread():
         for layer in layers:
             handle = model.model.layers[layer].mlp.register_forward_pre_hook(partial(record, layer))
             hooks.callback(handle.remove)
