@@ -30,13 +30,13 @@ from .families import family_of
 from .hashes import sha256_of
 from .json_files import listing, read_json
 from .pieces import TensorSource, read_pieces
+from .selection import HUB_PATTERNS, select_side_files
 from .weight_files import (
     DTYPES,
     PICKLE_FILE,
     PICKLE_INDEX,
     SAFE_FILE,
     SAFE_INDEX,
-    WEIGHT_SUFFIXES,
     TensorInfo,
     open_weights,
     read_weight_map,
@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 _CHUNK = 1 << 24  # elements looked at, at a time
-_SIDE_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*", "NOTICE*"]
+_SIDE_PATTERNS = ["*.json", "README.md", *HUB_PATTERNS]
 
 
 class Checkpoint:
@@ -80,7 +80,6 @@ class Checkpoint:
     config: dict[str, Any]  # config.json as written, nothing added
     tensors: dict[str, TensorInfo]  # in the order of the files, and of the data inside them
     weight_files: tuple[Path, ...]  # sorted by name
-    side_files: tuple[Path, ...]  # tokenizer, generation config, licence, …, sorted by name
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
@@ -95,9 +94,17 @@ class Checkpoint:
         self._home = {name: file for file in files for name in file.tensors}
         self.tensors = {name: file.tensors[name] for name, file in self._home.items()}
         self.weight_files = tuple(file.path for file in files)
-        self.side_files = tuple(sorted(path for path in self.folder.iterdir() if _is_side_file(path)))
         self._header_sizes = {file.path: file.header_size for file in files}
         self._sha256: dict[str, str] = {}
+
+    @property
+    def side_files(self) -> tuple[Path, ...]:
+        """Tokenizer, generation config, licence, …: what travels with the weights, sorted by name.
+
+        Raises:
+            ValueError: see `select_side_files`.
+        """
+        return tuple(self.folder / path for path in select_side_files(self.folder).files)
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor called `name`, bit for bit as stored, contiguous on the CPU and shared with nothing.
@@ -204,14 +211,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return read_json(path)
 
 
-def _is_side_file(path: Path) -> bool:
-    """Whether a file travels with the weights unchanged; code does not, as it builds the source's model."""
-    name = path.name
-    if not path.is_file() or name.startswith(".") or name in ("config.json", "README.md"):
-        return False
-    return path.suffix not in (".py", *WEIGHT_SUFFIXES) and not name.endswith(".index.json")
-
-
 def _refuse_unsupported(config: Mapping[str, Any]) -> None:
     """Raise the ValueError that says why a model of this config cannot be converted."""
     if config.get("model_type") != MoebaConfig.model_type:
@@ -219,8 +218,8 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
 
 
 def _download(repo_id: str, revision: str | None, any_type: bool) -> Path:
-    def fetch(names: list[str], at: str | None) -> Path:
-        return Path(snapshot_download(repo_id, revision=at, allow_patterns=names, ignore_patterns=["*/*"]))
+    def fetch(names: list[str], at: str | None, deeper: str | None = "*/*") -> Path:
+        return Path(snapshot_download(repo_id, revision=at, allow_patterns=names, ignore_patterns=deeper))
 
     try:
         config = Path(hf_hub_download(repo_id, "config.json", revision=revision))
@@ -230,6 +229,7 @@ def _download(repo_id: str, revision: str | None, any_type: bool) -> Path:
             _refuse_unsupported(read_json(config))
     except RemoteEntryNotFoundError:
         pass  # `Checkpoint` says what such a folder is instead
+    fetch([pattern for pattern in HUB_PATTERNS if "/" in pattern], revision, "*/*/*")
     folder = fetch(_SIDE_PATTERNS, revision)
     for single, index in ((SAFE_FILE, SAFE_INDEX), (PICKLE_FILE, PICKLE_INDEX)):
         sharded = (folder / index).is_file()

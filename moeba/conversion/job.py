@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
 from ..library.notices import say_untested
 from ..modeling.modeling_moeba import MoebaPreTrainedModel
-from ..tokenization.adopt import copy_tokenizer
 from .certificate import Certificate, CertificateError, certify_folders
 from .checkpoint import Checkpoint
 from .destination import check_apart, check_free
 from .hashes import hashing
 from .plan import Plan
 from .provenance import CERTIFICATE_FILE, OWN_FILES, describe_source, read_history, write_provenance
+from .selection import LeftOut, SideFiles, drop_foreign_code, names_only, scrub_records, select_side_files
+from .weight_files import PICKLE_INDEX, SAFE_INDEX
 from .writing import Progress, WriteReport, write_checkpoint
 
 
@@ -79,7 +80,8 @@ def check_start(origins: Sequence[Origin], destination: str | Path, options: Run
 class Result:
     """What an operation did. `report` and `certificate` are None after a dry run.
 
-    `gap` holds the figures of an operation that does not keep the function.
+    `gap` holds the figures of an operation that does not keep the function. `left_out` names the files of the source,
+    or entries in them, that did not go along.
     """
 
     folder: Path
@@ -87,6 +89,7 @@ class Result:
     report: WriteReport | None = None
     certificate: Certificate | None = None
     gap: dict[str, Any] | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ class Job:
     save_config: Callable[[Path], None]
     conclude: Callable[[Path], Outcome] | None = None
     lossy: bool = False
+    _left_out: list[LeftOut] = field(default_factory=list, init=False)
 
     def run(self, options: Run) -> Result:
         """Write, prove and publish; nothing appears at the destination unless all of it succeeds.
@@ -125,8 +129,10 @@ class Job:
             ValueError: the destination will not do, or a source changed meanwhile.
             CertificateError: the proof failed.
         """
+        side_files = self._side_files()
+        self._left_out = list(side_files.left_out)
         if options.dry_run:
-            return Result(self.destination, self.plan)
+            return Result(self.destination, self.plan, left_out=side_files.left_out)
         check_start(self.origins, self.destination, options)
         self.plan.check_equal()
         fingerprints = [origin.checkpoint.fingerprint() for origin in self.origins]
@@ -137,7 +143,7 @@ class Job:
             for origin, fingerprint in zip(self.origins, fingerprints, strict=True):
                 if origin.checkpoint.fingerprint() != fingerprint:
                     raise ValueError(f"{origin.checkpoint.folder} changed while it was read: run again")
-            self._write_companions(folder)
+            self._write_companions(folder, side_files)
             if options.certificate:
                 outcome = (self.conclude or self._certify)(folder)
             if outcome.certificate is not None:
@@ -145,6 +151,7 @@ class Job:
                 if outcome.certificate.verdict != "verified":
                     raise CertificateError(outcome.certificate)
                 outcome.certificate.save(folder / CERTIFICATE_FILE)
+                scrub_records(folder, (CERTIFICATE_FILE,))
             if MoebaPreTrainedModel.card_writer is not None:
                 MoebaPreTrainedModel.card_writer(folder)
 
@@ -161,23 +168,31 @@ class Job:
                 overwrite=options.overwrite,
                 progress=options.progress,
             )
-        return Result(self.destination, self.plan, report, outcome.certificate, outcome.gap)
+        left_out = tuple(self._left_out)
+        return Result(self.destination, self.plan, report, outcome.certificate, outcome.gap, left_out)
 
-    def _write_companions(self, folder: Path) -> None:
+    def _side_files(self) -> SideFiles:
+        """What of the first origin goes along: facts about that one folder do not."""
+        first = self.origins[0].checkpoint
+        own = {*OWN_FILES, *(path.name for path in first.weight_files), SAFE_INDEX, PICKLE_INDEX}
+        return select_side_files(first.folder, own)
+
+    def _write_companions(self, folder: Path, side_files: SideFiles) -> None:
         """Everything but weights and proof."""
         first = self.origins[0].checkpoint
-        for path in first.side_files:
-            if path.name not in OWN_FILES:
-                shutil.copyfile(path, folder / path.name)
-        copy_tokenizer(first.folder, folder)
+        for path in side_files.files:
+            (folder / path).parent.mkdir(exist_ok=True)
+            shutil.copyfile(first.folder / path, folder / path)
+        self._left_out += drop_foreign_code(folder)
         self.save_config(folder)
+        scrub_records(folder, ("config.json",))
         write_provenance(
             folder,
             self.plan.operation,
             [origin.describe() for origin in self.origins],
-            self.recipe,
-            self.plan.notes,
-            read_history(first.folder),
+            names_only(self.recipe),
+            names_only(self.plan.notes),
+            names_only(read_history(first.folder)),
             lossy=self.lossy,
         )
 

@@ -45,6 +45,8 @@ def write_card(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     path = folder / CARD_FILE
+    if os.path.lexists(path) and not path.is_file():
+        raise ValueError(f"{path} is no file that can be read: move it away")
     facts = gather_facts(folder)
     figures = draw(facts.training)
     metadata = _metadata(facts)

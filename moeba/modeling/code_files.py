@@ -22,8 +22,8 @@ AUTO_MAP = {
 
 _NESTED_IMPORT = re.compile(r"^from \.\.(?:configuration|library)\.", flags=re.MULTILINE)
 _FIRST_READ = "configuration_moeba.py"
-# transformers keeps the classes of a folder under its name and a hash of the file that it reads first and of all that this
-# one imports, directly or not. Without this, two folders whose other code differs run the first one's.
+# transformers keeps the classes of a folder under its name and a hash of the file that it reads first and of all that
+# this one imports, directly or not. Without this, two folders whose other code differs run the first one's.
 _NAMES_THE_REST = """
 
 if False:  # read as text alone: it makes a hash of this file cover all the others

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from .published_recipe import published, published_text
+
 PROMPTED = ("hidden", "hidden_avg", "hidden_last", "cheap_embed")
 GATE_MODES = (*PROMPTED, "random", "uniform_random", "calibration")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -72,7 +74,7 @@ class MergeRecipe:
     Attributes:
         others: whose tensors outside of the experts are kept: `base`, `average` (of the experts' models), or an expert.
         layers: which ones get experts, in the words of `parse_layers`.
-        given: the recipe as it was written, for the record; text: its file's, if it came from one.
+        given: the recipe as its record shows it, without paths; text: its file's, if it came from one.
     """
 
     base_model: ModelReference
@@ -149,8 +151,8 @@ def _parse(given: dict[str, Any], folder: Path, text: str | None) -> MergeRecipe
         others=others,
         layers=_layers(given.get("layers")),
         seed=_whole(given, "seed", 0),
-        given=given,
-        text=text,
+        given=published(given, folder),
+        text=text and published_text(text, folder),
     )
     _check_prompts(recipe)
     return recipe
