@@ -23,6 +23,7 @@ from .pictures.figures import Figure, draw
 from .pictures.svg import DRAWN_BY
 from .reading.facts import Facts, gather_facts
 from .reading.records import SourceFacts, StepFacts, as_json
+from .text.escapes import safe_link
 from .text.glance import title
 from .text.licences import inherited
 from .text.sections import sections
@@ -162,7 +163,7 @@ def _metadata(facts: Facts) -> dict[str, Any]:
         "base_model_relation": relation if bases else None,
         "license": licence and licence.id,
         "license_name": licence and licence.name,
-        "license_link": licence and licence.link,
+        "license_link": licence and safe_link(licence.link),
         "model-index": facts.evaluation.model_index(title(facts)) if facts.evaluation else None,
     }
     return {key: value for key, value in values.items() if value not in (None, [])}
