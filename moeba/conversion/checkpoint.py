@@ -218,8 +218,8 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
 
 
 def _download(repo_id: str, revision: str | None, any_type: bool) -> Path:
-    def fetch(names: list[str], at: str | None, deeper: str | None = "*/*") -> Path:
-        return Path(snapshot_download(repo_id, revision=at, allow_patterns=names, ignore_patterns=deeper))
+    def fetch(names: list[str], at: str | None, unwanted: str = "*/*") -> Path:
+        return Path(snapshot_download(repo_id, revision=at, allow_patterns=names, ignore_patterns=[unwanted]))
 
     try:
         config = Path(hf_hub_download(repo_id, "config.json", revision=revision))
@@ -229,12 +229,12 @@ def _download(repo_id: str, revision: str | None, any_type: bool) -> Path:
             _refuse_unsupported(read_json(config))
     except RemoteEntryNotFoundError:
         pass  # `Checkpoint` says what such a folder is instead
-    fetch([pattern for pattern in HUB_PATTERNS if "/" in pattern], revision, "*/*/*")
     folder = fetch(_SIDE_PATTERNS, revision)
+    inside = [pattern for pattern in HUB_PATTERNS if "/" in pattern]
     for single, index in ((SAFE_FILE, SAFE_INDEX), (PICKLE_FILE, PICKLE_INDEX)):
         sharded = (folder / index).is_file()
         names = sorted(set(read_weight_map(folder / index).values())) if sharded else [single]
-        fetch(names, folder.name)
+        fetch([*names, *inside], folder.name, "*/*/*")
         if all((folder / name).is_file() for name in names):
             break
     return folder

@@ -7,6 +7,7 @@ from itertools import count
 
 import pytest
 from card_folders import certificate, evaluation, provenance, save_training, source, surgery, write_json
+from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from test_card_html import Page
 
@@ -166,7 +167,7 @@ def test_a_card_of_hostile_records_is_the_same_page(first, upcycled):
         for name, record in records(upcycled).items():
             write_json(upcycled, name, record if numbers is None else poisoned(record, numbers))
         text = write_card(upcycled).read_text(encoding="utf-8")
-        body = text.split("---\n", 2)[2]
+        body = ModelCard(text).text
         tokens = MARKDOWN.parse(body)
         inline = [token for token in tokens for token in (token.children or ())]
         pages.append(

@@ -196,7 +196,7 @@ EDITS = {
 
 
 def test_folders_of_one_name_run_each_its_own_code(tmp_path):
-    """transformers keeps classes by the folder's last name and a hash of the file it reads first and what that names."""
+    """transformers keeps classes by the folder's last name and a hash of the config's file and of what that names."""
     model = tiny_model("moe", num_hidden_layers=2)
     folders = [tmp_path / place / "model" for place in ("plain", *EDITS)]
     for folder, edited in zip(folders, (None, *EDITS), strict=True):
