@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
+from ..configuration import MoebaConfig
 from ..library.notices import say_untested
+from ..modeling.code_files import code_files
 from ..modeling.modeling_moeba import MoebaPreTrainedModel
 from .certificate import Certificate, CertificateError, certify_folders
 from .checkpoint import Checkpoint
@@ -175,6 +177,8 @@ class Job:
         """What of the first origin goes along: facts about that one folder do not."""
         first = self.origins[0].checkpoint
         own = {*OWN_FILES, *(path.name for path in first.weight_files), SAFE_INDEX, PICKLE_INDEX}
+        if first.config.get("model_type") == MoebaConfig.model_type:
+            own |= set(code_files())  # written anew, or of no use to a native model
         return select_side_files(first.folder, own)
 
     def _write_companions(self, folder: Path, side_files: SideFiles) -> None:

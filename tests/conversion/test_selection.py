@@ -21,10 +21,11 @@ TOKEN = "hf_" + "abcdefghijklmnopqrSTUVWXYZ01234567"
 # As the repositories of well-known models hold them.
 GO_ALONG = """
 added_tokens.json merges.txt vocab.json vocab.txt tokenizer.json tokenizer.model tokenizer.model.v3
-tokenizer_config.json special_tokens_map.json chat_template.jinja chat_template.json additional_chat_templates/tool_use.jinja qwen.tiktoken
-tiktoken.model spiece.model sentencepiece.bpe.model source.spm tekken.json bpe.codes dict.txt generation_config.json
-preprocessor_config.json processor_config.json LICENSE LICENSE.txt LICENCE License.md NOTICE Notice.txt USE_POLICY.md
-MODEL_LICENSE THIRD_PARTY_NOTICES.txt COPYING CITATION.cff LICENSES/MIT.txt license-2.0 modules.json
+tokenizer_config.json special_tokens_map.json chat_template.jinja chat_template.json
+additional_chat_templates/tool_use.jinja qwen.tiktoken tiktoken.model spiece.model sentencepiece.bpe.model
+source.spm tekken.json bpe.codes dict.txt generation_config.json preprocessor_config.json
+processor_config.json LICENSE LICENSE.txt LICENCE License.md NOTICE Notice.txt USE_POLICY.md MODEL_LICENSE
+THIRD_PARTY_NOTICES.txt COPYING CITATION.cff LICENSES/MIT.txt license-2.0 modules.json
 config_sentence_transformers.json sentence_bert_config.json 1_Pooling/config.json 2_Dense/model.safetensors
 """
 STAY = """

@@ -1,7 +1,8 @@
 """What may leave a folder: which side files travel, and that no secret, link, foreign code or local path does."""
 
+from ...modeling.folders import leads_out
 from .foreign_code import ENTRIES, drop_foreign_code, foreign_entries, names_foreign_code
-from .links import leads_out, what_it_is
+from .links import what_it_is
 from .private_paths import names_only, scrub_records
 from .secrets import secret_in, secret_name
 from .side_files import HUB_PATTERNS, LeftOut, SideFiles, is_code, refuse, select_side_files

@@ -5,6 +5,8 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+from ...modeling.folders import leads_out
+
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -17,7 +19,7 @@ _KINDS = {
 def what_it_is(path: Path, folder: Path) -> str:
     """Why `path`, in `folder`, cannot be taken for a file of that folder; empty where it can. Nothing is opened.
 
-    A link may lead to a file of the folder itself, or of the repository in the Hub's cache that the folder shows.
+    A link may lead to a file of the folder itself, or of the repository in the Hub's cache: see `leads_out`.
     """
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
@@ -26,15 +28,3 @@ def what_it_is(path: Path, folder: Path) -> str:
     if kind != stat.S_IFREG:
         return _KINDS.get(kind, "no file")
     return "a link that leads out of the folder" if leads_out(path, folder) else ""
-
-
-def leads_out(path: Path, folder: Path) -> bool:
-    """Whether `path`, in `folder`, is elsewhere in truth, because of a link in its last part or on the way to it."""
-    home = folder.resolve()
-    shown = home.parent
-    if shown.name == "snapshots" and shown.parent.name.startswith("models--"):
-        home = shown.parent
-    try:
-        return not path.resolve().is_relative_to(home)
-    except (OSError, RuntimeError):
-        return True
