@@ -18,7 +18,15 @@ from .destination import check_apart, check_free
 from .hashes import hashing
 from .plan import Plan
 from .provenance import CERTIFICATE_FILE, OWN_FILES, describe_source, read_history, write_provenance
-from .selection import LeftOut, SideFiles, drop_foreign_code, names_only, scrub_records, select_side_files
+from .selection import (
+    LeftOut,
+    SideFiles,
+    drop_foreign_code,
+    names_only,
+    scrub_records,
+    scrub_tokenizer,
+    select_side_files,
+)
 from .weight_files import PICKLE_INDEX, SAFE_INDEX
 from .writing import Progress, WriteReport, write_checkpoint
 
@@ -188,6 +196,7 @@ class Job:
             (folder / path).parent.mkdir(exist_ok=True)
             shutil.copyfile(first.folder / path, folder / path)
         self._left_out += drop_foreign_code(folder)
+        scrub_tokenizer(folder)
         self.save_config(folder)
         scrub_records(folder, ("config.json",))
         write_provenance(

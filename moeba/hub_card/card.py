@@ -18,6 +18,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..conversion.selection import what_it_is
 from .pictures.figures import FILES as FIGURE_FILES
 from .pictures.figures import Figure, draw
 from .pictures.svg import DRAWN_BY
@@ -46,8 +47,8 @@ def write_card(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     path = folder / CARD_FILE
-    if os.path.lexists(path) and not path.is_file():
-        raise ValueError(f"{path} is no file that can be read: move it away")
+    if os.path.lexists(path) and (reason := what_it_is(path, folder)):
+        raise ValueError(f"{path} is {reason}: put the file itself there, or take it away")
     facts = gather_facts(folder)
     figures = draw(facts.training)
     metadata = _metadata(facts)

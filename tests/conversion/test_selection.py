@@ -13,8 +13,7 @@ from native import read_all
 from moeba import MoebaTokenizer, convert, export
 from moeba.conversion.provenance import describe_source
 from moeba.conversion.selection import leads_out, names_only, secret_in, select_side_files, what_it_is
-from moeba.conversion.selection.private_paths import without_paths
-from moeba.conversion.selection.recipe_texts import rewritten
+from moeba.conversion.selection.private_paths import rewritten, without_paths
 from moeba.conversion.selection.side_files import travels
 
 TOKEN = "hf_" + "abcdefghijklmnopqrSTUVWXYZ01234567"
@@ -214,7 +213,9 @@ def test_a_folder_that_is_made_holds_what_is_known(source, tmp_path):
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_text("{}")
     values = json.loads((source / "tokenizer_config.json").read_text())
+    values |= {"tokenizer_file": "tokenizer.json", "chat_template": "{{ '/a/b/c' }}"}
     foreign = {**values, "auto_map": {"AutoTokenizer": ["me/evil--tokenization_evil.Evil", None]}}
+    foreign["tokenizer_file"] = str(tmp_path / "tokenizer.json")  # as older releases of transformers saved it
     (source / "tokenizer_config.json").write_text(json.dumps(foreign))
     dropped = {"auto_map of tokenizer_config.json": "it names code of others"}
 

@@ -154,7 +154,12 @@ def test_a_trainer_pushes_what_loads_while_it_trains(hub, client, moe, tmp_path)
 
 def test_a_trainers_token_is_not_in_what_it_pushes(hub, client, moe, tmp_path):
     """Neither while it trains, in the folder and in its last checkpoint, nor at the end; and it is still used."""
-    settings = {"hub_strategy": "checkpoint", "hub_always_push": True, "hub_token": "hf_writer", "save_total_limit": 1}
+    settings = {
+        "hub_strategy": "checkpoint",
+        "hub_always_push": True,
+        "hub_token": "hf_writer",
+        "save_total_limit": 1,
+    }
     client.done(TRAIN, source=moe, output=tmp_path / "run", settings=settings, words={})
     history = hub.repos["ada/run"].branches["main"].history()
     arguments = [name for commit in history for name in commit.files if name.endswith("training_args.bin")]

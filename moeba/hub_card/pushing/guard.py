@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ...conversion.provenance import OWN_FILES
-from ...conversion.selection import LeftOut, names_only, scrub_records
+from ...conversion.selection import LeftOut, names_only, scrub_records, scrub_tokenizer
 from ..reading.training_arguments import FILE, PLAIN_FILE, holds_token, read_pickled_arguments
 from ..text.training import told_arguments
 
@@ -20,6 +20,7 @@ def guard(folder: Path) -> tuple[LeftOut, ...]:
     such a path, or that cannot be looked into gives way to the arguments that the card tells.
     """
     scrub_records(folder, RECORDS)
+    scrub_tokenizer(folder)
     path = folder / FILE
     if not path.is_file():
         return ()

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...conversion.json_files import read_json
+from ...conversion.provenance import OWN_FILES
+from ...conversion.selection import names_only
 
 ROUTER_MAKERS = frozenset(("upcycle", "merge", "split"))
 """Operations that put a router where there was none."""
@@ -176,8 +178,11 @@ def certificate_facts(values: Mapping[str, Any]) -> CertificateFacts | None:
 
 
 def read_record(folder: Path, name: str) -> dict[str, Any]:
+    """The JSON object in a file of the folder; empty without one. In records of Moeba, paths are names."""
     path = folder / name
-    return read_json(path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    return dict(names_only(read_json(path))) if name in OWN_FILES else read_json(path)
 
 
 def as_dict(value: object) -> dict[str, Any]:

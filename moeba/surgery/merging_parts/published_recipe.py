@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...conversion.selection.private_paths import PROMPTS, name_of, names_only, without_paths
-from ...conversion.selection.recipe_texts import rewritten
+from ...conversion.selection.private_paths import PROMPTS, name_of, names_only, rewritten, without_paths
 
 # Under which a recipe names models, adapters and files.
 _REFERENCES = ("base_model", "source_model", "adapter", "calibration", "model", "lora", "path")
