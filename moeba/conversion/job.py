@@ -16,6 +16,7 @@ from .certificate import Certificate, CertificateError, certify_folders
 from .checkpoint import Checkpoint
 from .destination import check_apart, check_free
 from .hashes import hashing
+from .json_files import read_json
 from .plan import Plan
 from .provenance import CERTIFICATE_FILE, OWN_FILES, describe_source, read_history, write_provenance
 from .selection import (
@@ -198,6 +199,8 @@ class Job:
         self._left_out += drop_foreign_code(folder)
         scrub_tokenizer(folder)
         self.save_config(folder)
+        if read_json(folder / "config.json").get("model_type") != MoebaConfig.model_type:
+            self._left_out += drop_foreign_code(folder, ("config.json",))
         scrub_records(folder, ("config.json",))
         write_provenance(
             folder,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 
 import native
 import pytest
@@ -238,6 +239,24 @@ def test_a_folder_that_is_made_holds_what_is_known(source, tmp_path):
     assert {path.name for path in back.folder.iterdir()} >= {"LICENSE.txt", "USE_POLICY.md", "1_Pooling"}
     assert not back.left_out and not list(back.folder.glob("*.py"))
     native.same_tensors(read_all(source), read_all(back.folder))
+
+
+def test_a_native_model_that_is_made_names_no_code(source, tmp_path, monkeypatch):
+    """Whatever becomes of a source's entry on the way: the code is not there, and the model needs none."""
+    from moeba.conversion import convert as module
+
+    def save(config, family, folder):
+        family.to_native(config).save_pretrained(folder)
+        values = json.loads((folder / "config.json").read_text())
+        code = {"auto_map": {"AutoConfig": "evil.Evil"}, "tokenizer_file": str(tmp_path / "x")}
+        (folder / "config.json").write_text(json.dumps({**values, **code}))
+
+    made = convert(source, tmp_path / "moeba", certificate=False).folder
+    monkeypatch.setattr(sys.modules[module.__module__], "save_native", save)
+    back = export(made, tmp_path / "native", certificate=False)
+    config = json.loads((back.folder / "config.json").read_text())
+    assert "auto_map" not in config and config["tokenizer_file"] == "x"
+    assert [left.path for left in back.left_out] == ["auto_map of config.json"]
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "LICENSE", "additional_chat_templates/x.jinja"])

@@ -145,11 +145,9 @@ def test_nothing_private_or_foreign_goes_along(dense, tmp_path, caplog):
     (dense / "LICENSE").write_text("mine")
     (dense / "additional_chat_templates").mkdir()
     (dense / "additional_chat_templates" / "tools.jinja").write_text("{{ messages }}")
-    write_json(
-        dense,
-        "surgery.json",
-        surgery(recipe={"base_model": "/home/me/acme/base", "positive_prompts": ["/a/b"]}),
-    )
+    recipe = {"base_model": "/home/me/acme/base", "positive_prompts": ["/a/b"]}
+    text = "base_model: /home/me/acme/base  # /home/me/acme/x\npositive_prompts: [/a/b]\n"
+    write_json(dense, "surgery.json", surgery(recipe=recipe, recipe_text=text))
     write_json(
         dense, "trainer_state.json", {"global_step": 3, "best_model_checkpoint": str(tmp_path / "run")}
     )
@@ -172,9 +170,19 @@ def test_nothing_private_or_foreign_goes_along(dense, tmp_path, caplog):
             )
     assert json.loads((made / "training_args.json").read_text())["seed"] == 11
     assert "| `seed` | `11` |" in (made / "README.md").read_text()
-    recipe = json.loads((made / "surgery.json").read_text())["recipe"]
-    assert recipe == {"base_model": "base", "positive_prompts": ["/a/b"]}
+    record = json.loads((made / "surgery.json").read_text())
+    assert record["recipe"] == {"base_model": "base", "positive_prompts": ["/a/b"]}
+    assert record["recipe_text"] == "base_model: base  # x\npositive_prompts: [/a/b]\n"
     assert len(AutoTokenizer.from_pretrained(made)) == len(AutoTokenizer.from_pretrained(dense))
+
+
+def test_a_card_is_not_renewed_from_elsewhere(dense, tmp_path):
+    """In place: what a link shows would be taken for the words of a person."""
+    (tmp_path / "private").write_text("private")
+    (dense / "README.md").symlink_to(tmp_path / "private")
+    with pytest.raises(ValueError, match="a link that leads out of the folder"):
+        prepare(dense)
+    assert (tmp_path / "private").read_text() == "private"
 
 
 @pytest.mark.parametrize(

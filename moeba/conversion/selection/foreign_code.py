@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from .side_files import LeftOut
 
 # What transformers takes from where the entry says, with `trust_remote_code=True`.
 ENTRIES = ("auto_map", "custom_pipelines")
-_FILES = (
+BESIDE = (
     *("tokenizer_config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
     "video_preprocessor_config.json",
 )
@@ -22,13 +22,17 @@ _FILES = (
 
 def foreign_entries(folder: Path) -> list[tuple[str, str]]:
     """File and entry of all that lies beside config.json and names code: of what Moeba writes, nothing does."""
-    return [(path.name, entry) for path, _, entries in _found(folder) for entry in entries]
+    return [(path.name, entry) for path, _, entries in _found(folder, BESIDE) for entry in entries]
 
 
-def drop_foreign_code(folder: Path) -> list[LeftOut]:
-    """Drop those entries, and say which. Tokenizers and processors then load by their class, or not at all."""
+def drop_foreign_code(folder: Path, names: Sequence[str] = BESIDE) -> list[LeftOut]:
+    """Drop those entries, and say which. Tokenizers and processors then load by their class, or not at all.
+
+    Args:
+        names: the files to look into; with config.json, a native model's is meant, which needs no code.
+    """
     dropped = []
-    for path, values, entries in list(_found(folder)):
+    for path, values, entries in list(_found(folder, names)):
         kept = {name: value for name, value in values.items() if name not in entries}
         unfinished = path.with_name(f".{path.name}.tmp")
         unfinished.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -42,8 +46,8 @@ def names_foreign_code(config: Mapping[str, Any]) -> bool:
     return any(config.get(entry) for entry in ENTRIES)
 
 
-def _found(folder: Path) -> Iterator[tuple[Path, dict[str, Any], list[str]]]:
-    for path in (folder / name for name in _FILES):
+def _found(folder: Path, names: Sequence[str]) -> Iterator[tuple[Path, dict[str, Any], list[str]]]:
+    for path in (folder / name for name in names):
         if what_it_is(path, folder):
             continue
         try:
