@@ -293,10 +293,13 @@ def test_a_lost_marker_is_refused_and_nothing_is_lost(dense, marker):
 
 
 def test_a_linked_card_is_replaced_and_not_written_through(dense, tmp_path):
-    blob = tmp_path / "blob"
+    snapshot = tmp_path / "models--user--name" / "snapshots" / "abc"  # as in the cache of the Hub
+    snapshot.parent.mkdir(parents=True)
+    dense.rename(snapshot)
+    blob = tmp_path / "models--user--name" / "blob"
     blob.write_text("# Cached\n", encoding="utf-8")
-    (dense / "README.md").symlink_to(blob)
-    assert "# Cached" in text_of(dense)
+    (snapshot / "README.md").symlink_to(blob)
+    assert "# Cached" in text_of(snapshot)
     assert blob.read_text(encoding="utf-8") == "# Cached\n"
 
 

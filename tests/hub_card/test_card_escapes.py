@@ -88,7 +88,9 @@ def test_words_are_all_there():
     for text in HOSTILE:
         if "`" not in text and "\u202e" not in text:
             assert shown(f"x {cell(text)}") == "x " + " ".join(text.split())
-    assert cell("llama3.2 of norm_eps, 3 - 4") == "llama3.2 of norm_eps, 3 - 4"  # and no more than needed
+    assert (
+        cell("0.5 - 4 of norm_eps in llama3.2") == "0.5 - 4 of norm_eps in llama3.2"
+    )  # and no more than needed
 
 
 @pytest.mark.parametrize("escape", [cell, code, link])

@@ -11,7 +11,7 @@ import re
 _ADDRESS = re.compile(r":/|www\.|@|mailto:", re.IGNORECASE)
 _ACTIVE = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
 # What begins a block, if it is the first of a list's item: a heading, a quote, a list, a rule.
-_BEGINNING = re.compile(r"^(?:[#>+=-]|\d+(?=[.)]))")
+_BEGINNING = re.compile(r"^(?:>|#(?=#* |#*$)|[+-](?= |$)|-(?=[- ]*$)|=(?==*$)|\d+(?=[.)](?: |$)))")
 # Neither seen nor wanted: controls, and those that turn the direction of what follows.
 _UNSEEN = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
 _PLAIN_LINK = re.compile(r"https?://[A-Za-z0-9][\w.~:/?#!$&'*+,;=%-]*", re.ASCII)
@@ -46,7 +46,7 @@ def fenced(text: str) -> tuple[str, str]:
     The marks of a card, which are looked for by lines, do not stand in it.
     """
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    return _UNSEEN.sub("", text).replace("<!--", "<!- -"), "`" * max(3, longest + 1)
+    return re.sub(r"^<!--", " <!--", text, flags=re.MULTILINE), "`" * max(3, longest + 1)
 
 
 def _line(text: object) -> str:
