@@ -134,11 +134,13 @@ def _as_dict(result: Any) -> dict[str, Any]:
         "report": None if result.report is None else asdict(result.report),
         "certificate": None if result.certificate is None else result.certificate.to_dict(),
         "gap": result.gap,
+        "left_out": {left.path: left.reason for left in result.left_out},
     }
 
 
 def _say_plan(result: Any) -> None:
     _say_lines(result.plan.describe())
+    _say_left_out(result)
     summary = result.plan.summary()
     note(
         f"A plan: {summary['source_tensors']} tensors in, {summary['target_tensors']} out, "
@@ -151,6 +153,7 @@ def _say_result(result: Any) -> None:
     kept = f", {report.reused_shards} kept from an interrupted run" if report.reused_shards else ""
     for text in result.plan.summary()["notes"]:
         note(f"note: {text}")
+    _say_left_out(result)
     if result.certificate is not None:
         for line in result.certificate.lines():
             note(line)
@@ -163,6 +166,14 @@ def _say_result(result: Any) -> None:
         f"{result.folder}: {report.tensors} tensors in {report.shards} weight files{kept}, "
         f"{report.bytes_written / 1e6:,.1f} MB written in {report.seconds:.1f} s"
     )
+
+
+def _say_left_out(result: Any) -> None:
+    if result.left_out:
+        from ..conversion.json_files import listing
+
+        left = listing([f"{left.path} ({left.reason})" for left in result.left_out])
+        note(f"note: not carried over from the source: {left}")
 
 
 def _say_lines(lines: list[str]) -> None:

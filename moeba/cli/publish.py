@@ -27,8 +27,9 @@ def bundle(
 ) -> None:
     """Make a folder that can be uploaded to the Hub and loads where Moeba is not installed.
 
-    Weights, tokenizer and certificate are carried over; the model's code and its card are written beside
-    them. Upload the folder with `hf upload`, and load it with `trust_remote_code=True`.
+    Weights, tokenizer, licences and certificate are carried over; the model's code and its card are written
+    beside them. What else lies in the folder stays there, and is named. Upload the folder with `hf upload`, and
+    load it with `trust_remote_code=True`.
 
     Example: `moeba bundle my-moe my-moe-hub`
     """
@@ -77,8 +78,8 @@ def push(
     """Push a model folder to the Hub in one commit, with its code and a renewed card.
 
     It then loads with `trust_remote_code=True` where Moeba is not installed. Words that a person wrote in the
-    card, here or on the Hub, stay. Secrets are refused; caches and optimiser states stay behind. After an
-    interruption, push again: what arrived is not sent twice.
+    card, here or on the Hub, stay. Secrets and links to elsewhere are refused; caches, optimiser states and code
+    of others stay behind. After an interruption, push again: what arrived is not sent twice.
 
     Example: `moeba push my-moe me/my-moe --private`
     """

@@ -31,6 +31,7 @@ from .hashes import sha256_of
 from .inputs import Inputs
 from .json_files import listing, read_json
 from .pieces import TensorSource, read_pieces
+from .selection import HUB_PATTERNS, select_side_files
 from .sizes import check_names, check_sizes
 from .weight_files import (
     DTYPES,
@@ -38,7 +39,6 @@ from .weight_files import (
     PICKLE_INDEX,
     SAFE_FILE,
     SAFE_INDEX,
-    WEIGHT_SUFFIXES,
     TensorInfo,
     open_weights,
     read_weight_map,
@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 _CHUNK = 1 << 24  # elements looked at, at a time
-_SIDE_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*", "NOTICE*"]
+_SIDE_PATTERNS = ["*.json", "README.md", *HUB_PATTERNS]
 
 
 class Checkpoint:
@@ -82,7 +82,6 @@ class Checkpoint:
     config: dict[str, Any]  # config.json as written, nothing added
     tensors: dict[str, TensorInfo]  # in the order of the files, and of the data inside them
     weight_files: tuple[Path, ...]  # sorted by name
-    side_files: tuple[Path, ...]  # tokenizer, generation config, licence, …, sorted by name
     inputs: Inputs  # the files that tensors are read from, as they were when it was opened
 
     def __init__(self, folder: str | Path) -> None:
@@ -99,10 +98,18 @@ class Checkpoint:
         self.tensors = {name: file.tensors[name] for name, file in self._home.items()}
         check_sizes(self.config, self.tensors, f"{self.folder}/config.json")
         self.weight_files = tuple(file.path for file in files)
-        self.side_files = tuple(sorted(path for path in self.folder.iterdir() if _is_side_file(path)))
         self._header_sizes = {file.path: file.header_size for file in files}
         self._sha256: dict[str, str] = {}
         self.inputs = Inputs(self.weight_files)
+
+    @property
+    def side_files(self) -> tuple[Path, ...]:
+        """Tokenizer, generation config, licence, …: what travels with the weights, sorted by name.
+
+        Raises:
+            ValueError: see `select_side_files`.
+        """
+        return tuple(self.folder / path for path in select_side_files(self.folder).files)
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor called `name`, bit for bit as stored, contiguous on the CPU and shared with nothing.
@@ -231,14 +238,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _is_side_file(path: Path) -> bool:
-    """Whether a file travels with the weights unchanged; code does not, as it builds the source's model."""
-    name = path.name
-    if not path.is_file() or name.startswith(".") or name in ("config.json", "README.md"):
-        return False
-    return path.suffix not in (".py", *WEIGHT_SUFFIXES) and not name.endswith(".index.json")
-
-
 def _refuse_unsupported(config: Mapping[str, Any]) -> None:
     """Raise the ValueError that says why a model of this config cannot be converted."""
     if config.get("model_type") != MoebaConfig.model_type:
@@ -246,8 +245,8 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
 
 
 def _download(repo_id: str, revision: str | None, any_type: bool) -> Path:
-    def fetch(names: list[str], at: str | None) -> Path:
-        return Path(snapshot_download(repo_id, revision=at, allow_patterns=names, ignore_patterns=["*/*"]))
+    def fetch(names: list[str], at: str | None, unwanted: str = "*/*") -> Path:
+        return Path(snapshot_download(repo_id, revision=at, allow_patterns=names, ignore_patterns=[unwanted]))
 
     try:
         config = Path(hf_hub_download(repo_id, "config.json", revision=revision))
@@ -258,10 +257,11 @@ def _download(repo_id: str, revision: str | None, any_type: bool) -> Path:
     except RemoteEntryNotFoundError:
         pass  # `Checkpoint` says what such a folder is instead
     folder = fetch(_SIDE_PATTERNS, revision)
+    inside = [pattern for pattern in HUB_PATTERNS if "/" in pattern]
     for single, index in ((SAFE_FILE, SAFE_INDEX), (PICKLE_FILE, PICKLE_INDEX)):
         sharded = (folder / index).is_file()
         names = sorted(set(read_weight_map(folder / index).values())) if sharded else [single]
-        fetch(names, folder.name)
+        fetch([*names, *inside], folder.name, "*/*/*")
         if all((folder / name).is_file() for name in names):
             break
     return folder

@@ -5,22 +5,34 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
+from ..configuration import MoebaConfig
 from ..library.notices import say_untested
+from ..modeling.code_files import code_files
 from ..modeling.modeling_moeba import MoebaPreTrainedModel
-from ..tokenization.adopt import copy_tokenizer
 from .certificate import Certificate, CertificateError, certify_folders
 from .checkpoint import Checkpoint
 from .companions import check_companions
 from .destination import check_apart, check_free, partial_folder
 from .hashes import hashing
 from .inputs import Inputs
+from .json_files import read_json
 from .plan import Plan
 from .provenance import CERTIFICATE_FILE, OWN_FILES, describe_source, read_history, write_provenance
+from .selection import (
+    LeftOut,
+    SideFiles,
+    drop_foreign_code,
+    names_only,
+    scrub_records,
+    scrub_tokenizer,
+    select_side_files,
+)
 from .shards import parse_size
+from .weight_files import PICKLE_INDEX, SAFE_INDEX
 from .writing import Progress, WriteReport, write_checkpoint
 
 
@@ -101,7 +113,8 @@ def check_start(origins: Sequence[Origin], destination: str | Path, options: Run
 class Result:
     """What an operation did. `report` and `certificate` are None after a dry run.
 
-    `gap` holds the figures of an operation that does not keep the function.
+    `gap` holds the figures of an operation that does not keep the function. `left_out` names the files of the source,
+    or entries in them, that did not go along.
     """
 
     folder: Path
@@ -109,6 +122,7 @@ class Result:
     report: WriteReport | None = None
     certificate: Certificate | None = None
     gap: dict[str, Any] | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,6 +153,7 @@ class Job:
     save_config: Callable[[Path], None]
     conclude: Callable[[Path], Outcome] | None = None
     lossy: bool = False
+    _left_out: list[LeftOut] = field(default_factory=list, init=False)
 
     def run(self, options: Run) -> Result:
         """Write, prove and publish; nothing appears at the destination unless all of it succeeds.
@@ -148,8 +163,10 @@ class Job:
             CertificateError: the proof failed.
         """
         check_companions(self.origins[0].checkpoint.folder, self.plan.target_config.get("vocab_size"))
+        side_files = self._side_files()
+        self._left_out = list(side_files.left_out)
         if options.dry_run:
-            return Result(self.destination, self.plan)
+            return Result(self.destination, self.plan, left_out=side_files.left_out)
         check_start(self.origins, self.destination, options)
         self.plan.check_equal()
         fingerprints = [origin.checkpoint.fingerprint() for origin in self.origins]
@@ -160,7 +177,7 @@ class Job:
             for origin, fingerprint in zip(self.origins, fingerprints, strict=True):
                 if origin.checkpoint.fingerprint() != fingerprint:
                     raise ValueError(f"{origin.checkpoint.folder} changed while it was read: run again")
-            self._write_companions(folder)
+            self._write_companions(folder, side_files)
             if options.certificate:
                 outcome = (self.conclude or self._certify)(folder)
             if outcome.certificate is not None:
@@ -168,6 +185,7 @@ class Job:
                 if outcome.certificate.verdict != "verified":
                     raise CertificateError(outcome.certificate)
                 outcome.certificate.save(folder / CERTIFICATE_FILE)
+                scrub_records(folder, (CERTIFICATE_FILE,))
             if MoebaPreTrainedModel.card_writer is not None:
                 MoebaPreTrainedModel.card_writer(folder)
 
@@ -187,23 +205,36 @@ class Job:
                 inputs=sum((origin.checkpoint.inputs for origin in self.origins), Inputs(())),
                 origins=[origin.checkpoint.folder for origin in self.origins],
             )
-        return Result(self.destination, self.plan, report, outcome.certificate, outcome.gap)
+        left_out = tuple(self._left_out)
+        return Result(self.destination, self.plan, report, outcome.certificate, outcome.gap, left_out)
 
-    def _write_companions(self, folder: Path) -> None:
+    def _side_files(self) -> SideFiles:
+        """What of the first origin goes along: facts about that one folder do not."""
+        first = self.origins[0].checkpoint
+        own = {*OWN_FILES, *(path.name for path in first.weight_files), SAFE_INDEX, PICKLE_INDEX}
+        if first.config.get("model_type") == MoebaConfig.model_type:
+            own |= set(code_files())  # written anew, or of no use to a native model
+        return select_side_files(first.folder, own)
+
+    def _write_companions(self, folder: Path, side_files: SideFiles) -> None:
         """Everything but weights and proof."""
         first = self.origins[0].checkpoint
-        for path in first.side_files:
-            if path.name not in OWN_FILES:
-                shutil.copyfile(path, folder / path.name)
-        copy_tokenizer(first.folder, folder)
+        for path in side_files.files:
+            (folder / path).parent.mkdir(exist_ok=True)
+            shutil.copyfile(first.folder / path, folder / path)
+        self._left_out += drop_foreign_code(folder)
+        scrub_tokenizer(folder)
         self.save_config(folder)
+        if read_json(folder / "config.json").get("model_type") != MoebaConfig.model_type:
+            self._left_out += drop_foreign_code(folder, ("config.json",))
+        scrub_records(folder, ("config.json",))
         write_provenance(
             folder,
             self.plan.operation,
             [origin.describe() for origin in self.origins],
-            self.recipe,
-            self.plan.notes,
-            read_history(first.folder),
+            names_only(self.recipe),
+            names_only(self.plan.notes),
+            names_only(read_history(first.folder)),
             lossy=self.lossy,
         )
 

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from ..version import __version__
 from .checkpoint import Checkpoint
 from .json_files import read_json
+from .selection import what_it_is
 
 FILE = "moeba_provenance.json"
 CERTIFICATE_FILE = "parity.json"
@@ -37,7 +38,7 @@ def describe_source(checkpoint: Checkpoint, given: str, revision: str | None) ->
 
     The record is published with the model, so it holds no path of this machine.
     """
-    local = Path(given).exists()
+    local = Path(given).expanduser().exists()
     return {
         "path": checkpoint.folder.resolve().name if local else None,
         "repo_id": None if local else given,
@@ -84,7 +85,7 @@ def write_provenance(
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """The operations that made a folder, oldest first; empty for a folder that Moeba did not write."""
-    if not (folder / FILE).exists():
+    if not (folder / FILE).is_file():
         return []
     record = read_json(folder / FILE)
     history = record.pop("history", [])
@@ -108,6 +109,7 @@ def _is_step(step: Any) -> bool:
 def _card_facts(folder: Path) -> dict[str, Any]:
     """What a source's card says that holds of a model made from it, too."""
     card = folder / "README.md"
-    data = ModelCard.load(card, ignore_metadata_errors=True).data if card.exists() else None
+    is_own = not what_it_is(card, folder)  # no link to somewhere else, and no pipe
+    data = ModelCard.load(card, ignore_metadata_errors=True).data if is_own else None
     found = {name: getattr(data, name, None) for name in ("license", *_INHERITED)}
     return {name: value for name, value in found.items() if value or name == "license"}

@@ -18,11 +18,13 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..conversion.selection import what_it_is
 from .pictures.figures import FILES as FIGURE_FILES
 from .pictures.figures import Figure, draw
 from .pictures.svg import DRAWN_BY
 from .reading.facts import Facts, gather_facts
 from .reading.records import SourceFacts, StepFacts, as_json
+from .text.escapes import safe_link
 from .text.glance import title
 from .text.licences import inherited
 from .text.sections import sections
@@ -62,6 +64,8 @@ def write_card(folder: str | Path) -> Path:
     path = folder / CARD_FILE
     if not any((folder / name).is_file() for name in _OF_A_MODEL):
         raise ValueError(f"{folder.resolve()} holds no model: there is no {' or '.join(_OF_A_MODEL)} in it")
+    if os.path.lexists(path) and (reason := what_it_is(path, folder)):
+        raise ValueError(f"{path} is {reason}: put the file itself there, or take it away")
     facts = gather_facts(folder)
     figures = draw(facts.training)
     metadata = _metadata(facts)
@@ -177,7 +181,7 @@ def _metadata(facts: Facts) -> dict[str, Any]:
         "base_model_relation": relation if bases else None,
         "license": licence and licence.id,
         "license_name": licence and licence.name,
-        "license_link": licence and licence.link,
+        "license_link": licence and safe_link(licence.link),
         "model-index": facts.evaluation.model_index(title(facts)) if facts.evaluation else None,
     }
     return {key: value for key, value in values.items() if value not in (None, [])}

@@ -11,16 +11,20 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi, ModelCard
 
+from ..configuration import MoebaConfig
 from ..conversion.checkpoint import Checkpoint
 from ..conversion.scratch import scratch
+from ..conversion.selection import names_foreign_code
 from ..conversion.weight_files import WEIGHT_SUFFIXES
 from ..library.notices import say_untested
+from ..modeling.code_files import code_files
 from ..version import __version__
 from .bundle import prepare
 from .card import CARD_FILE
 from .pushing.card_on_hub import adopt_card, validate_card
+from .pushing.guard import guard
 from .pushing.hub_errors import PushError, explain, persist, status_of
-from .pushing.push_files import LeftOut, PushFile, select_files
+from .pushing.push_files import LeftOut, PushFile, all_files, select_files
 from .pushing.remote import Remote
 
 _ADAPTER_FILE = "adapter_config.json"
@@ -92,12 +96,13 @@ def push(
         raise ValueError(
             f"pr and branch={branch!r}: a pull request is opened on the main branch; leave one out"
         )
-    _check_complete(folder)
-    files, left_out = select_files(folder, include_training)
+    weights = _check_complete(folder)
+    files, left_out = select_files(folder, include_training, code_files(), weights)
     with _staged(folder, files) as stage:
+        left_out += guard(stage)
         if dry_run:
             prepare(stage)
-            return PushResult(repo_id, select_files(stage, include_training)[0], left_out)
+            return PushResult(repo_id, all_files(stage), left_out)
         api = HfApi(token=token, library_name="moeba", library_version=__version__)
         remote = None
         try:
@@ -106,7 +111,7 @@ def push(
             notes = adopt_card(stage / CARD_FILE, remote.read(CARD_FILE))
             prepare(stage)
             _add_tags(stage / CARD_FILE, tags)
-            files, _ = select_files(stage, include_training)
+            files = all_files(stage)
             persist(lambda: validate_card(stage / CARD_FILE, api))  # before anything is made or sent
             remote.make(private)
             message = message or f"Upload model with moeba {__version__}"
@@ -122,12 +127,21 @@ def push(
     return PushResult(remote.repo_id, files, left_out, commit, commit.oid != remote.head, notes)
 
 
-def _check_complete(folder: Path) -> None:
-    """Refuse a folder that no model could be loaded from."""
+def _check_complete(folder: Path) -> set[str]:
+    """Refuse a folder that no model could be loaded from; the names of its weight files."""
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
-    if not (folder / _ADAPTER_FILE).is_file():
-        Checkpoint(folder)  # refuses missing shards and damaged files
+    if (folder / _ADAPTER_FILE).is_file():
+        return set()
+    checkpoint = Checkpoint(folder)  # refuses missing shards and damaged files
+    if checkpoint.config.get("model_type") != MoebaConfig.model_type and names_foreign_code(
+        checkpoint.config
+    ):
+        raise ValueError(
+            f"{folder}/config.json names code (auto_map) that its readers would have to trust, and code of others is "
+            "not pushed: take the entry out if transformers knows the model, or else upload it with `hf upload`"
+        )
+    return {path.name for path in checkpoint.weight_files}
 
 
 @contextmanager

@@ -158,7 +158,8 @@ class MoebaFolders:
         """Copy files of the folder this model was loaded from, such as the record of where its weights came from."""
         origin = Path(origin_of(self.config) or folder)
         for name in names:
-            if (origin / name).is_file() and not (folder / name).exists():
+            is_own = (origin / name).is_file() and not leads_out(origin / name, origin)
+            if is_own and not (folder / name).exists():
                 shutil.copyfile(origin / name, folder / name)
 
     def fetch_provenance(self, folder: Path, token: bool | str | None) -> None:
@@ -173,6 +174,21 @@ class MoebaFolders:
         except (EntryNotFoundError, HfHubHTTPError, HFValidationError):  # made otherwise, or gone since
             return
         shutil.copyfile(path, folder / _PROVENANCE)
+
+
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether `path`, in `folder`, is elsewhere in truth, because of a link in its last part or on the way to it.
+
+    A repository in the Hub's cache, of which the folder is a snapshot, counts as one with it.
+    """
+    home = folder.resolve()
+    shown = home.parent
+    if shown.name == "snapshots" and shown.parent.name.startswith("models--"):
+        home = shown.parent
+    try:
+        return not path.resolve().is_relative_to(home)
+    except (OSError, RuntimeError):  # links in a circle
+        return True
 
 
 def _model_type(path: Any, kwargs: dict[str, Any]) -> str | None:

@@ -14,25 +14,28 @@ from pathlib import Path
 TOKENIZER_FILES = (
     "added_tokens.json",
     "bpe.codes",
+    "byte_maps.json",
     "chat_template.json",
-    "chat_template.jinja",
+    "dict.txt",
+    "emoji.json",
+    "entity_vocab.json",
     "merges.txt",
-    "sentencepiece.bpe.model",
+    "normalizer.json",
+    "prophetnet.tokenizer",
     "special_tokens_map.json",
-    "spiece.model",
-    "spm.model",
+    "target_vocab.json",
     "tekken.json",
-    "tiktoken.model",
     "tokenizer.json",
-    "tokenizer.model",
     "tokenizer_config.json",
-    "vocab.bpe",
-    "vocab.json",
-    "vocab.txt",
+    "word_pronunciation.json",
+    "word_shape.json",
 )
 """Names under which tokenizers are stored, whatever the class that reads them."""
 
-TOKENIZER_PATTERNS = ("*.tiktoken", "tokenizer.model.v*", "additional_chat_templates/*.jinja")
+TOKENIZER_PATTERNS = (
+    *("*.jinja", "*.model", "*.spm", "*.tiktoken", "tokenizer.model.v*"),
+    *("vocab.bpe", "vocab*.json", "vocab*.txt", "additional_chat_templates/*.jinja"),
+)
 """The same for names that vary."""
 
 STOCK_CLASS = "PreTrainedTokenizerFast"

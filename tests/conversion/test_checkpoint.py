@@ -461,12 +461,22 @@ def test_hub_id_fetches_only_what_is_needed(tmp_path, monkeypatch):
         "original/params.json",
         "tokenizer.json",
         "x.gguf",
+        "README.md",
+        "USE_POLICY.md",
+        "License.txt",
+        "additional_chat_templates/tool_use.jinja",
+        "additional_chat_templates/notes/x.jinja",
+        "train.py",
     ):
+        (repo / name).parent.mkdir(exist_ok=True)
         (repo / name).write_text("{}")
     hub = fake_hub(monkeypatch, repo, tmp_path / "commit")
     folder = resolve("user/name", revision="v1", any_type=True)
     index = "model.safetensors.index.json"
-    assert hub.fetched() == {"config.json", "tokenizer.json", index, "one.safetensors", "two.safetensors"}
+    assert hub.fetched() == {
+        "config.json", "tokenizer.json", index, "one.safetensors", "two.safetensors", "README.md", "USE_POLICY.md",
+        "License.txt", "additional_chat_templates/tool_use.jinja",
+    }  # fmt: skip
     assert hub.revisions == ["v1", "commit", "commit"]  # everything after config.json is of the same commit
     assert Checkpoint(folder).read("y") == 1
 

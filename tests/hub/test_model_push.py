@@ -152,6 +152,23 @@ def test_a_trainer_pushes_what_loads_while_it_trains(hub, client, moe, tmp_path)
     assert json.loads(step.files["trainer_state.json"].data)["global_step"] == 2
 
 
+def test_a_trainers_token_is_not_in_what_it_pushes(hub, client, moe, tmp_path):
+    """Neither while it trains, in the folder and in its last checkpoint, nor at the end; and it is still used."""
+    settings = {
+        "hub_strategy": "checkpoint",
+        "hub_always_push": True,
+        "hub_token": "hf_writer",
+        "save_total_limit": 1,
+    }
+    client.done(TRAIN, source=moe, output=tmp_path / "run", settings=settings, words={})
+    history = hub.repos["ada/run"].branches["main"].history()
+    arguments = [name for commit in history for name in commit.files if name.endswith("training_args.bin")]
+    assert {"training_args.bin", "last-checkpoint/training_args.bin"} <= set(arguments)
+    for commit in history:
+        for name, file in commit.files.items():
+            assert b"hf_writer" not in file.data, f"{name} of {commit.title!r}"
+
+
 def test_training_goes_on_where_the_card_cannot_be_written(hub, client, moe, tmp_path):
     hub.fail("GET /api/models/ada/run", 403, times=1)
     settings = {"hub_strategy": "every_save", "hub_always_push": True}

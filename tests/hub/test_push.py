@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+
 import pytest
+import torch
 from hub_client import contents
 from hub_state import File
 from huggingface_hub import ModelCard
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from moeba.modeling.code_files import code_files
 
@@ -157,6 +161,7 @@ SECRETS = {
     "notes.txt": b"my token is hf_" + b"abcdefghijklmnopqrSTUVWXYZ01234567",
     "training_args.bin": b"\x80\x02X\x00hf_" + b"abcdefghijklmnopqrSTUVWXYZ01234567" + b"q\x01",
     "run.sh": b"-----BEGIN OPENSSH PRIVATE KEY-----\nabc",
+    "README.md": b"see AKIAIOSFODNN7EXAMPLE",
 }
 
 
@@ -170,6 +175,82 @@ def test_secrets_are_refused_and_not_shown(hub, client, moe):
         assert all(path in said.text for path in SECRETS), said.text
         assert "abcdefghij" not in said.text
     assert not hub.requests
+
+
+def test_the_token_of_a_trainer_is_refused_in_any_form(hub, client, moe):
+    torch.save(TrainingArguments("out", hub_token="ancient"), moe / "training_args.bin")
+    said = client.refused(moe)
+    assert "training_args.bin (it holds the token of a Trainer)" in said.text and "ancient" not in said.text
+    assert not hub.requests
+
+
+def test_what_a_record_says_of_this_machine_is_not_sent(hub, client, moe, tmp_path):
+    torch.save(TrainingArguments(str(tmp_path / "run"), seed=11), moe / "training_args.bin")
+    (moe / "trainer_state.json").write_text(
+        json.dumps({"best_model_checkpoint": str(tmp_path / "run" / "best")})
+    )
+    before = contents(moe)
+    planned = client.push(moe, dry_run=True)
+    pushed = client.push(moe)
+    files = hub.repos["ada/model"].files
+    assert not any(bytes(tmp_path) in file.data for file in files.values()) and contents(moe) == before
+    assert pushed["left_out"].keys() == planned["left_out"].keys() == {"training_args.bin"}
+    assert json.loads(files["training_args.json"].data)["seed"] == 11
+    assert json.loads(files["trainer_state.json"].data) == {"best_model_checkpoint": "best"}
+    torch.save(TrainingArguments("run"), moe / "training_args.bin")  # which says nothing of the kind
+    client.push(moe)
+    assert hub.repos["ada/model"].files["training_args.bin"].data == (moe / "training_args.bin").read_bytes()
+
+
+def test_code_of_others_stays_behind(hub, client, moe):
+    config = json.loads((moe / "config.json").read_text())
+    own = dict(config["auto_map"])
+    config["auto_map"] |= {"AutoTokenizer": ["x/y--evil.Evil", None]}
+    (moe / "config.json").write_text(json.dumps(config))
+    tokenizer = json.loads((moe / "tokenizer_config.json").read_text())
+    foreign = {**tokenizer, "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
+    (moe / "tokenizer_config.json").write_text(json.dumps(foreign))
+    for name in ("evil.py", "custom_generate/generate.py"):
+        (moe / name).parent.mkdir(exist_ok=True)
+        (moe / name).write_text("print('evil')")
+    pushed = client.push(moe)
+    assert pushed["left_out"].keys() == {"evil.py", "custom_generate/generate.py"}
+    files = hub.repos["ada/model"].files
+    assert not any(b"evil" in file.data for file in files.values())
+    assert json.loads(files["config.json"].data)["auto_map"] == own
+    assert json.loads(files["tokenizer_config.json"].data) == tokenizer
+
+
+def test_links_that_lead_elsewhere_are_refused(hub, client, moe, tmp_path):
+    (tmp_path / "private").write_text("{}")
+    (moe / "notes.md").symlink_to(tmp_path / "private")
+    os.mkfifo(moe / "pipe")
+    said = client.refused(moe)
+    assert (
+        "notes.md (a link that leads out of the folder); pipe (a named pipe)" in said.text
+        and not hub.requests
+    )
+    (moe / "notes.md").unlink(), (moe / "pipe").unlink()
+    shard = min(moe.glob("*.safetensors"))
+    (moe / "notes.md").symlink_to("config.json")
+    data = shard.read_bytes()
+    shard.symlink_to(
+        shard.rename(tmp_path / "on another disk")
+    )  # weights may lie where there is room for them
+    client.push(moe)
+    assert hub.repos["ada/model"].files[shard.name].data == data
+    assert "notes.md" in hub.repos["ada/model"].files
+
+
+def test_a_model_that_needs_code_of_others_is_refused(hub, client, tmp_path):
+    sizes = dict(
+        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "evil.Evil"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "names code (auto_map)" in client.refused(tmp_path).text and not hub.requests
 
 
 def test_what_only_looks_like_a_secret_goes_along(hub, client, moe):

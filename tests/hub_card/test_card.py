@@ -1,6 +1,7 @@
 """The card says what files say, in the right words, and leaves alone what a person wrote."""
 
 import ast
+import json
 import re
 
 import pytest
@@ -292,10 +293,13 @@ def test_a_lost_marker_is_refused_and_nothing_is_lost(dense, marker):
 
 
 def test_a_linked_card_is_replaced_and_not_written_through(dense, tmp_path):
-    blob = tmp_path / "blob"
+    snapshot = tmp_path / "models--user--name" / "snapshots" / "abc"  # as in the cache of the Hub
+    snapshot.parent.mkdir(parents=True)
+    dense.rename(snapshot)
+    blob = tmp_path / "models--user--name" / "blob"
     blob.write_text("# Cached\n", encoding="utf-8")
-    (dense / "README.md").symlink_to(blob)
-    assert "# Cached" in text_of(dense)
+    (snapshot / "README.md").symlink_to(blob)
+    assert "# Cached" in text_of(snapshot)
     assert blob.read_text(encoding="utf-8") == "# Cached\n"
 
 
@@ -322,9 +326,18 @@ def test_the_snippets_run(upcycled, tmp_path, monkeypatch):
 
 
 def test_without_its_code_a_folder_does_not_claim_to_load_alone(dense):
+    assert "trust_remote_code" in text_of(dense)
+    code = (dense / "router.py").read_bytes()
     (dense / "router.py").unlink()
-    assert "trust_remote_code" in text_of(dense)  # auto_map names other modules
-    (dense / "modeling_moeba.py").unlink()
+    assert "trust_remote_code" not in text_of(dense)
+    (dense / "router.py").write_bytes(code + b"import os\n")  # nor to run what is not Moeba's
+    assert "trust_remote_code" not in text_of(dense)
+    (dense / "router.py").write_bytes(code)
+    assert "trust_remote_code" in text_of(dense)
+    values = json.loads((dense / "tokenizer_config.json").read_text())
+    write_json(
+        dense, "tokenizer_config.json", {**values, "auto_map": {"AutoTokenizer": ["x/y--evil.Evil", None]}}
+    )
     assert "trust_remote_code" not in text_of(dense)
 
 

@@ -9,10 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from card_folders import certificate, provenance, save_model, save_tokenizer, write_json
+from card_folders import certificate, provenance, save_model, save_tokenizer, surgery, write_json
+from transformers import AutoTokenizer, TrainingArguments
 
 from moeba import MoebaForCausalLM
 from moeba.conversion import copying
+from moeba.conversion.selection import names_only
 from moeba.hub_card import bundle, prepare
 from moeba.modeling.code_files import AUTO_MAP, code_files
 
@@ -47,13 +49,15 @@ torch.save(model(**tokenizer("one two three", return_tensors="pt")).logits, sys.
 
 def test_a_bundle_is_complete(upcycled, tmp_path):
     save_tokenizer(upcycled)
-    write_json(upcycled, "parity.json", certificate(upcycled))
+    # As operations write them: without paths.
+    write_json(upcycled, "parity.json", names_only(certificate(upcycled)))
+    write_json(upcycled, "moeba_provenance.json", names_only(provenance()))
     (upcycled / "explorer").mkdir()
     (upcycled / "explorer" / "index.html").write_text("<html>")
     (upcycled / "checkpoint-5").mkdir()
     (upcycled / "checkpoint-5" / "optimizer.pt").write_bytes(b"x")
     (upcycled / "optimizer.pt").write_bytes(b"x")
-    (upcycled / "training_args.bin").write_bytes(b"x")
+    torch.save(TrainingArguments("out", report_to="none"), upcycled / "training_args.bin")
     (upcycled / "norms.py").unlink()
     config = json.loads((upcycled / "config.json").read_text())
     write_json(upcycled, "config.json", {k: v for k, v in config.items() if k != "auto_map"})
@@ -177,6 +181,100 @@ def test_a_persons_card_goes_along(dense, tmp_path):
     text = (bundle(dense, tmp_path / "hub") / "README.md").read_text(encoding="utf-8")
     assert "language: de" in text and text.endswith("# Mine\n")
     assert (dense / "README.md").read_text(encoding="utf-8") == "---\nlanguage: de\n---\n# Mine\n"
+
+
+TOKEN = "hf_" + "abcdefghijklmnopqrSTUVWXYZ01234567"
+
+
+def test_nothing_private_or_foreign_goes_along(dense, tmp_path, caplog):
+    config = json.loads((dense / "config.json").read_text())
+    foreign = {
+        **config["auto_map"],
+        "AutoModelForMaskedLM": "evil.Evil",
+        "AutoTokenizer": ["x/y--evil.Evil", None],
+    }
+    foreign = {"auto_map": foreign, "custom_pipelines": {"x": {"impl": "evil.Pipe"}}}
+    write_json(dense, "config.json", {**config, **foreign})
+    tokenizer = json.loads((dense / "tokenizer_config.json").read_text())
+    write_json(
+        dense, "tokenizer_config.json", {**tokenizer, "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
+    )
+    left = (
+        "evil.py",
+        "token.txt",
+        "secrets.json",
+        ".env",
+        "credentials_of_mine",
+        "thesis.docx",
+        "data/x.csv",
+        "x.gguf",
+    )
+    for name in left:
+        (dense / name).parent.mkdir(exist_ok=True)
+        (dense / name).write_text("print('evil')")
+    (dense / "norms.py").write_text("print('evil')")
+    (dense / "LICENSE").write_text("mine")
+    (dense / "additional_chat_templates").mkdir()
+    (dense / "additional_chat_templates" / "tools.jinja").write_text("{{ messages }}")
+    recipe = {"base_model": "/home/me/acme/base", "positive_prompts": ["/a/b"]}
+    text = "base_model: /home/me/acme/base  # /home/me/acme/x\npositive_prompts: [/a/b]\n"
+    write_json(dense, "surgery.json", surgery(recipe=recipe, recipe_text=text))
+    write_json(
+        dense, "trainer_state.json", {"global_step": 3, "best_model_checkpoint": str(tmp_path / "run")}
+    )
+    torch.save(
+        TrainingArguments(str(tmp_path / "run"), hub_token=TOKEN, seed=11), dense / "training_args.bin"
+    )
+
+    made = bundle(dense, tmp_path / "hub")
+    config = {**config, "auto_map": AUTO_MAP}
+    assert json.loads((made / "config.json").read_text()) == config
+    assert json.loads((made / "tokenizer_config.json").read_text()) == tokenizer
+    assert {path.name: path.read_text() for path in made.glob("*.py")} == code_files()
+    for name in (*left, "training_args.bin"):
+        assert not (made / name).exists() and name.split("/")[0] in caplog.text, name
+    assert (made / "LICENSE").is_file() and (made / "additional_chat_templates" / "tools.jinja").is_file()
+    for path in made.rglob("*"):
+        if path.is_file():
+            assert not any(
+                word in path.read_bytes() for word in (b"evil", b"acme", TOKEN.encode(), bytes(tmp_path))
+            )
+    assert json.loads((made / "training_args.json").read_text())["seed"] == 11
+    assert "| `seed` | `11` |" in (made / "README.md").read_text()
+    record = json.loads((made / "surgery.json").read_text())
+    assert record["recipe"] == {"base_model": "base", "positive_prompts": ["/a/b"]}
+    assert record["recipe_text"] == "base_model: base  # x\npositive_prompts: [/a/b]\n"
+    assert len(AutoTokenizer.from_pretrained(made)) == len(AutoTokenizer.from_pretrained(dense))
+
+
+def test_a_card_is_not_renewed_from_elsewhere(dense, tmp_path):
+    """In place: what a link shows would be taken for the words of a person."""
+    (tmp_path / "private").write_text("private")
+    (dense / "README.md").symlink_to(tmp_path / "private")
+    with pytest.raises(ValueError, match="a link that leads out of the folder"):
+        prepare(dense)
+    assert (tmp_path / "private").read_text() == "private"
+
+
+@pytest.mark.parametrize(
+    "name", ["LICENSE", "README.md", "generation_config.json", "explorer/x.html", "parity.json"]
+)
+@pytest.mark.parametrize("kind", ["link", "secret", "pipe"])
+def test_a_file_that_must_not_go_along_is_refused_by_name(kind, name, dense, tmp_path):
+    path = dense / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    if kind == "link":
+        (tmp_path / "private").write_text("{}")
+        path.symlink_to(tmp_path / "private")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_text(f'{{"x": "{TOKEN}"}}')
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")) as refused:
+        bundle(dense, tmp_path / "hub")
+    assert TOKEN not in str(refused.value)
+    assert not (tmp_path / "hub").exists()
 
 
 def test_other_checkpoints_are_refused(dense, tmp_path):

@@ -172,6 +172,46 @@ def test_the_config_imports_by_itself_all_that_it_needs():
     assert set().union(*(siblings(name) for name in direct)) <= direct
 
 
+OF_ONE_NAME = (
+    WITHOUT_MOEBA
+    + """
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+outputs = []
+for folder in [*sys.argv[1:], sys.argv[1]]:
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+    assert type(AutoConfig.from_pretrained(folder, trust_remote_code=True)) is type(model.config)
+    with torch.no_grad():
+        outputs.append(model(torch.arange(1, 6)[None]).logits)
+plain, doubled, other_norms, again = outputs
+assert torch.equal(doubled, 2 * plain), "the second folder ran the first one's code"
+assert not torch.allclose(other_norms, plain), "the third folder ran the first one's code"
+assert torch.equal(again, plain)
+"""
+)
+EDITS = {
+    "modeling_moeba.py": ("        return logits\n", "        return 2 * logits\n"),
+    "norms.py": ("return self.weight * self.normalize(", "return -self.weight * self.normalize("),
+}
+
+
+def test_folders_of_one_name_run_each_its_own_code(tmp_path):
+    """transformers keeps classes by the folder's last name and a hash of the config's file and of what that names."""
+    model = tiny_model("moe", num_hidden_layers=2)
+    folders = [tmp_path / place / "model" for place in ("plain", *EDITS)]
+    for folder, edited in zip(folders, (None, *EDITS), strict=True):
+        model.save_pretrained(folder)
+        if edited:
+            text = (folder / edited).read_text()
+            assert text.count(EDITS[edited][0]) == 1
+            (folder / edited).write_text(text.replace(*EDITS[edited]))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "PYTHON", "TRANSFORMERS"))}
+    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-I", "-c", OF_ONE_NAME, *map(str, folders)]
+    run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
 @pytest.mark.parametrize("version", ["4.57.6", "5.22.2", "6.0.0"])
 def test_a_folder_says_which_transformers_it_needs(version, tmp_path):
     tiny_model("moe").save_pretrained(tmp_path / "model")

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from moeba import MoebaConfig, MoebaForCausalLM, MoebaTokenizer, merge, upcycle
 from moeba.conversion.checkpoint import Checkpoint
+from moeba.surgery.merging_parts.published_recipe import published
 from moeba.surgery.running.sources import Source
 
 CODE = Path(argparse.__file__).read_text(encoding="utf-8")[20_000:]
@@ -188,6 +189,63 @@ def test_gap_of_each_source(two):
     recipe = record["recipe"]
     assert recipe["gate_mode"] == "calibration" and recipe["experts"] == CALIBRATED["experts"]
     assert record["recipe_text"] == (two / "recipe.yaml").read_text()
+
+
+def test_nothing_that_is_made_says_where_things_lay(two):
+    """A recipe of absolute and of relative paths, with comments, and one in Python: names stay, and prompts do."""
+    (two / "recipes").mkdir()
+    text = f"""# for {two}/clients/acme
+base_model: &base {two}/base  # from {two}/base
+experts:
+  - source_model: ../code
+    calibration: [{two}/code.txt, ../prose.txt]
+    positive_prompts: ["what is /etc/hosts/x?"]
+  - source_model: {{model: {{path: "{two}/prose"}}}}
+    calibration: ../prose.txt
+others: base
+"""
+    (two / "recipes" / "r.yaml").write_text(text)
+    merge(two / "recipes" / "r.yaml", two / "one", to="mixtral", export=True)
+    record = json.loads((two / "one" / "surgery.json").read_text())
+    told = text.replace(f"{two}/clients/", "").replace(f'"{two}/prose"', "prose")
+    assert record["recipe_text"] == told.replace(f"{two}/", "").replace("../", "")
+    in_python = {
+        "base_model": str(two / "base"),
+        "experts": [
+            {"source_model": {"model": str(two / "code")}, "calibration": [two / "code.txt"]},
+            {"source_model": str(two / "prose"), "calibration": str(two / "prose.txt")},
+        ],
+    }
+    merge(in_python, two / "two")
+    experts = json.loads((two / "two" / "surgery.json").read_text())["recipe"]["experts"]
+    assert experts[0] == {"source_model": {"model": "code"}, "calibration": ["code.txt"]}
+    assert experts[1] == {"source_model": "prose", "calibration": "prose.txt"}
+    for path in [*(two / "one").rglob("*"), *(two / "two").rglob("*")]:
+        assert not path.is_file() or bytes(two) not in path.read_bytes(), path
+    provenance = json.loads((two / "two" / "moeba_provenance.json").read_text())
+    assert provenance["recipe"]["experts"] == experts and provenance["source"]["path"] == "base"
+
+
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        ("user/model", "user/model"),
+        ("user/model@main+user/adapter@v1", "user/model@main+user/adapter@v1"),
+        ("base", "base"),
+        ("./base", "base"),
+        ("base@main", "base@main"),
+        ("{folder}/base+user/adapter", "base+user/adapter"),
+        ("{folder}/base+{folder}/deep/adapter@v2", "base+adapter@v2"),
+        ("/nowhere/acme/model", "model"),
+        ("../acme/model", "model"),
+        ("~/acme/model", "model"),
+        ("acme/2024/model", "model"),
+        ("C:\\acme\\model", "model"),
+    ],
+)
+def test_what_a_record_calls_a_model(given, told, tmp_path):
+    (tmp_path / "base").mkdir()
+    assert published({"base_model": given.format(folder=tmp_path)}, tmp_path) == {"base_model": told}
 
 
 def test_routers_send_each_text_to_its_source(two):

@@ -1,21 +1,22 @@
 """Which files of a folder are pushed: everything that belongs to the model, nothing that stays at home.
 
-- What looks like a secret, by its name or by its text, is refused, so that a person decides about it.
+- What looks like a secret, by its name or by its text, is refused, so that a person decides about it; so is a link that
+  leads out of the folder, unless it is the weights that lie elsewhere.
+- Code that is not the model's own stays behind: nobody should run it for loading a model.
 - Caches, hidden files and version control stay behind, and so do optimiser states unless they are asked for.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from ...conversion.json_files import listing
-from ...conversion.weight_files import WEIGHT_SUFFIXES
+from ...conversion.selection import LeftOut, is_code, leads_out, secret_in, secret_name, what_it_is
+from ..reading.training_arguments import holds_token
 
 _TRAINING = (
     *("checkpoint-*", "last-checkpoint", "tmp-checkpoint*", "global_step*", "pytorch_model_fsdp_*"),
@@ -32,36 +33,6 @@ _TRAINING = (
 _CACHES = ("__pycache__", "*.pyc", "wandb", "mlruns", "*.lock", "*.incomplete", "Thumbs.db", "*.egg-info")
 _HIDDEN_BUT_SHARED = (".gitattributes", ".eval_results")
 
-_SECRET_NAMES = (
-    *(
-        ".env",
-        ".env.*",
-        "*.env",
-        "*.pem",
-        "*.key",
-        "*.p12",
-        "*.pfx",
-        "*.jks",
-        "*.keystore",
-        "*.kdbx",
-        "*.ppk",
-    ),
-    *("id_rsa", "id_dsa", "id_ecdsa*", "id_ed25519*", ".netrc", "_netrc", ".git-credentials", ".htpasswd"),
-    *(".npmrc", ".pypirc", "credentials", "credentials.*", "secrets", "secrets.*", "client_secret*.json"),
-    *("token", "token.txt", "token.json", "tokens.txt", ".token", "*.token", "hf_token*", "*_token.txt"),
-    *("stored_tokens", "access_token*", "api_key*", "service_account*.json", "kubeconfig"),
-)
-_PUBLIC_NAMES = ("*.pub", ".env.example", ".env.sample", ".env.template")
-_SECRET_TEXTS = {
-    "a Hugging Face token": rb"\bhf_[A-Za-z0-9]{30,}",
-    "a private key": rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY",
-    "a GitHub token": rb"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{60,})",
-    "an AWS key": rb"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
-    "an OpenAI key": rb"\bsk-(?:proj-)?[A-Za-z0-9_-]{40,}",
-}
-_DIFFERENT_CHARACTERS = 10  # of a token; `hf_xxxx…` in a text is an example of one
-_UNREAD_WEIGHTS = 1 << 20  # bytes; a larger weight file is not searched for tokens
-
 
 @dataclass(frozen=True)
 class PushFile:
@@ -71,24 +42,21 @@ class PushFile:
     size: int
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """A file or folder that stays behind, and why."""
-
-    path: str
-    reason: str
-
-
 def select_files(
-    folder: Path, include_training: bool = False
+    folder: Path,
+    include_training: bool = False,
+    code: Collection[str] = (),
+    weights: Collection[str] = (),
 ) -> tuple[tuple[PushFile, ...], tuple[LeftOut, ...]]:
     """What of `folder` is pushed and what is left out, each sorted by path.
 
     Args:
         include_training: also the checkpoints, optimiser, scheduler and random states of a Trainer.
+        code: names of the code files that belong to the model.
+        weights: names of the files that were opened as its weights; these may be links to anywhere.
 
     Raises:
-        ValueError: files that look like secrets, links that lead nowhere, or nothing to push.
+        ValueError: files that look like secrets, links that lead out of the folder or nowhere, or nothing to push.
     """
     files: list[PushFile] = []
     left_out: list[LeftOut] = []
@@ -97,22 +65,41 @@ def select_files(
         full = folder / path
         if is_folder:
             left_out.append(LeftOut(f"{path}/", "a link to a folder"))
-        elif reason := _secret_name(full.name) or (full.is_file() and _secret_text(full)):
+        elif reason := _secret(full, folder):
             offenders.append(f"{path} ({reason})")
         elif reason := _reason_to_stay(full.name, include_training):
             left_out.append(LeftOut(path, reason))
-        elif not full.is_file():
-            offenders.append(f"{path} (it is no file that can be read)")
+        elif is_code(path) and path not in code:
+            left_out.append(LeftOut(path, "code that is not the model's own"))
+        elif (reason := what_it_is(full, folder)) and not (path in weights and full.is_file()):
+            offenders.append(f"{path} ({reason})")
         else:
             files.append(PushFile(path, full.stat().st_size))
     if offenders:
         raise ValueError(
             f"{folder} holds files that are not pushed: {listing(offenders)}. Nothing was sent. Move them out of "
-            "the folder; a secret that was public once has to be revoked"
+            "the folder, and put the file itself where a link is; a secret that was public once has to be revoked"
         )
     if not files:
         raise ValueError(f"{folder} holds no file to push")
     return tuple(sorted(files, key=lambda file: file.path)), tuple(sorted(left_out, key=lambda out: out.path))
+
+
+def all_files(folder: Path) -> tuple[PushFile, ...]:
+    """Every file of a folder that was filled with what `select_files` chose."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return tuple(PushFile(path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths)
+
+
+def _secret(path: Path, folder: Path) -> str:
+    """By its name, whatever it is; by its text, where that is the folder's own."""
+    if reason := secret_name(path.name):
+        return reason
+    if not path.is_file() or leads_out(path, folder):
+        return ""
+    if path.name == "training_args.bin" and holds_token(path):
+        return "it holds the token of a Trainer"
+    return secret_in(path)
 
 
 def _walk(folder: Path, left_out: list[LeftOut], include_training: bool) -> Iterator[tuple[str, bool]]:
@@ -135,25 +122,6 @@ def _reason_to_stay(name: str, include_training: bool) -> str | None:
     if _matches(name, _CACHES):
         return "cache"
     return "hidden" if name.startswith(".") and name not in _HIDDEN_BUT_SHARED else None
-
-
-def _secret_name(name: str) -> str | None:
-    lower = name.lower()
-    is_secret = _matches(lower, _SECRET_NAMES) and not _matches(lower, _PUBLIC_NAMES)
-    return "its name is that of a secret" if is_secret else None
-
-
-def _secret_text(path: Path) -> str | None:
-    """What secret a file holds, in words; the secret itself is never shown."""
-    size = path.stat().st_size
-    if not size or (path.suffix in WEIGHT_SUFFIXES and size > _UNREAD_WEIGHTS):
-        return None
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        for what, pattern in _SECRET_TEXTS.items():
-            for found in re.finditer(pattern, text):
-                if len(set(found[0])) >= _DIFFERENT_CHARACTERS:
-                    return f"it holds {what}"
-    return None
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

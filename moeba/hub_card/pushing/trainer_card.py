@@ -1,7 +1,8 @@
 """Keeps Moeba's card in what the stock Trainer pushes: the one place that reaches into transformers' Trainer.
 
 The Trainer writes a card of its own over README.md, and while it trains it pushes a folder that has weights but not
-the code they need. It offers no hook for either, so the two methods are wrapped, for Moeba models only.
+the code they need. It offers no hook for either, so the two methods are wrapped, for Moeba models only. They also keep
+the token that is pushed with out of the arguments that are pushed.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import HfApi, ModelCard
 from transformers.utils import logging
 
+from ...conversion.selection import scrub_records
 from ...conversion.weight_files import WEIGHT_SUFFIXES
 from ...modeling import MoebaPreTrainedModel
 from ..bundle import prepare
 from ..card import CARD_FILE
+from ..reading.training_arguments import FILE as ARGUMENTS_FILE
 from .card_on_hub import adopt_card
 from .remote import Remote
 
@@ -55,7 +59,10 @@ def _writing_card(stock: Any) -> Any:
             return stock(self, *args, **kwargs)
         said = signature.bind(self, *args, **kwargs).arguments
         if self.is_world_process_zero():
-            _write_card(self, Path(self.args.output_dir), said)
+            folder = Path(self.args.output_dir)
+            _write_card(self, folder, said)
+            scrub_records(folder, (STATE_FILE,))
+            _hide_token(self, folder)
 
     return create_model_card
 
@@ -65,6 +72,7 @@ def _bringing_code(stock: Any) -> Any:
     def _push_from_checkpoint(self: Any, checkpoint_folder: str) -> None:
         if _is_moeba(self) and self.is_world_process_zero() and self.args.hub_strategy != "end":
             try:
+                _hide_token(self, Path(checkpoint_folder))
                 _bring_side_files(self, Path(checkpoint_folder), Path(self.args.output_dir))
             except Exception as error:  # training goes on, as it does when the upload itself fails
                 logger.warning(f"This checkpoint is pushed without a new card or code: {error}")
@@ -83,6 +91,29 @@ def _bring_side_files(trainer: Any, checkpoint: Path, folder: Path) -> None:
             target = folder / path.relative_to(checkpoint)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
+    scrub_records(folder, (STATE_FILE,))
+
+
+class _UnsavedToken(str):
+    """A token that is used as ever, and that a pickle of the arguments around it holds as an empty text."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (str, ())
+
+    def __copy__(self) -> _UnsavedToken:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> _UnsavedToken:
+        return self
+
+
+def _hide_token(trainer: Any, folder: Path) -> None:
+    """Have the Trainer save its arguments without the token that they hold, also where it did so before in `folder`."""
+    if not trainer.args.hub_token:
+        return
+    trainer.args.hub_token = _UnsavedToken(trainer.args.hub_token)
+    if (folder / ARGUMENTS_FILE).is_file():
+        torch.save(trainer.args, folder / ARGUMENTS_FILE)
 
 
 def _model(trainer: Any) -> Any:

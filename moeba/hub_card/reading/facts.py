@@ -18,7 +18,9 @@ from ...configuration.model_facts import cached_values, layer_view
 from ...conversion.checkpoint import Checkpoint
 from ...conversion.families import FAMILIES
 from ...conversion.provenance import FILE as PROVENANCE_FILE
+from ...conversion.selection import foreign_entries
 from ...conversion.weight_files import PICKLE_FILE, PICKLE_INDEX, SAFE_FILE, SAFE_INDEX
+from ...modeling.code_files import AUTO_MAP, code_files
 from ..text.evaluation import EvaluationFacts, evaluation_facts
 from ..text.surgery import SurgeryFacts, surgery_facts
 from ..text.training import TrainingFacts, training_facts
@@ -72,7 +74,7 @@ class ModelFacts:
     max_positions: int | None = None  # tokens
     experts: int | None = None  # routed experts of a sparse layer; the most, where layers differ
     experts_per_token: int | None = None
-    carries_code: bool = False  # every module that auto_map names lies in the folder
+    carries_code: bool = False  # the code that auto_map names lies in the folder, and is Moeba's own
 
     @property
     def is_moeba(self) -> bool:
@@ -232,8 +234,12 @@ def _known_config(values: dict[str, Any]) -> MoebaConfig | None:
 
 
 def _carries_code(folder: Path, auto_map: Mapping[str, Any]) -> bool:
-    modules = {str(reference).split(".")[0] for reference in auto_map.values()}
-    return bool(modules) and all((folder / f"{module}.py").is_file() for module in modules)
+    """Whether what `trust_remote_code=True` runs is this version's code to the byte, and nothing else."""
+    if auto_map != AUTO_MAP or foreign_entries(folder):
+        return False
+    files = code_files()
+    here = {path.name for path in folder.glob("*.py") if path.name in files and path.is_file()}
+    return here == set(files) and all((folder / name).read_bytes() == files[name].encode() for name in files)
 
 
 def _open_checkpoint(folder: Path) -> Checkpoint | None:

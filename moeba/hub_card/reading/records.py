@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from ...conversion.binding import changes_since
 from ...conversion.json_files import read_json
-from ...conversion.provenance import CERTIFICATE_FILE
+from ...conversion.provenance import CERTIFICATE_FILE, OWN_FILES
+from ...conversion.selection import names_only
 
 Outcome = Literal["verified", "gap", "failed", "void", "changed", "other weights", "unreadable"]
 
@@ -214,8 +215,11 @@ def certificate_facts(values: Mapping[str, Any]) -> CertificateFacts:
 
 
 def read_record(folder: Path, name: str) -> dict[str, Any]:
+    """The JSON object in a file of the folder; empty without one. In records of Moeba, paths are names."""
     path = folder / name
-    return read_json(path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    return dict(names_only(read_json(path))) if name in OWN_FILES else read_json(path)
 
 
 def as_dict(value: object) -> dict[str, Any]:

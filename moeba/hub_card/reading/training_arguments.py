@@ -15,7 +15,7 @@ from typing import Any
 
 from .records import as_dict, read_record
 
-_FILE, _PLAIN = "training_args.bin", "training_args.json"
+FILE, PLAIN_FILE = "training_args.bin", "training_args.json"
 _LARGEST = 1 << 20  # bytes; a real one has a few thousand
 
 
@@ -45,9 +45,18 @@ class _Reader(pickle.Unpickler):
 
 def read_training_arguments(folder: Path) -> dict[str, Any]:
     """Arguments by name: of `training_args.json`, else of `training_args.bin`; empty where neither can be read."""
-    if plain := read_record(folder, _PLAIN):
-        return plain
-    text = _pickle_text(folder / _FILE)
+    return read_record(folder, PLAIN_FILE) or read_pickled_arguments(folder / FILE)
+
+
+def holds_token(path: Path) -> bool:
+    """Whether a saved `TrainingArguments` has a token of the Hub in it, in whatever form."""
+    values = read_pickled_arguments(path)
+    return any(values.get(name) for name in ("hub_token", "push_to_hub_token"))
+
+
+def read_pickled_arguments(path: Path) -> dict[str, Any]:
+    """Of a `training_args.bin`; empty where it cannot be read."""
+    text = _pickle_text(path)
     if text is None:
         return {}
     try:

@@ -125,7 +125,7 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _leaderboard_results(folder: Path) -> Iterator[Result]:
-    for path in sorted((folder / LEADERBOARD_FOLDER).glob("*.yaml")):
+    for path in sorted(p for p in (folder / LEADERBOARD_FOLDER).glob("*.yaml") if p.is_file()):
         try:
             entries = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:

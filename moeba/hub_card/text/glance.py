@@ -7,7 +7,7 @@ from ..reading.records import ROUTER_MAKERS
 from .licences import inherited
 from .proof import certificate_summary
 from .usage import task_of
-from .words import byte_size, cell, code, figure, listing, short_number
+from .words import byte_size, cell, code, figure, link, listing, short_number
 
 _ROUTER_WARNINGS = {
     "untrained": (
@@ -158,4 +158,6 @@ def _training(facts: Facts) -> str:
 def _licence(facts: Facts) -> str:
     found = inherited(facts.steps)
     words = cell(found.licence.shown) if found.licence else "not decided" if found.conflict else ""
+    if found.licence and found.licence.link:
+        words += f", {link(found.licence.link)}"
     return words + (": its sources differ, see the limits" if found.conflict else "")

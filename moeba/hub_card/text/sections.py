@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from ..pictures.figures import Figure
 from ..reading.facts import CACHE_TOKENS, Facts, ModelFacts
 from ..reading.records import SourceFacts, StepFacts, as_json
 from . import glance
+from .escapes import fenced
 from .licences import inherited
 from .proof import comparison, surgery_section
 from .training import TrainingFacts
@@ -43,12 +43,10 @@ def sections(facts: Facts, pictures: Sequence[Figure]) -> dict[str, Any]:
 
 
 def _picture(picture: Figure) -> dict[str, Any]:
-    """Alternative text lies between brackets, which it must not close."""
-    alt = cell(picture.alt).replace("[", "(").replace("]", ")")
     return {
         "file": picture.file,
         "caption": picture.caption,
-        "alt": alt,
+        "alt": cell(picture.alt),
         "header": picture.header,
         "table": picture.table,
     }
@@ -59,7 +57,7 @@ def _architecture(model: ModelFacts | None) -> dict[str, str]:
         return {}
     if model.config is not None:
         layout = {} if model.is_moeba else {"Layout": f"native, model type {code(model.model_type)}"}
-        return layout | describe(model.config)
+        return layout | {name: cell(words) for name, words in describe(model.config).items()}
     named = {
         "Model type": model.model_type,
         "Class": model.architecture,
@@ -125,7 +123,7 @@ def _step(step: StepFacts, facts: Facts, is_last: bool) -> dict[str, Any]:
     surgery = facts.surgery if is_last else None
     if surgery and surgery.operation == step.operation and surgery.recipe_text:
         recipe, language = surgery.recipe_text.rstrip("\n"), "yaml"
-    longest = max((len(run) for run in re.findall("`+", recipe)), default=0)
+    recipe, fence = fenced(recipe)
     return {
         "title": cell(step.operation) + (f" ({versions})" if versions else ""),
         "sources": [
@@ -138,7 +136,7 @@ def _step(step: StepFacts, facts: Facts, is_last: bool) -> dict[str, Any]:
         "recipe": recipe,
         "language": language,
         "is_folded": recipe.count("\n") > _LONGEST_RECIPE,
-        "fence": "`" * max(3, longest + 1),
+        "fence": fence,
         "notes": [cell(note) for note in step.notes],
     }
 

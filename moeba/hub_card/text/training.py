@@ -97,7 +97,7 @@ def training_facts(folder: Path) -> TrainingFacts | None:
         losses=points(log, "loss") or points(log, "train_loss"),
         evaluation_losses=points(log, "eval_loss"),
         evaluation={k: v for k, v in metrics.items() if k.startswith("eval_") and not k.endswith(_SPEEDS)},
-        arguments=_arguments(arguments),
+        arguments=told_arguments(arguments),
         max_load=_by_layer(log, "max_load"),
         entropy=_by_layer(log, "entropy"),
         experts=_expert_loads(read_record(folder, STATISTICS_FILE), log),
@@ -145,7 +145,8 @@ def _expert_loads(statistics: Mapping[str, Any], log: Sequence[Mapping[str, Any]
     return tuple(sorted(loads, key=lambda load: load.layer))
 
 
-def _arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+def told_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that say how a model was trained; none holds a path or a token."""
     told = {key: values[key] for key in _ARGUMENTS if _says_something(key, values.get(key))}
     if "max_steps" in told:  # which overrides it
         told.pop("num_train_epochs", None)

@@ -8,6 +8,20 @@ from typing import Any
 from ...configuration import MoebaConfig
 from ...configuration.model_facts import layer_view
 from ..reading.records import as_json
+from .escapes import cell, code, link
+
+__all__ = [
+    "byte_size",
+    "cell",
+    "code",
+    "describe",
+    "figure",
+    "figures",
+    "link",
+    "listing",
+    "number",
+    "short_number",
+]
 
 NORMS = {
     "rmsnorm": "RMS norms",
@@ -134,16 +148,6 @@ def listing(names: Iterable[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     *most, last = list(names)
     return f"{', '.join(most)} and {last}" if most else last
-
-
-def cell(text: object) -> str:
-    """Text from a file made safe for a line or a table cell: it can end neither, nor start HTML."""
-    return " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-
-
-def code(text: object) -> str:
-    """The same, as inline code; there only backticks, line breaks and bars of a table do harm."""
-    return "`" + " ".join(str(text).split()).replace("`", "'").replace("|", "\\|") + "`"
 
 
 def _over(config: MoebaConfig, name: str, layers: list[int] | None = None) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from .published_recipe import published, published_text
+
 PROMPTED = ("hidden", "hidden_avg", "hidden_last", "cheap_embed")
 UNPROMPTED = ("random", "uniform_random")
 GATE_MODES = (*PROMPTED, *UNPROMPTED, "calibration")
@@ -77,7 +79,7 @@ class MergeRecipe:
         layers: which ones get experts, in the words of `parse_layers`.
         vocab: what is done where the models differ in tokens or rows, one of `VOCABULARIES`; None: the default.
         multiple: rows of the embedding are filled up to a multiple of it.
-        given: the recipe as it was written, for the record; text: its file's, if it came from one.
+        given: the recipe as its record shows it, without paths; text: its file's, if it came from one.
     """
 
     base_model: ModelReference
@@ -161,8 +163,8 @@ def _parse(given: dict[str, Any], folder: Path, text: str | None) -> MergeRecipe
         seed=_whole(given, "seed", 0),
         vocab=_choice(given, "vocab", VOCABULARIES, None),
         multiple=_whole(given, "pad_to_multiple_of", 0) or None,
-        given=given,
-        text=text,
+        given=published(given, folder),
+        text=text and published_text(text, folder),
     )
     _check_prompts(recipe)
     return recipe

@@ -21,6 +21,7 @@ from ...conversion.families import family_of
 from ...conversion.job import Job, Outcome, Result, Run, check_start
 from ...conversion.pieces import pieces, read_pieces, same_bytes
 from ...conversion.plan import Plan, PlannedTensors, plan_export
+from ...conversion.selection import names_only
 from ...modeling import MoebaForCausalLM
 from .gap import measure_gap
 from .sources import Source
@@ -46,7 +47,7 @@ def arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     """An operation's `locals()` as its record keeps them: what decides the result, and no path of this machine."""
     asked = {name: value for name, value in given.items() if name not in ("source", "destination", "run")}
     asked["calibration"] = [Path(file).name for file in asked["calibration"]]
-    return asked
+    return dict(names_only(asked))
 
 
 @dataclass
@@ -157,12 +158,12 @@ class Surgery:
         record = {
             "format_version": 1,
             "operation": self.plan.operation,
-            "recipe": self.recipe,
+            "recipe": names_only(self.recipe),
             **({"recipe_text": self.recipe_text} if self.recipe_text else {}),
             "sources": [_identity(source) for source in self.sources],
             "exact": self.twins is not None,
-            "gap": gap,
-            "reports": self.reports,
+            "gap": names_only(gap),
+            "reports": names_only(self.reports),
         }
         text = json.dumps(record, indent=2, default=str)
         (folder / RECORD_FILE).write_text(text + "\n", encoding="utf-8")
