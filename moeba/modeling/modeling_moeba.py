@@ -281,7 +281,9 @@ class MoebaModel(MoebaPreTrainedModel):
         )
 
         losses = []
-        for layer, layer_type in zip(self.layers, self.config.layer_types, strict=False):
+        # As in stock models: fewer while `generate(assistant_early_exit=n)` drafts with the first n.
+        layers = self.layers[: self.config.num_hidden_layers]
+        for layer, layer_type in zip(layers, self.config.layer_types, strict=False):
             output = layer(
                 hidden_states,
                 attention_mask=masks[layer_type],

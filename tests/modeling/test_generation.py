@@ -210,6 +210,20 @@ def test_assisted_decoding_gives_the_greedy_tokens(shape, model, assistant):
 
 
 @shapes
+def test_early_exit_gives_the_greedy_tokens_and_leaves_the_config(shape, model):
+    ids, config = prompt(), copy.deepcopy(model.config.to_dict())
+    expected = greedy_by_hand(model, ids, 2 * NEW)
+    passes = {layer: [] for layer in (0, 1)}
+    for layer, depths in passes.items():
+        hook = lambda *_, depths=depths: depths.append(model.config.num_hidden_layers)  # noqa: E731
+        model.model.layers[layer].register_forward_pre_hook(hook)
+    tokens = model.generate(ids, assistant_early_exit=1, max_new_tokens=2 * NEW)
+    torch.testing.assert_close(tokens, expected)
+    assert model.config.to_dict() == config
+    assert set(passes[0]) == {1, 2} and set(passes[1]) == {2}, "drafts leave the last layer out"
+
+
+@shapes
 def test_prompt_lookup_gives_the_greedy_tokens(model):
     ids = prompt(4).repeat(1, 4)  # repeats itself, so that there are candidates to accept and to reject
     expected = greedy_by_hand(model, ids, 2 * NEW)
