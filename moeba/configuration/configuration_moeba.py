@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Literal
 
+from ..library.peft_tables import fill_peft_tables
 from ..library.upstream import CACHE, PreTrainedConfig, generation_fields, logging, strict
 from ..library.window import require_transformers
 from .contradictions import contradictions
@@ -414,6 +415,11 @@ class MoebaConfig(PreTrainedConfig):
             )
             setattr(config, name, value)
         return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers. PEFT calls it before it looks a model type's targets up, which is when it learns them."""
+        fill_peft_tables(self.model_type)
+        return super().to_dict()
 
     def validate_architecture(self) -> None:
         """Refuse fields that contradict each other (`@strict` runs this at construction)."""
