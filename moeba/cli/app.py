@@ -1,13 +1,14 @@
 """The verbs together, and what becomes of their errors: one line on stderr and an exit code.
 
-0: done. 1: the input or the machine does not allow it. 2: the command line is wrong. 3: a certificate failed.
+The exit codes are those of `EXIT_CODES`. Help is shown without loading torch and transformers.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -27,20 +28,44 @@ from .console import (
     say,
 )
 
+EXIT_CODES = {
+    OK: "done",
+    USER_ERROR: "the input or the machine does not allow it",
+    USAGE_ERROR: "the command line is wrong",
+    NOT_CERTIFIED: "a certificate failed, and nothing was published",
+    INTERRUPTED: "interrupted",
+}
+EPILOG = f"Exit codes: {'; '.join(f'{code}: {text}' for code, text in EXIT_CODES.items())}."
+
 # Some versions of typer carry their own copy of click: its exceptions are reached through typer's names.
 _UsageError: Any = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="moeba",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+
+
+def _with_libraries(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """The verb behind what it needs: the package registered with transformers, and silent libraries."""
+
+    @functools.wraps(verb)
+    def run_verb(*args: Any, **kwargs: Any) -> Any:
+        from ..registration import register
+
+        register()
+        quiet_libraries()
+        return verb(*args, **kwargs)
+
+    return run_verb
+
+
 for module in (checkpoints, surgery, look, evaluation, publish, demo, doctor):
     for verb in module.VERBS:
-        app.command(verb.__name__)(verb)
+        app.command(verb.__name__, epilog=EPILOG)(_with_libraries(verb))
 
 
 def _show_version(wanted: bool) -> None:
@@ -51,7 +76,7 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(epilog=EPILOG)
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
@@ -84,12 +109,13 @@ def run(arguments: Sequence[str]) -> int:
     words = list(arguments)
     if _takes_debug(words):
         os.environ["MOEBA_DEBUG"] = "1"
-    quiet_libraries()
     try:
         with notes_of_moeba():
             code = app(words, prog_name="moeba", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except SystemExit as done:  # a completion script has been shown
+        code = done.code
     except BrokenPipeError:
         # The reader of our output, such as `head`, has gone: nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -112,10 +138,6 @@ def _takes_debug(words: list[str]) -> bool:
 
 def _explain(error: Exception) -> int:
     """Say what went wrong in one line, and how that exits."""
-    from huggingface_hub.errors import StrictDataclassError
-
-    from ..conversion import CertificateError
-
     if os.environ.get("MOEBA_DEBUG") == "1" and not isinstance(error, _UsageError):
         import traceback
 
@@ -123,6 +145,10 @@ def _explain(error: Exception) -> int:
     if isinstance(error, _UsageError):
         note(f"Error: {' '.join(error.format_message().split())}")
         return USAGE_ERROR
+    from huggingface_hub.errors import StrictDataclassError
+
+    from ..conversion import CertificateError
+
     if isinstance(error, CertificateError):
         for line in error.certificate.lines():
             note(line)
