@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import checkpoints, demo, doctor, evaluation, look, publish, surgery
+from . import checkpoints, demo, doctor, evaluation, look, publish, serving, surgery
 from .console import (
     INTERRUPTED,
     NOT_CERTIFIED,
@@ -63,9 +63,12 @@ def _with_libraries(verb: Callable[..., Any]) -> Callable[..., Any]:
     return run_verb
 
 
-for module in (checkpoints, surgery, look, evaluation, publish, demo, doctor):
+for module in (checkpoints, surgery, look, serving, evaluation, publish, demo, doctor):
     for verb in module.VERBS:
-        app.command(verb.__name__, epilog=EPILOG)(_with_libraries(verb))
+        passes_on = (
+            {"allow_extra_args": True, "ignore_unknown_options": True} if verb is serving.serve else None
+        )
+        app.command(verb.__name__, epilog=EPILOG, context_settings=passes_on)(_with_libraries(verb))
 
 
 def _show_version(wanted: bool) -> None:
