@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ...configuration import MoebaConfig
+from ...configuration.model_facts import rope_of
 from ...modeling import MoebaForCausalLM
 from ..rows import rotated_width
 from .fault import Fault, layers_of, roll
@@ -89,7 +90,7 @@ def _exchanged_ropes(config: MoebaConfig) -> dict[str, Any]:
 
 
 def _ignores_long_factors(config: MoebaConfig) -> bool:
-    rope = config.rope_parameters or {}
+    rope = rope_of(config)
     return (
         _rope(config)
         and config.longrope_factors == "short"
