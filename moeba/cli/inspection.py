@@ -11,6 +11,7 @@ from ..conversion.checkpoint import Checkpoint, read_json
 from ..conversion.convert import moeba_config
 from ..conversion.families import family_of
 from ..conversion.provenance import CERTIFICATE_FILE, read_history
+from ..hub_card.text.engines import advice
 from ..hub_card.text.words import describe
 from ..tokenization import tokenizer_files
 
@@ -18,7 +19,8 @@ from ..tokenization import tokenizer_files
 def inspect_folder(folder: Path) -> dict[str, Any]:
     """Everything that `moeba inspect` shows.
 
-    `parts`, `layers` and `parameters` are None where the model type is not supported; `unsupported` says why.
+    `parts`, `layers` and `parameters` are None where the model type is not supported; `unsupported` says why. `serving`
+    is what engines may do with a Moeba folder, None of any other.
 
     Raises:
         ValueError, FileNotFoundError: the folder is no complete checkpoint.
@@ -31,11 +33,13 @@ def inspect_folder(folder: Path) -> dict[str, Any]:
         "parts": None,
         "layers": None,
         "parameters": None,
+        "serving": None,
         "unsupported": None,
     }
     try:
         config = _config(checkpoint)
         facts["parts"], facts["layers"] = describe(config), _layers(config)
+        facts["serving"] = serving(checkpoint, config)
         facts["parameters"] = {
             "total": config.num_params(),
             "active": config.num_params(active_only=True),
@@ -47,6 +51,14 @@ def inspect_folder(folder: Path) -> dict[str, Any]:
     facts["provenance"] = [_operation(step) for step in read_history(folder)]
     facts["certificate"] = _certificate(folder)
     return facts
+
+
+def serving(checkpoint: Checkpoint, config: MoebaConfig | None = None) -> str | None:
+    """Whether engines may serve a Moeba folder as it is; None of a folder that is no Moeba or no language model."""
+    architectures = checkpoint.config.get("architectures") or []
+    if checkpoint.config.get("model_type") != MoebaConfig.model_type or architectures != ["MoebaForCausalLM"]:
+        return None
+    return advice(config or _config(checkpoint))
 
 
 def _config(checkpoint: Checkpoint) -> MoebaConfig:

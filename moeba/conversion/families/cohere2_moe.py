@@ -3,6 +3,7 @@
 from typing import Any
 
 from ...configuration import MoebaConfig
+from ...configuration.model_facts import rope_of
 from ..config_rows import Computed, Fixed, Inert, Only, Pair, pairs
 from ..family import Family
 from ..rows import same
@@ -55,7 +56,7 @@ def _rotation_back(config: MoebaConfig) -> dict[str, Any]:
 
 
 def _rope_back(config: MoebaConfig) -> dict[str, Any]:
-    rope = config.rope_parameters or {}
+    rope = rope_of(config)
     return {"rope_parameters": rope} | ({"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {})
 
 

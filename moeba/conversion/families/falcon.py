@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...configuration import MoebaConfig
+from ...configuration.model_facts import rope_of
 from ..config_rows import Computed, Fixed, Inert, Pair, pairs
 from ..family import Family
 from .bloom import BLOCK, NORMS, TENSORS
@@ -73,7 +74,7 @@ def _positions(native: Any) -> dict[str, Any]:
 
 def _positions_back(config: MoebaConfig) -> dict[str, Any]:
     alibi = config.position_embedding_type == "alibi"
-    return {"alibi": alibi} if alibi else {"alibi": False, "rope_parameters": config.rope_parameters}
+    return {"alibi": alibi} if alibi else {"alibi": False, "rope_parameters": rope_of(config)}
 
 
 FAMILY = Family(

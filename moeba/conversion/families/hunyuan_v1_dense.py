@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ...configuration.model_facts import rope_of
 from ..config_rows import Computed, Fixed, Inert, Pair
 from ..family import Family
 from ..rows import renamed
@@ -23,9 +24,7 @@ FAMILY = Family(
     kind="dense",
     config_rows=(
         *without(SIZES, "rope_parameters"),
-        Computed(
-            ("rope_parameters",), _stretched_rope, lambda config: {"rope_parameters": config.rope_parameters}
-        ),
+        Computed(("rope_parameters",), _stretched_rope, lambda config: {"rope_parameters": rope_of(config)}),
         Pair("rms_norm_eps", "norm_eps"),
         ATTENTION_BIAS,
         Inert("pretraining_tp", "a way to slice the products of one training setup"),

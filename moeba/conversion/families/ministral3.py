@@ -3,6 +3,7 @@
 from typing import Any
 
 from ...configuration import MoebaConfig
+from ...configuration.model_facts import rope_of
 from ..config_rows import Computed, Pair
 from ..family import Family
 from .shared_fields import SIZES, UNIFORM_WINDOW, whole_heads, without
@@ -27,7 +28,7 @@ def _growing_rope(native: Any) -> dict[str, Any]:
 def _growing_rope_back(config: MoebaConfig) -> dict[str, Any]:
     # A growth of 0 multiplies by exactly 1, but the stock model still asks where it would begin.
     grown = {ORIGINAL: config.max_position_embeddings, BETA: config.query_growth_beta or 0.0}
-    return {"rope_parameters": {**grown, **(config.rope_parameters or {})}}
+    return {"rope_parameters": {**grown, **rope_of(config)}}
 
 
 GROWING_ROPE = Computed(("rope_parameters",), _growing_rope, _growing_rope_back)

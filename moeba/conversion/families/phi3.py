@@ -3,6 +3,7 @@
 from typing import Any
 
 from ...configuration import MoebaConfig
+from ...configuration.model_facts import rope_of
 from ..config_rows import Computed, Fixed, Inert, Pair
 from ..family import Family
 from ..rows import Row, Split, same
@@ -20,7 +21,7 @@ from .shared_tensors import (
 
 def _rope_back(config: MoebaConfig) -> dict[str, Any]:
     # The field beside the rope settings wins over the one inside.
-    original = (config.rope_parameters or {}).get("original_max_position_embeddings")
+    original = rope_of(config).get("original_max_position_embeddings")
     found = PARTIAL_ROPE.to_theirs(config)
     return found if original is None else {**found, "original_max_position_embeddings": original}
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ...configuration import MoebaConfig
+from ...configuration.model_facts import rope_of
 from ..config_rows import Computed, Fixed, Only, Pair, pairs
 from ..family import Family
 from ..rows import renamed, same
@@ -28,7 +29,7 @@ def _rope(native: Any) -> dict[str, Any]:
 
 
 def _rope_back(config: MoebaConfig) -> dict[str, Any]:
-    rope = dict(config.rope_parameters or {})
+    rope = dict(rope_of(config))
     if rope.get("rope_type") == "longrope":
         if "attention_factor" not in rope:
             raise ValueError("'phimoe' cannot hold this model: its longrope needs an attention_factor")

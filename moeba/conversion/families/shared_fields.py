@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...configuration import MoebaConfig
+from ...configuration.model_facts import rope_of
 from ...library.native_models import holds_in_float32
 from ..config_rows import Computed, ConfigRow, Fixed, Pair, pairs
 
@@ -110,7 +111,7 @@ def rope_by_kind(partial_factor: float = 1.0) -> Computed:
         return {"rope_parameters": found}
 
     def to_theirs(config: MoebaConfig) -> dict[str, Any]:
-        ropes = config.rope_parameters or {}
+        ropes = rope_of(config)
         by_kind = {kind: ropes.get(kind, ropes) for kind in sorted(set(config.layer_types))}
         return {"rope_parameters": {kind: _explicit_factor(rope) for kind, rope in by_kind.items()}}
 

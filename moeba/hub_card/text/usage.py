@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...conversion.families import FAMILIES
 from ..reading.facts import Facts, ModelFacts
-from .engines import ENGINES, Engine, export_targets, registering
+from .engines import ENGINES, Engine, advice, export_targets, registering
 from .words import code, listing
 
 # Ending of an architecture's name -> (Auto class, task on the Hub, task of PEFT).
@@ -114,10 +114,11 @@ def serving(facts: Facts) -> list[Snippet]:
             else []
         )
     targets = export_targets(model.config) if model.config else {}
+    as_it_is = [Snippet(advice(model.config), "")] if model.config else []
     if not targets:
         names = listing(engine.name for engine in ENGINES)
-        return [Snippet(f"No layout that {names} know by name can hold this model exactly.", "")]
-    return [_export_and_serve(target, engines) for target, engines in targets.items()]
+        return [Snippet(f"No layout that {names} know by name can hold this model exactly.", ""), *as_it_is]
+    return [*as_it_is, *(_export_and_serve(target, engines) for target, engines in targets.items())]
 
 
 def _export_and_serve(target: str, engines: Sequence[Engine]) -> Snippet:
