@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 from native import draw
 from support import SPARSE, tiny_config, tiny_model
@@ -9,7 +11,8 @@ from support import SPARSE, tiny_config, tiny_model
 from moeba.cli.app import run
 from moeba.conversion import family_of
 from moeba.hub_card.card import write_card
-from moeba.hub_card.text.engines import advice, left_out_as_it_is
+from moeba.hub_card.text.engines import OWN_TOKENIZER, OWN_TOKENIZER_COMMAND, advice, left_out_as_it_is
+from moeba.tokenization import MoebaTokenizer
 
 CLAMPED = dict(**SPARSE, feed_forward_type="clamped_gated")
 SINKS = dict(attention_sink_layer_types=["full_attention"])
@@ -43,6 +46,21 @@ def test_an_export_is_named_where_one_holds_the_model():
     gemma.attn_logit_softcapping = 50.0
     assert "--to gemma2" in advice(family_of("gemma2").to_moeba(gemma))
     assert "moeba serve" in advice(tiny_config("biased_experts"))
+
+
+def test_the_card_tells_the_converter_how_our_own_tokenizer_splits(tmp_path):
+    source = (
+        'raise NotImplementedError("BPE pre-tokenizer was not recognized - update get_vocab_base_pre()")\n'
+    )
+    converter = tmp_path / "llama.cpp" / "conversion" / "base.py"
+    converter.parent.mkdir(parents=True)
+    converter.write_text(f"if res is None:\n    {source}")
+    tiny_model("dense").save_pretrained(tmp_path / "model")
+    assert OWN_TOKENIZER not in write_card(tmp_path / "model").read_text(encoding="utf-8")
+    MoebaTokenizer.train(["a cat sat"] * 4, 300, show_progress=False).save_pretrained(tmp_path / "model")
+    assert OWN_TOKENIZER in write_card(tmp_path / "model").read_text(encoding="utf-8")
+    subprocess.run(OWN_TOKENIZER_COMMAND, shell=True, check=True, cwd=tmp_path)
+    assert converter.read_text() == 'if res is None:\n    res = "qwen2"\n'
 
 
 def test_card_inspect_and_bundle_say_the_same(tmp_path, capsys):

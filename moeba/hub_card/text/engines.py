@@ -96,6 +96,18 @@ def advice(config: MoebaConfig) -> str:
     )
 
 
+# llama.cpp's converter tells how a tokenizer splits text into words by a hash of the token ids of one long text. They
+# hang on the vocabulary, so no tokenizer that a user trained can stand in its table. Moeba's splits as Qwen2's does.
+OWN_TOKENIZER = (
+    "llama.cpp's converter refuses tokenizers that it has not met (`BPE pre-tokenizer was not recognized`). This one "
+    "was trained with Moeba and splits text as Qwen2's, so tell the converter once:"
+)
+OWN_TOKENIZER_COMMAND = (
+    "grep -rl --include='*.py' 'pre-tokenizer was not recognized - update' llama.cpp | xargs sed -i "
+    '\'s/raise NotImplementedError("BPE pre-tokenizer was not recognized.*/res = "qwen2"/\''
+)
+
+
 def registering(architecture: str | None) -> tuple[Engine, ...]:
     """The engines that know an architecture by its name."""
     return tuple(engine for engine in ENGINES if architecture in engine.architectures)
