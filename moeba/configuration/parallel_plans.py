@@ -61,7 +61,7 @@ def whole_under_tensor_parallelism(config: Any) -> str | None:
         found.append(f"attention ({name}={getattr(config, name)!r})")
     if config.sparse_layers and config.expert_bias:
         found.append(
-            "experts (expert_bias=True; DistributedConfig(enable_expert_parallel=True) divides them)"
+            "experts (expert_bias=True; DistributedConfig(ep_size=...) divides them)"
         )
     return " and ".join(found) or None
 
@@ -93,4 +93,5 @@ def tensor_parallel_plan(config: Any) -> dict[str, str]:
     if config.qk_norm == "full" and not whole_attention:  # the norm needs all heads
         plan |= {f"layers.*.self_attn.{name}_proj": "colwise_gather_output" for name in "qkv"}
         plan["layers.*.self_attn.o_proj"] = "rowwise_split_input"
-    return plan
+    # The library divides a head; the table that it may be tied to goes along even where no layer is divided.
+    return plan or {"embed_tokens": "embedding_rowwise"}

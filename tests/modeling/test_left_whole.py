@@ -36,7 +36,7 @@ def said(monkeypatch):
             ),
             ["attention_type='latent'"],
         ),
-        ("moe", dict(expert_bias=True), ["expert_bias=True", "enable_expert_parallel"]),
+        ("moe", dict(expert_bias=True), ["expert_bias=True", "ep_size"]),
     ],
 )
 def test_tensor_parallelism_says_what_it_does_not_divide(variant, changes, words, monkeypatch, said):

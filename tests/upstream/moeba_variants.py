@@ -111,6 +111,9 @@ SKIPS: dict[str, dict[str, str]] = {
     "gpt2": NO_EXPERTS,
     "gemma2": NO_EXPERTS,
     "parallel": NO_EXPERTS,
+    "gpt_oss": {
+        "test_moe_parallel_plans_shard_experts": "experts with biases stay whole, as in the native class's plan"
+    },
     "bloom": NO_EXPERTS,
 }
 
