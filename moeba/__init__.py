@@ -1,6 +1,7 @@
 """Moeba: one Hugging Face model, with an optional mixture of experts, that takes the shape of any transformer family.
 
-Importing this package registers config, models and tokenizer with the Auto classes. Conversion, surgery, training and
+Importing this package registers config, models and tokenizer with the Auto classes, except for the
+`moeba` command while it is only asked for help. Conversion, surgery, training and
 the Hub card load when they are first used.
 """
 
@@ -13,7 +14,7 @@ from .library.window import require_transformers
 
 require_transformers()  # before anything that an older transformers lacks
 
-from .registration import register  # noqa: E402
+from .asked import nothing_to_load  # noqa: E402
 from .version import __version__  # noqa: E402
 
 if TYPE_CHECKING:
@@ -85,4 +86,7 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-register()
+if not nothing_to_load():
+    from .registration import register
+
+    register()

@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from .configuration import MoebaConfig
 from .kernels import register_experts
+from .library.serving import known_by_name
 from .modeling import modeling_moeba
 from .modeling.code_files import AUTO_MAP
 from .tokenization import MoebaTokenizer
@@ -27,6 +28,7 @@ def register() -> None:
         if auto_class != "AutoConfig":
             model = getattr(modeling_moeba, reference.split(".")[-1])
             getattr(transformers, auto_class).register(MoebaConfig, model, exist_ok=True)
+            known_by_name(model)
     AutoTokenizer.register(MoebaConfig, tokenizer_class=MoebaTokenizer, exist_ok=True)
     base = modeling_moeba.MoebaPreTrainedModel
     base.foreign_reader = staticmethod(_read_foreign)

@@ -28,6 +28,7 @@ ORDER = [
     {"hub_card"},
     {"demo", "doctor"},
     {"cli"},
+    {"__main__"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 # `registration` hooks the two upper services into the model, at the moment they are first used.

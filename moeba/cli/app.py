@@ -1,15 +1,15 @@
 """The verbs together, and what becomes of their errors: one line on stderr and an exit code.
 
-0: done. 1: the input or the machine does not allow it. 2: the command line is wrong. 3: a certificate failed.
-128+n: signal n stopped it (130: Ctrl-C, 143: SIGTERM, 129: SIGHUP).
+The exit codes are those of `EXIT_CODES`. Help is shown without loading torch and transformers.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +17,7 @@ import typer
 from moeba_command import received as stopped
 from moeba_command import said
 
-from . import checkpoints, demo, doctor, evaluation, look, publish, surgery
+from . import checkpoints, demo, doctor, evaluation, look, publish, serving, surgery
 from .console import (
     INTERRUPTED,
     NOT_CERTIFIED,
@@ -32,20 +32,47 @@ from .console import (
     say,
 )
 
+EXIT_CODES = {
+    OK: "done",
+    USER_ERROR: "the input or the machine does not allow it",
+    USAGE_ERROR: "the command line is wrong",
+    NOT_CERTIFIED: "a certificate failed, and nothing was published",
+    INTERRUPTED: "interrupted",
+}
+EPILOG = f"Exit codes: {'; '.join(f'{code}: {text}' for code, text in EXIT_CODES.items())}."
+
 # Some versions of typer carry their own copy of click: its exceptions are reached through typer's names.
 _UsageError: Any = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="moeba",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for module in (checkpoints, surgery, look, evaluation, publish, demo, doctor):
+
+
+def _with_libraries(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """The verb behind what it needs: the package registered with transformers, and silent libraries."""
+
+    @functools.wraps(verb)
+    def run_verb(*args: Any, **kwargs: Any) -> Any:
+        from ..registration import register
+
+        register()
+        quiet_libraries()
+        return verb(*args, **kwargs)
+
+    return run_verb
+
+
+for module in (checkpoints, surgery, look, serving, evaluation, publish, demo, doctor):
     for verb in module.VERBS:
-        app.command(verb.__name__)(verb)
+        passes_on = (
+            {"allow_extra_args": True, "ignore_unknown_options": True} if verb is serving.serve else None
+        )
+        app.command(verb.__name__, epilog=EPILOG, context_settings=passes_on)(_with_libraries(verb))
 
 
 def _show_version(wanted: bool) -> None:
@@ -56,7 +83,7 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(epilog=EPILOG)
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
@@ -96,6 +123,8 @@ def run(arguments: Sequence[str]) -> int:
             code = app(words, prog_name="moeba", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except SystemExit as done:  # a completion script has been shown
+        code = done.code
     except BrokenPipeError:
         # The reader of our output, such as `head`, has gone: nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -120,10 +149,6 @@ def _takes_debug(words: list[str]) -> bool:
 
 def _explain(error: Exception) -> int:
     """Say what went wrong in one line, and how that exits."""
-    from huggingface_hub.errors import StrictDataclassError
-
-    from ..conversion import CertificateError
-
     if os.environ.get("MOEBA_DEBUG") == "1" and not isinstance(error, _UsageError):
         import traceback
 
@@ -131,6 +156,10 @@ def _explain(error: Exception) -> int:
     if isinstance(error, _UsageError):
         note(f"Error: {' '.join(error.format_message().split())}")
         return USAGE_ERROR
+    from huggingface_hub.errors import StrictDataclassError
+
+    from ..conversion import CertificateError
+
     if isinstance(error, CertificateError):
         for line in error.certificate.lines():
             note(line)

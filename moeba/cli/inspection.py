@@ -14,6 +14,7 @@ from ..conversion.families import family_of
 from ..conversion.provenance import read_history
 from ..hub_card.reading.facts import of_these_weights
 from ..hub_card.reading.records import read_certificate
+from ..hub_card.text.engines import advice
 from ..hub_card.text.words import describe
 from ..tokenization import tokenizer_files
 
@@ -27,7 +28,8 @@ def inspect_folder(folder: Path, hash_all: bool = False) -> dict[str, Any]:
     Args:
         hash_all: hash the weight files whatever their size, to tell whether the certificate is of them.
 
-    `parts`, `layers` and `parameters` are None where the model type is not supported; `unsupported` says why.
+    `parts`, `layers` and `parameters` are None where the model type is not supported; `unsupported` says why. `serving`
+    is what engines may do with a Moeba folder, None of any other.
 
     Raises:
         ValueError, FileNotFoundError: the folder is no complete checkpoint.
@@ -40,11 +42,13 @@ def inspect_folder(folder: Path, hash_all: bool = False) -> dict[str, Any]:
         "parts": None,
         "layers": None,
         "parameters": None,
+        "serving": None,
         "unsupported": None,
     }
     try:
         config = _config(checkpoint)
         facts["parts"], facts["layers"] = describe(config), _layers(config)
+        facts["serving"] = serving(checkpoint, config)
         facts["parameters"] = {
             "total": config.num_params(),
             "active": config.num_params(active_only=True),
@@ -56,6 +60,14 @@ def inspect_folder(folder: Path, hash_all: bool = False) -> dict[str, Any]:
     facts["provenance"] = [_operation(step) for step in read_history(folder)]
     facts["certificate"] = _certificate(folder, checkpoint, hash_all)
     return facts
+
+
+def serving(checkpoint: Checkpoint, config: MoebaConfig | None = None) -> str | None:
+    """Whether engines may serve a Moeba folder as it is; None of a folder that is no Moeba or no language model."""
+    architectures = checkpoint.config.get("architectures") or []
+    if checkpoint.config.get("model_type") != MoebaConfig.model_type or architectures != ["MoebaForCausalLM"]:
+        return None
+    return advice(config or _config(checkpoint))
 
 
 def _config(checkpoint: Checkpoint) -> MoebaConfig:

@@ -170,6 +170,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     else:
         sizes = facts["parameters"]
         rows += facts["parts"].items()
+        rows += [("Serving", facts["serving"])] if facts["serving"] else []
         rows.append(("Parameters", f"{sizes['total']:,} in all, {sizes['active']:,} active for one token"))
         rows += [(_layer_range(run), run["kind"]) for run in facts["layers"]]
     rows += _file_rows(facts)

@@ -33,10 +33,14 @@ def bundle(
 
     Example: `moeba bundle my-moe my-moe-hub`
     """
+    from ..conversion.checkpoint import Checkpoint
     from ..hub_card import bundle as operation
+    from .inspection import serving
 
     folder = operation(source, destination, overwrite=overwrite, hardlink=hardlink)
     say(f"{folder}: {sum(path.is_file() for path in folder.rglob('*'))} files")
+    if words := serving(Checkpoint(folder)):
+        note(f"note: {words}")
 
 
 def card(

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, Literal
 
+from ..library.peft_tables import fill_peft_tables
 from ..library.upstream import CACHE, PreTrainedConfig, generation_fields, logging, strict
 from ..library.window import require_transformers
 from .contradictions import contradictions
 from .idle_fields import said_in_vain, without_idle
-from .model_facts import count_params, flops_per_token, kv_cache_bytes_per_token, layer_view
+from .model_facts import count_params, flops_per_token, kv_cache_bytes_per_token, layer_view, rope_of
 from .overrides import ROPE_NAMES, overridden
 from .parallel_plans import EXPERT_PARALLEL, PIPELINE_PARALLEL, TENSOR_PARALLEL, tensor_parallel_plan
 from .ranges import dtype_problems, nearest, out_of_range
@@ -71,8 +72,9 @@ class MoebaConfig(PreTrainedConfig):
         embedding_multiplier (`float`): factor on the token embeddings; with `round_embedding_multiplier` it is
             first rounded to the model's dtype (Gemma).
         position_embedding_type (`str`): see `modeling/positions.py` and `modeling/position_biases.py`.
-        rope_parameters (`dict`, *optional*): any rope type of transformers, with `partial_rotary_factor`; one
-            dict, or one for each kind in `layer_types`. `mscale_all_dim` sharpens latent attention under yarn.
+        rope_parameters (`dict`, *optional*, no attribute without rope): any rope type of transformers, with
+            `partial_rotary_factor`; one dict, or one for each kind in `layer_types`. `mscale_all_dim` sharpens latent
+            attention under yarn.
         query_growth_beta (`float`, *optional*): queries grow by `1 + beta * log(1 + position // original)`, with
             rope's `original_max_position_embeddings` (Llama 4).
         longrope_restarts_cache (`bool`): under rope type `longrope`, `generate()` computes the cache anew when the
@@ -361,6 +363,8 @@ class MoebaConfig(PreTrainedConfig):
         if self.mlp_layer_types is None:
             self.mlp_layer_types = ["sparse" if self.num_experts else "dense"] * self.num_hidden_layers
         super().__post_init__(**kwargs)
+        if self.position_embedding_type != "rope":
+            del self.rope_parameters
         self.base_model_tp_plan = tensor_parallel_plan(self)
         if not from_file:
             self.validate()
@@ -390,8 +394,8 @@ class MoebaConfig(PreTrainedConfig):
 
     def _ropes(self) -> list[dict[str, Any]]:
         """The rope settings, or those of each kind of layers."""
-        kinds = self.nested_rope_parameter_keys(self.rope_parameters or {})
-        return [self.rope_parameters[kind] for kind in kinds] or [self.rope_parameters or {}]
+        rope = rope_of(self)
+        return [rope[kind] for kind in self.nested_rope_parameter_keys(rope)] or [rope]
 
     def _take_other_spellings(self, kwargs: dict[str, Any]) -> None:
         """Read fields given by a name of `attribute_map`; a field given twice must have the same value."""
@@ -451,6 +455,15 @@ class MoebaConfig(PreTrainedConfig):
             setattr(config, name, value)
         return result
 
+    def __eq__(self, other: object) -> bool:
+        """Equal in all that they hold; `rope_parameters` may be absent, which a dataclass would not take."""
+        return vars(self) == vars(other) if isinstance(other, MoebaConfig) else NotImplemented
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers. PEFT calls it before it looks a model type's targets up, which is when it learns them."""
+        fill_peft_tables(self.model_type)
+        return super().to_dict()
+
     def validate_architecture(self) -> None:
         """Refuse fields that contradict each other (`@strict` runs this at construction)."""
         if self.is_heterogeneous:
@@ -474,7 +487,7 @@ class MoebaConfig(PreTrainedConfig):
     @property
     def rope_is_per_layer_type(self) -> bool:
         """Whether `rope_parameters` holds one dict for each layer type instead of one for all."""
-        return bool(self.nested_rope_parameter_keys(self.rope_parameters or {}))
+        return bool(self.nested_rope_parameter_keys(rope_of(self)))
 
     @property
     def rotary_head_dim(self) -> int:
@@ -498,5 +511,8 @@ class MoebaConfig(PreTrainedConfig):
         """Bytes that each token adds to the KV cache while no sliding window is full."""
         return kv_cache_bytes_per_token(self, bytes_per_value)
 
+
+# Tools take a config that has the attribute for one that rotates: where nothing does, it is absent.
+del MoebaConfig.rope_parameters
 
 __all__ = ["MoebaConfig"]

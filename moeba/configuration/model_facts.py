@@ -11,9 +11,14 @@ def layer_view(config: Any, layer_idx: int) -> Any:
     return config.per_layer_config[layer_idx] if config.is_heterogeneous else config
 
 
+def rope_of(config: Any) -> dict[str, Any]:
+    """Rope settings, one dict or one for each kind of layer; empty where nothing rotates."""
+    return getattr(config, "rope_parameters", None) or {}
+
+
 def longrope_switch(config: Any) -> int | None:
     """The length from which `longrope` takes its long factors, if the config has that rope type."""
-    rope = config.rope_parameters or {}
+    rope = rope_of(config)
     each = [value for value in rope.values() if isinstance(value, dict)] or [rope]
     lengths = [one["original_max_position_embeddings"] for one in each if one.get("rope_type") == "longrope"]
     return min(lengths, default=None)

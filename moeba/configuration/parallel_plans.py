@@ -42,21 +42,37 @@ PIPELINE_PARALLEL: dict[str, Any] = {
 }
 
 
+def _keeps_attention_whole(config: Any) -> str | None:
+    """The field for which no slice of the heads can compute attention by itself."""
+    reasons = {
+        "attention_type": config.attention_type == "latent",
+        "attention_sink_layer_types": bool(config.attention_sink_layer_types),
+        "attention_output_gate": config.attention_output_gate != "none",
+        "qk_norm": config.qk_norm == "per_head",
+        "position_embedding_type": config.position_embedding_type in ("alibi", "relative"),
+    }
+    return next((name for name, applies in reasons.items() if applies), None)
+
+
+def whole_under_tensor_parallelism(config: Any) -> str | None:
+    """What the tensor parallel plan leaves whole on every device, and why; None if it is nothing of size."""
+    found = []
+    if (name := _keeps_attention_whole(config)) is not None:
+        found.append(f"attention ({name}={getattr(config, name)!r})")
+    if config.sparse_layers and config.expert_bias:
+        found.append("experts (expert_bias=True; DistributedConfig(ep_size=...) divides them)")
+    return " and ".join(found) or None
+
+
 def tensor_parallel_plan(config: Any) -> dict[str, str]:
     """The plan for the parts that this config has and that a slice of their width can compute.
 
     Attention that looks at all heads at once, or holds something a head, stays whole on every device.
     """
     feed_forwards = set(config.mlp_layer_types)
+    whole_attention = _keeps_attention_whole(config)
     shared = any(layer_view(config, i).shared_expert_intermediate_size for i in config.sparse_layers)
     ungated = config.feed_forward_type == "mlp"
-    whole_attention = (
-        config.attention_type == "latent"
-        or config.attention_sink_layer_types
-        or config.attention_output_gate != "none"
-        or config.qk_norm == "per_head"
-        or config.position_embedding_type in ("alibi", "relative")
-    )
     absent = {
         "self_attn": whole_attention,
         "_norm": config.qk_norm != "head",
@@ -75,4 +91,5 @@ def tensor_parallel_plan(config: Any) -> dict[str, str]:
     if config.qk_norm == "full" and not whole_attention:  # the norm needs all heads
         plan |= {f"layers.*.self_attn.{name}_proj": "colwise_gather_output" for name in "qkv"}
         plan["layers.*.self_attn.o_proj"] = "rowwise_split_input"
-    return plan
+    # The library divides a head; the table that it may be tied to goes along even where no layer is divided.
+    return plan or {"embed_tokens": "embedding_rowwise"}

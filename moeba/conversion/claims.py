@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..configuration import MoebaConfig
+from ..configuration.model_facts import rope_of
 from .rows import rotated_width
 
 
@@ -74,7 +75,7 @@ def _selection(value: str, config: MoebaConfig) -> bool:
 
 
 def _rotated(config: MoebaConfig) -> int:
-    return rotated_width(config) if config.rope_parameters else 0
+    return rotated_width(config) if rope_of(config) else 0
 
 
 def _every_layer_after_the_dense(value: Any, config: MoebaConfig) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..configuration import MoebaConfig
 from ..configuration.idle_fields import is_idle
-from ..configuration.model_facts import layer_view
+from ..configuration.model_facts import layer_view, rope_of
 
 # Fields of ours that change training or outputs, never the function that inference computes.
 TRAINING_FIELDS = {
@@ -56,12 +56,12 @@ def _values(config: MoebaConfig) -> dict[str, Any]:
 
 def plain_rope(config: MoebaConfig) -> dict[str, Any] | None:
     """Rope settings without what says nothing: kinds that no layer has, equal settings twice, a factor of 1."""
-    rope = config.rope_parameters
+    rope = rope_of(config)
     if rope and config.rope_is_per_layer_type:
         kinds = [_without_full_factor(rope[kind]) for kind in sorted(set(config.layer_types))]
         same = all(settings == kinds[0] for settings in kinds)
         return kinds[0] if same and kinds else dict(zip(sorted(set(config.layer_types)), kinds, strict=True))
-    return _without_full_factor(rope)
+    return _without_full_factor(rope) or None
 
 
 def _without_full_factor(rope: dict[str, Any] | None) -> dict[str, Any] | None:

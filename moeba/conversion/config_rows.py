@@ -49,7 +49,7 @@ class Pair:
         return {self.our_name: self.ours_from(native[self.their_name])}
 
     def to_theirs(self, config: MoebaConfig) -> dict[str, Any]:
-        return {self.their_name: self.theirs_from(getattr(config, self.our_name))}
+        return {self.their_name: self.theirs_from(getattr(config, self.our_name, None))}
 
 
 @dataclass(frozen=True)

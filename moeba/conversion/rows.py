@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 
 from ..configuration import MoebaConfig
-from ..configuration.model_facts import layer_view
+from ..configuration.model_facts import layer_view, rope_of
 
 Tensors = list[torch.Tensor]
 Size = Callable[[MoebaConfig], int]
@@ -80,7 +80,7 @@ class SplitGroups:
 
 def rotated_width(config: MoebaConfig) -> int:
     """How many entries of a head rope turns."""
-    rope = config.rope_parameters
+    rope = rope_of(config)
     if config.rope_is_per_layer_type:
         rope = next(iter(rope.values()))
     return int(config.rotary_head_dim * rope.get("partial_rotary_factor", 1.0))

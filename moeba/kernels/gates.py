@@ -81,6 +81,8 @@ def _look_up(module: nn.Module, act: Any) -> Gate | None:
     state = (act, _numbers(module, _ALPHAS), _numbers(module, _LIMITS))
     known = _known.get(module)
     if known is None or known[0] != state:
+        if type(torch.empty(0)) is not torch.Tensor:
+            return None  # tensors have no values now, as under FakeTensorMode: it is asked another time
         known = _known[module] = (state, _recognise(module))
     return known[1]
 

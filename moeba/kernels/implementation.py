@@ -24,8 +24,12 @@ def moeba_experts_forward(
 ) -> torch.Tensor:
     """The experts' answer, `[tokens, hidden]` in and out; `top_k_index` and `top_k_weights` `[tokens, top_k]`.
 
-    Takes the fastest path that can run this module here, and transformers' `grouped_mm` where none can.
+    Takes the fastest path that can run this module here, and transformers' `grouped_mm` where none can or where
+    `torch.export` or `torch.jit.trace` records the model.
     """
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        # The recorded program is to run where Moeba's operators are not.
+        return ALL_EXPERTS_FUNCTIONS["grouped_mm"](self, hidden_states, top_k_index, top_k_weights)
     layer = layer_of(self)
     for path in PATHS.get(hidden_states.device.type, ()):
         reason = path.obstacle(layer, hidden_states)

@@ -118,6 +118,26 @@ def eager_attention_forward(
     return output.transpose(1, 2).contiguous(), weights
 
 
+def additive_mask(
+    mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor, is_causal: bool
+) -> torch.Tensor | None:
+    """A mask as PyTorch's scaled_dot_product_attention takes it, in the form that is added to the scores.
+
+    Args:
+        mask: True where a token may look, or ready to be added, or None: each may look at itself and what stands before
+            (one query alone: at all), or at all tokens if not `is_causal`.
+        query, key: `[batch, heads, queries or keys, head_dim]`.
+    """
+    queries, keys = query.shape[-2], key.shape[-2]
+    if mask is None:
+        if not is_causal or queries == 1:
+            return None
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+    if mask.dtype is not torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
+
+
 class MoebaOutputGate(nn.Module):
     """A factor on each mixed value, or on each head's, read off the layer's input (Qiu et al. 2025)."""
 
@@ -191,6 +211,8 @@ class MoebaAttention(nn.Module):
             attention_of(self.config) == "paged|eager"
         ):  # the library's own knows no softcap and one kind of sinks
             key, value = update_paged_cache(key, value, self.layer_idx, kwargs)
+        elif attention_of(self.config) == "sdpa" and (self.softcap is not None or self.has_sinks):
+            attention_mask = additive_mask(attention_mask, query, key, self.is_causal)
         else:
             attention = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), attention)
         if self.softcap is not None:

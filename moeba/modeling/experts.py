@@ -34,6 +34,12 @@ def loop_over_experts(
         expert: `(index, [n, hidden]) -> [n, hidden]`.
     """
     output = torch.zeros_like(hidden_states)
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        # The steps of a recorded program may not hang on which experts this input chose: all of them see all tokens.
+        for index in range(num_experts):
+            weight = torch.where(top_k_index == index, top_k_weights, 0).sum(1, keepdim=True)
+            output += (expert(index, hidden_states) * weight).to(output.dtype)
+        return output
     for index in top_k_index.unique().tolist():
         if index == num_experts:
             continue

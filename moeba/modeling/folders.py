@@ -14,6 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 
 from ..library.upstream import PreTrainedConfig, find_adapter_config_file, origin_of, set_origin
 from .code_files import AUTO_MAP, write_code
+from .left_whole import say_what_stays_whole
 
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 _UPLOAD_KWARGS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
@@ -52,6 +53,7 @@ class MoebaFolders:
             loaded = parent.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
             model = loaded[0] if isinstance(loaded, tuple) else loaded
             model._loaded_revision = kwargs.get("revision")
+            say_what_stays_whole(model)
             return loaded
         if cls.foreign_reader is None:
             raise ValueError(
@@ -64,6 +66,7 @@ class MoebaFolders:
         loaded = parent.from_pretrained(None, *args, config=config, state_dict=state_dict, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         set_origin(model.config, str(pretrained_model_name_or_path))
+        say_what_stays_whole(model)
         return loaded
 
     def save_pretrained(

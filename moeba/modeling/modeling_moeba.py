@@ -15,6 +15,7 @@ from ..configuration.idle_fields import set_in_vain
 from ..configuration.model_facts import longrope_switch
 from ..library.contract import require_contract
 from ..library.upstream import (
+    ALL_ATTENTION_FUNCTIONS,
     ALL_EXPERTS_FUNCTIONS,
     CACHE,
     Cache,
@@ -55,6 +56,14 @@ logger = logging.get_logger(__name__)
 
 # Config fields, when set, that scaled_dot_product_attention has no argument for.
 BEYOND_SDPA = ("attn_logit_softcapping", "attention_sink_layer_types")
+
+# Attention implementations that add a mask of numbers to the scores; None chooses one of them.
+TAKES_BIASES = (None, "eager", "paged|eager", "sdpa")
+
+
+def _exists(attn_implementation: str | None) -> bool:
+    """Whether transformers has it, or would fetch it: a kernel from the Hub has a `/` in its name."""
+    return attn_implementation in ALL_ATTENTION_FUNCTIONS.valid_keys() or "/" in (attn_implementation or "")
 
 
 @dataclass
@@ -114,23 +123,25 @@ class MoebaPreTrainedModel(MoebaFolders, PreTrainedModel):
     def _check_and_adjust_attn_implementation(
         self, attn_implementation: str | None, *args: Any, **kwargs: Any
     ) -> str:
-        """Run the plain attention instead of one that would silently leave a part out."""
-        lacking = None
-        if attn_implementation in (None, "sdpa"):
-            lacking = next((name for name in BEYOND_SDPA if getattr(self.config, name)), None)
-        elif (
-            attn_implementation not in ("eager", "paged|eager")
-            and self.config.position_embedding_type in POSITION_BIASES
-        ):
-            lacking = "position_embedding_type"
-        if lacking is not None:
-            if attn_implementation is not None:
-                logger.warning_once(
-                    f"{attn_implementation} cannot do {lacking}={getattr(self.config, lacking)!r}: "
-                    "using eager attention."
-                )
+        """Run the plain attention where another one would silently leave a part out; refuse one that does not exist.
+
+        Under `sdpa` only the layers that it cannot compute run the plain attention, see `MoebaAttention.mix`.
+        """
+        beyond_sdpa = next((name for name in BEYOND_SDPA if getattr(self.config, name)), None)
+        biased = self.config.position_embedding_type in POSITION_BIASES
+        if beyond_sdpa and attn_implementation in ("sdpa", "paged|sdpa"):
+            self._say_cannot(attn_implementation, beyond_sdpa, "layers that have it run eager attention")
+            if attn_implementation == "paged|sdpa":
+                attn_implementation = "paged|eager"
+        elif biased and _exists(attn_implementation) and attn_implementation not in TAKES_BIASES:
+            self._say_cannot(attn_implementation, "position_embedding_type", "using eager attention")
             attn_implementation = "eager"
         return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+
+    def _say_cannot(self, attn_implementation: str, field: str, instead: str) -> None:
+        logger.warning_once(
+            f"{attn_implementation} cannot do {field}={getattr(self.config, field)!r}: {instead}."
+        )
 
     def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
         """Where none is named and no accelerator is at hand, moeba's kernels, if the package has registered them."""
@@ -293,7 +304,9 @@ class MoebaModel(MoebaPreTrainedModel):
         )
 
         losses = []
-        for layer, layer_type in zip(self.layers, self.config.layer_types, strict=False):
+        # As in stock models: fewer while `generate(assistant_early_exit=n)` drafts with the first n.
+        layers = self.layers[: self.config.num_hidden_layers]
+        for layer, layer_type in zip(layers, self.config.layer_types, strict=False):
             output = layer(
                 hidden_states,
                 attention_mask=masks[layer_type],

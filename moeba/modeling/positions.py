@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..configuration.configuration_moeba import MoebaConfig
-from ..configuration.model_facts import layer_view
+from ..configuration.model_facts import layer_view, rope_of
 from ..library.upstream import ROPE_INIT_FUNCTIONS, Cache, dynamic_rope_update, init
 
 CosSin = tuple[torch.Tensor, torch.Tensor]
@@ -189,7 +189,7 @@ def rotate_half(x: torch.Tensor) -> torch.Tensor:
 
 def names_rotated_part(config: MoebaConfig, layer_type: str) -> bool:
     """Whether the config says how large a part of a head rotates, be it all of it."""
-    rope = config.rope_parameters or {}
+    rope = rope_of(config)
     return "partial_rotary_factor" in rope.get(layer_type, rope)
 
 
@@ -232,7 +232,7 @@ def query_growth(config: MoebaConfig, layer_type: str) -> Callable[[torch.Tensor
 
 def yarn_sharpening(config: MoebaConfig, layer_type: str) -> float:
     """What scaled rope with `mscale_all_dim` multiplies queries and keys by, each (YaRN, Peng et al. 2023)."""
-    rope = config.rope_parameters or {}
+    rope = rope_of(config)
     rope = rope.get(layer_type, rope)
     strength = rope.get("mscale_all_dim", 0)
     if rope.get("rope_type", "default") == "default" or not strength or rope["factor"] <= 1:

@@ -492,7 +492,7 @@ def test_hub_id_falls_back_to_pickles(tmp_path, monkeypatch):
     "model_type, message",
     [
         ("mamba", "model_type='mamba' is not supported: its layers are Mamba's state spaces"),
-        ("toy", "model_type='toy' is not supported. Supported: .*llama"),
+        ("toy", "model_type='toy' is not supported. `moeba families` lists all"),
     ],
 )
 def test_hub_model_of_an_unsupported_type_is_refused_before_its_weights(

@@ -9,6 +9,7 @@ import sys
 import pytest
 import yaml
 from support import randomise
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 import moeba
@@ -75,9 +76,16 @@ def test_in_python(sparse, tasks, tmp_path, quiz):
         folder = tmp_path / f"moe-{seed}"
         randomise(model, seed).save_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(sparse)
+        if seed:  # as the README says it: such a tokenizer would begin each window twice
+            begin = (tokenizer.eos_token, tokenizer.eos_token_id)
+            tokenizer.bos_token = begin[0]
+            tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+                single=f"{begin[0]} $A", pair=f"{begin[0]} $A {begin[0]} $B", special_tokens=[begin]
+            )
+            assert tokenizer("a").input_ids[0] == tokenizer.bos_token_id
         tokenizer.save_pretrained(folder)
         results = simple_evaluate(
-            model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=3),
+            model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=3, add_bos_token=False),
             tasks=["moeba_texts", "moeba_quiz"],
             task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
             bootstrap_iters=2,

@@ -93,12 +93,6 @@ def greedy_by_hand(model, ids: torch.Tensor, steps: int = NEW) -> torch.Tensor:
     return ids
 
 
-def use_sdpa(model, shape: str) -> None:
-    """As `set_attn_implementation`, where the shape's attention can be computed so."""
-    if shape not in moeba_variants.EAGER_ONLY:
-        model.set_attn_implementation("sdpa")
-
-
 def has_sliding_layers(model) -> bool:
     return "sliding_attention" in (getattr(model.config, "layer_types", None) or [])
 
@@ -210,6 +204,20 @@ def test_assisted_decoding_gives_the_greedy_tokens(shape, model, assistant):
 
 
 @shapes
+def test_early_exit_gives_the_greedy_tokens_and_leaves_the_config(shape, model):
+    ids, config = prompt(), copy.deepcopy(model.config.to_dict())
+    expected = greedy_by_hand(model, ids, 2 * NEW)
+    passes = {layer: [] for layer in (0, 1)}
+    for layer, depths in passes.items():
+        hook = lambda *_, depths=depths: depths.append(model.config.num_hidden_layers)  # noqa: E731
+        model.model.layers[layer].register_forward_pre_hook(hook)
+    tokens = model.generate(ids, assistant_early_exit=1, max_new_tokens=2 * NEW)
+    torch.testing.assert_close(tokens, expected)
+    assert model.config.to_dict() == config
+    assert set(passes[0]) == {1, 2} and set(passes[1]) == {2}, "drafts leave the last layer out"
+
+
+@shapes
 def test_prompt_lookup_gives_the_greedy_tokens(model):
     ids = prompt(4).repeat(1, 4)  # repeats itself, so that there are candidates to accept and to reject
     expected = greedy_by_hand(model, ids, 2 * NEW)
@@ -236,7 +244,7 @@ LENGTHS = (3, 9, 1, 6)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_left_padding_changes_no_logit(model, shape, attention):
     if attention == "sdpa":
-        use_sdpa(model, shape)
+        model.set_attn_implementation("sdpa")
     singles, ids, mask = ragged(LENGTHS)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad():
@@ -535,7 +543,7 @@ def test_generates_the_same_after_a_reload(model, tmp_path):
 @shapes
 def test_static_forward_compiles_as_one_graph(model, shape):
     """What `generate` compiles on accelerators, traced here without the cost of a code generator."""
-    use_sdpa(model, shape)
+    model.set_attn_implementation("sdpa")
     if model._can_set_experts_implementation():
         model.set_experts_implementation("grouped_mm")
     ids = prompt(rows=2)

@@ -79,13 +79,15 @@ def test_flex_attention_agrees(variant):
 def test_sdpa_never_drops_the_softcap():
     ids = random_ids(2, 12)
     capped = tiny_model("capped", attn_implementation="sdpa")
-    assert capped.config._attn_implementation == "eager"
-    assert tiny_model("capped").config._attn_implementation == "eager"
-    capped.set_attn_implementation("sdpa")
+    assert capped.config._attn_implementation == "sdpa"
+    assert tiny_model("capped").config._attn_implementation == "sdpa"
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
     with torch.no_grad():
-        expected = capped(ids).logits
+        expected, padded = capped(ids).logits, capped(ids, attention_mask=mask).logits
         capped.set_attn_implementation("eager")
         assert torch.equal(capped(ids).logits, expected)
+        assert torch.equal(capped(ids, attention_mask=mask).logits[mask.bool()], padded[mask.bool()])
 
 
 def external_experts(self, hidden_states, top_k_index, top_k_weights):

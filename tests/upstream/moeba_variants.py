@@ -71,20 +71,32 @@ SHAPES: dict[str, dict] = {
         "layer_types": ["sliding_attention", "full_attention"],
         "tie_word_embeddings": True,
     },
+    "gpt_oss": {
+        **SPARSE,
+        "mlp_layer_types": ["sparse", "sparse"],
+        "feed_forward_type": "clamped_gated",
+        "expert_bias": True,
+        "router_type": "topk_softmax",
+        "router_bias": True,
+        "attention_bias": True,
+        "attention_sink_layer_types": ["sliding_attention", "full_attention"],
+        "sliding_window": 4,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "bloom": {
+        "position_embedding_type": "alibi",
+        "norm_type": "layernorm",
+        "embedding_norm": True,
+        "feed_forward_type": "mlp",
+        "hidden_act": "gelu",
+        "attention_bias": True,
+        "mlp_bias": True,
+        "tie_word_embeddings": True,
+    },
     "parallel": {"block_order": "parallel", "norm_type": "layernorm", "norm_bias": False, "logit_scale": 2.0},
 }
 
 # Why some of transformers' tests do not apply to some shapes. It decides by the class, Moeba by the config.
-NO_ROPE = dict.fromkeys(
-    (
-        "test_model_rope_scaling_from_config_0_linear",
-        "test_model_rope_scaling_from_config_1_dynamic",
-        "test_model_rope_scaling_from_config_2_yarn",
-        "test_model_rope_scaling_frequencies",
-        "test_model_rope_with_partial_rotation",
-    ),
-    "positions are not rotary",
-)
 NO_EXPERTS = dict.fromkeys(
     (
         "test_output_router_logits_from_config",
@@ -94,22 +106,20 @@ NO_EXPERTS = dict.fromkeys(
     ),
     "no layer has experts",
 )
-NO_SDPA = dict.fromkeys(
-    ("test_can_set_attention_dynamically", "test_sdpa_can_dispatch_non_composite_models"),
-    "sdpa cannot cap attention logits",
-)
 SKIPS: dict[str, dict[str, str]] = {
     "llama": NO_EXPERTS,
-    "gpt2": {**NO_EXPERTS, **NO_ROPE},
-    "gemma2": {**NO_EXPERTS, **NO_SDPA},
+    "gpt2": NO_EXPERTS,
+    "gemma2": NO_EXPERTS,
     "parallel": NO_EXPERTS,
+    "gpt_oss": {
+        "test_moe_parallel_plans_shard_experts": "experts with biases stay whole, as in the native class's plan"
+    },
+    "bloom": NO_EXPERTS,
 }
 
 # Run by default; the others are slow
 DEFAULT_SHAPES = ["llama", "qwen_moe"]
-SLIDING_SHAPES = ["gemma2"]
-# Attention which torch's scaled_dot_product_attention cannot compute
-EAGER_ONLY = {"gemma2"}
+SLIDING_SHAPES = ["gemma2", "gpt_oss"]
 
 
 def config(shape: str, **overrides) -> MoebaConfig:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ...configuration import MoebaConfig
+from ...configuration.model_facts import rope_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ def reach(config: MoebaConfig) -> dict[str, int]:
     found = {}
     if config.sliding_window is not None:
         found["sliding window"] = config.sliding_window + 1
-    rope = config.rope_parameters or {}
+    rope = rope_of(config)
     for parameters in rope.values() if any(isinstance(value, dict) for value in rope.values()) else (rope,):
         if parameters and parameters.get("rope_type") not in (None, "default"):
             original = config.max_position_embeddings

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ...configuration import MoebaConfig
+from ...configuration.model_facts import rope_of
 from ...modeling import MoebaForCausalLM
 from ..rows import rotated_width
 from .fault import Fault, layers_of, roll
@@ -37,7 +38,7 @@ def _roll_rotated(model: MoebaForCausalLM) -> None:
 
 
 def _scaled_theta(config: MoebaConfig) -> dict[str, Any]:
-    rope = copy.deepcopy(config.rope_parameters)
+    rope = copy.deepcopy(rope_of(config))
     for parameters in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
         if "rope_theta" in parameters:
             parameters["rope_theta"] = parameters["rope_theta"] * 2
@@ -51,7 +52,7 @@ def _plain(rope: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain_rope(config: MoebaConfig) -> dict[str, Any]:
-    rope = config.rope_parameters
+    rope = rope_of(config)
     if config.rope_is_per_layer_type:
         return {"rope_parameters": {kind: _plain(settings) for kind, settings in rope.items()}}
     return {"rope_parameters": _plain(rope)}
@@ -59,7 +60,7 @@ def _plain_rope(config: MoebaConfig) -> dict[str, Any]:
 
 def _ropes_in_use(config: MoebaConfig) -> dict[str, dict[str, Any]]:
     """The rope settings of each kind of layer that rotates."""
-    rope = config.rope_parameters
+    rope = rope_of(config)
     kinds = {kind for kind, rotates in zip(config.layer_types, config.rotary_layers, strict=True) if rotates}
     return {kind: rope[kind] if config.rope_is_per_layer_type else rope for kind in sorted(kinds)}
 
@@ -84,12 +85,12 @@ def _two_ropes(config: MoebaConfig) -> bool:
 
 def _exchanged_ropes(config: MoebaConfig) -> dict[str, Any]:
     kinds = ("full_attention", "sliding_attention")
-    rope = copy.deepcopy(config.rope_parameters)
+    rope = copy.deepcopy(rope_of(config))
     return {"rope_parameters": dict(zip(kinds, (rope[kind] for kind in reversed(kinds)), strict=True))}
 
 
 def _ignores_long_factors(config: MoebaConfig) -> bool:
-    rope = config.rope_parameters or {}
+    rope = rope_of(config)
     return (
         _rope(config)
         and config.longrope_factors == "short"

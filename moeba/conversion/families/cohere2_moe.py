@@ -14,8 +14,8 @@ from .shared_fields import (
     SIZES,
     listed_kinds,
     one_rope,
-    rope_of,
     shared_experts_by_count,
+    single_rope,
     whole_heads,
     without,
 )
@@ -57,7 +57,7 @@ def _rotation_back(config: MoebaConfig) -> dict[str, Any]:
 
 
 def _rope_back(config: MoebaConfig) -> dict[str, Any]:
-    rope = rope_of(config) or {}
+    rope = single_rope(config) or {}
     return {"rope_parameters": rope} | ({"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {})
 
 

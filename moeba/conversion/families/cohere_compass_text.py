@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...configuration import MoebaConfig
+from ...configuration.model_facts import rope_of
 from ..config_rows import Computed, Fixed, Inert, Pair
 from ..family import Family
 from ..rows import same
@@ -37,7 +38,7 @@ def _rope(native: Any) -> dict[str, Any]:
 
 
 def _rope_back(config: MoebaConfig) -> dict[str, Any]:
-    ropes, kinds = config.rope_parameters or {}, list(config.layer_types)
+    ropes, kinds = rope_of(config), list(config.layer_types)
     rotating = set()
     if config.position_embedding_type == "rope":
         rotating = {kind for kind, rotates in zip(kinds, config.rotary_layers, strict=True) if rotates}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...configuration import MoebaConfig
+from ...configuration.model_facts import rope_of
 from ..config_rows import Computed, Fixed, Inert, Pair, pairs
 from ..family import Family
 from ..rows import FuseGateUp, Reshape, Row, Split, SwapLast, renamed
@@ -52,7 +53,7 @@ def _rope(native: Any) -> dict[str, Any]:
 
 
 def _rope_back(config: MoebaConfig) -> dict[str, Any]:
-    rope = config.rope_parameters or {}
+    rope = rope_of(config)
     # The stock code asks for the second and does not use it.
     return {"rope_parameters": rope, "attn_config.rope_theta": rope.get("rope_theta")}
 

@@ -10,7 +10,7 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Inert, Pair, pairs
 from ..family import Family
 from .bloom import BLOCK, NORMS, TENSORS
-from .shared_fields import TRAINED_PADDING, one_rope, rope_of, whole_heads
+from .shared_fields import TRAINED_PADDING, one_rope, single_rope, whole_heads
 from .shared_tensors import LAYER, PADDED_ROWS, linears
 
 SHAPE = (
@@ -73,7 +73,7 @@ def _positions(native: Any) -> dict[str, Any]:
 
 def _positions_back(config: MoebaConfig) -> dict[str, Any]:
     alibi = config.position_embedding_type == "alibi"
-    return {"alibi": alibi} if alibi else {"alibi": False, "rope_parameters": rope_of(config)}
+    return {"alibi": alibi} if alibi else {"alibi": False, "rope_parameters": single_rope(config)}
 
 
 FAMILY = Family(

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from ...configuration import MoebaConfig
+from ...configuration.model_facts import rope_of
 from ..config_rows import Computed, ConfigRow, Fixed
 from ..family import Family
 from ..rows import PairsToHalves, Row, linear, renamed, rotated_width
@@ -22,7 +23,7 @@ def _rope(native: Any) -> dict[str, Any]:
 
 
 def _rope_back(config: MoebaConfig) -> dict[str, Any]:
-    return {"rotary_dim": rotated_width(config) if config.rope_parameters else config.head_dim}
+    return {"rotary_dim": rotated_width(config) if rope_of(config) else config.head_dim}
 
 
 CONFIG_ROWS: tuple[ConfigRow, ...] = (

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ...configuration import MoebaConfig
+from ...configuration.model_facts import rope_of
 from ..config_rows import Computed, Fixed, Pair
 from ..family import Family
 from ..rows import same
@@ -32,7 +33,7 @@ def _thetas(native: Any) -> dict[str, Any]:
 
 
 def _thetas_back(config: MoebaConfig) -> dict[str, Any]:
-    rope = config.rope_parameters
+    rope = rope_of(config)
     ropes = [rope[kind] if config.rope_is_per_layer_type else rope for kind in config.layer_types]
     thetas = [
         rope["rope_theta"] if rotates else 0

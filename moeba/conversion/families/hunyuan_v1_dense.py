@@ -5,7 +5,7 @@ from typing import Any
 from ..config_rows import Computed, Fixed, Inert, Pair, Stated
 from ..family import Family
 from ..rows import renamed
-from .shared_fields import ATTENTION_BIAS, SIZES, one_rope, rope_of, whole_heads, without
+from .shared_fields import ATTENTION_BIAS, SIZES, one_rope, single_rope, whole_heads, without
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER, PRE_NORMS
 
 
@@ -23,7 +23,9 @@ FAMILY = Family(
     kind="dense",
     config_rows=(
         *without(SIZES, "rope_parameters"),
-        Computed(("rope_parameters",), _stretched_rope, lambda config: {"rope_parameters": rope_of(config)}),
+        Computed(
+            ("rope_parameters",), _stretched_rope, lambda config: {"rope_parameters": single_rope(config)}
+        ),
         Pair("rms_norm_eps", "norm_eps"),
         ATTENTION_BIAS,
         Inert("pretraining_tp", "a way to slice the products of one training setup"),

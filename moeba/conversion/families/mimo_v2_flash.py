@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...configuration import MoebaConfig
-from ...configuration.model_facts import layer_view
+from ...configuration.model_facts import layer_view, rope_of
 from ..config_rows import Computed, Fixed, Pair, Stated, pairs
 from ..family import Family
 from ..rows import Dropped, renamed, same
@@ -51,7 +51,7 @@ def _first_of(kind: str, value: Callable[[Any], Any]) -> Callable[[MoebaConfig],
 
 def _rope_of(kind: str, setting: str) -> Callable[[MoebaConfig], Any]:
     def of_kind(config: MoebaConfig) -> Any:
-        rope = config.rope_parameters or {}
+        rope = rope_of(config)
         return rope.get(kind, {} if config.rope_is_per_layer_type else rope).get(setting)
 
     return of_kind

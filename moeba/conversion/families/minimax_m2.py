@@ -1,6 +1,7 @@
 """MiniMax-M2: many small experts with sigmoid scores, a norm over all heads, and partial rope (MiniMax 2025)."""
 
 from ...configuration import MoebaConfig
+from ...configuration.model_facts import rope_of
 from ..config_rows import Computed, Fixed, Pair, Stated, pairs
 from ..family import Family
 from ..rows import renamed, rotated_width
@@ -12,7 +13,7 @@ MOE = f"{LAYER}.block_sparse_moe"
 
 
 def _rotary_dim(config: MoebaConfig) -> int | None:
-    return rotated_width(config) if config.rope_parameters else None
+    return rotated_width(config) if rope_of(config) else None
 
 
 def _full_attention(config: MoebaConfig) -> list[int]:

@@ -5,7 +5,7 @@ from typing import Any
 from ...configuration import MoebaConfig
 from ..config_rows import Computed, Pair
 from ..family import Family
-from .shared_fields import SIZES, UNIFORM_WINDOW, one_rope, rope_of, whole_heads, without
+from .shared_fields import SIZES, UNIFORM_WINDOW, one_rope, single_rope, whole_heads, without
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
 
 BETA, ORIGINAL = "llama_4_scaling_beta", "original_max_position_embeddings"
@@ -27,7 +27,7 @@ def _growing_rope(native: Any) -> dict[str, Any]:
 def _growing_rope_back(config: MoebaConfig) -> dict[str, Any]:
     # A growth of 0 multiplies by exactly 1, but the stock model still asks where it would begin.
     grown = {ORIGINAL: config.max_position_embeddings, BETA: config.query_growth_beta or 0.0}
-    return {"rope_parameters": {**grown, **(rope_of(config) or {})}}
+    return {"rope_parameters": {**grown, **(single_rope(config) or {})}}
 
 
 GROWING_ROPE = Computed(("rope_parameters",), _growing_rope, _growing_rope_back)

@@ -11,8 +11,8 @@ from .shared_fields import (
     SIZES,
     UNIFORM_WINDOW,
     UNLISTED_HEAD_DIM,
-    rope_of,
     rotated_share,
+    single_rope,
     without,
 )
 from .shared_tensors import (
@@ -28,7 +28,7 @@ from .shared_tensors import (
 
 def _rope_back(config: MoebaConfig) -> dict[str, Any]:
     # The field beside the rope settings wins over the one inside.
-    original = (rope_of(config) or {}).get("original_max_position_embeddings")
+    original = (single_rope(config) or {}).get("original_max_position_embeddings")
     found = PARTIAL_ROPE.to_theirs(config)
     return found if original is None else {**found, "original_max_position_embeddings": original}
 

@@ -13,7 +13,7 @@ from .shared_fields import (
     UNIFORM_WINDOW,
     UNLISTED_HEAD_DIM,
     one_rope,
-    rope_of,
+    single_rope,
     whole_heads,
     without,
 )
@@ -38,7 +38,7 @@ def _rope(native: Any) -> dict[str, Any]:
 
 
 def _rope_back(config: MoebaConfig) -> dict[str, Any]:
-    rope = dict(rope_of(config) or {})
+    rope = dict(single_rope(config) or {})
     if rope.get("rope_type") == "longrope":
         if "attention_factor" not in rope:
             raise ValueError("its longrope needs an attention_factor")

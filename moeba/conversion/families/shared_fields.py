@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...configuration import MoebaConfig
+from ...configuration.model_facts import rope_of
 from ...library.native_models import holds_in_float32
 from ..config_differences import plain_rope
 from ..config_rows import Computed, ConfigRow, Fixed, Pair, Stated, pairs
@@ -45,12 +46,12 @@ def one_rope(rope: Any) -> Any:
     return rope
 
 
-def rope_of(config: MoebaConfig) -> Any:
-    """The one rope of a model; settings for each kind of layers that say the same are one."""
-    rope = plain_rope(config) if config.rope_is_per_layer_type else config.rope_parameters
+def single_rope(config: MoebaConfig) -> Any:
+    """The one rope of a model, None without; settings for each kind of layers that say the same are one."""
+    rope = plain_rope(config) if config.rope_is_per_layer_type else rope_of(config)
     if any(isinstance(settings, dict) for settings in (rope or {}).values()):
-        raise ValueError(f"rope_parameters={config.rope_parameters!r} (there: one rope for all layers)")
-    return rope
+        raise ValueError(f"rope_parameters={rope!r} (there: one rope for all layers)")
+    return rope or None
 
 
 def whole_heads(rope: Any) -> Any:
@@ -67,7 +68,7 @@ def whole_heads(rope: Any) -> Any:
 ONE_ROPE = Computed(
     ("rope_parameters",),
     lambda native: {"rope_parameters": whole_heads(one_rope(native["rope_parameters"]))},
-    lambda config: {"rope_parameters": rope_of(config)},
+    lambda config: {"rope_parameters": single_rope(config)},
 )
 
 SIZES: tuple[ConfigRow, ...] = pairs(
@@ -131,12 +132,12 @@ def _explicit_factor(rope: Any) -> Any:
 PARTIAL_ROPE = Computed(
     ("rope_parameters",),
     lambda native: {"rope_parameters": one_rope(native["rope_parameters"])},
-    lambda config: {"rope_parameters": _explicit_factor(rope_of(config))},
+    lambda config: {"rope_parameters": _explicit_factor(single_rope(config))},
 )
 
 
 def _rotated_share(config: MoebaConfig) -> float:
-    return (rope_of(config) or {}).get("partial_rotary_factor", 1.0)
+    return (single_rope(config) or {}).get("partial_rotary_factor", 1.0)
 
 
 def rotated_share(name: str = "partial_rotary_factor") -> Stated:
@@ -170,7 +171,7 @@ def rope_by_kind(partial_factor: float | None = None) -> Computed:
         return {"rope_parameters": found}
 
     def to_theirs(config: MoebaConfig) -> dict[str, Any]:
-        ropes = config.rope_parameters or {}
+        ropes = rope_of(config)
         by_kind = {kind: ropes.get(kind, ropes) for kind in sorted(set(config.layer_types))}
         if partial_factor is None:
             return {"rope_parameters": by_kind}

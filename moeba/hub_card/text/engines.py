@@ -2,11 +2,14 @@
 
 An engine finds a model's code by the architecture that config.json names. The names below stand in vLLM's registry of
 models, among the entry classes of SGLang's, and in the table of llama.cpp's converter, as read in November 2026.
+
+vLLM and SGLang run what they do not know by name through transformers: the model's own code, with attention and experts
+replaced by theirs. What those replacements leave out of a Moeba folder served as it is, `left_out_as_it_is` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ...configuration import MoebaConfig
@@ -51,6 +54,57 @@ ENGINES = (
         "python convert_hf_to_gguf.py {folder} --outfile model.gguf\nllama-server -m model.gguf",
         _names(_ALL, _LLAMA_CPP),
     ),
+)
+
+
+# What the replaced parts do not compute: they are given queries, keys, values, a scale and a window, and experts get
+# the activation that vLLM reads off the architecture's name, which is silu for every name but those of two families.
+_LEFT_OUT: tuple[tuple[Callable[[MoebaConfig], bool], str], ...] = (
+    (
+        lambda c: bool(c.sparse_layers) and (c.feed_forward_type, c.hidden_act) != ("gated", "silu"),
+        "the experts' activation (silu is taken for every mixture)",
+    ),
+    (lambda c: bool(c.attention_sink_layer_types), "attention sinks"),
+    (lambda c: c.attn_logit_softcapping is not None, "the cap on attention scores"),
+    (
+        lambda c: c.position_embedding_type in ("alibi", "relative"),
+        "the bias of positions on attention scores",
+    ),
+    (lambda c: c.attention_type == "latent", "values narrower than keys (latent attention)"),
+    (lambda c: c.is_heterogeneous, "sizes that differ between layers"),
+)
+
+
+def left_out_as_it_is(config: MoebaConfig) -> list[str]:
+    """What the Transformers backends of vLLM and SGLang leave out of a Moeba folder; if nothing, it may be served."""
+    return [words for applies, words in _LEFT_OUT if applies(config)]
+
+
+def advice(config: MoebaConfig) -> str:
+    """Whether engines may serve a Moeba folder as it is, and else what to export it to: one sentence or two."""
+    lost = left_out_as_it_is(config)
+    if not lost:
+        return (
+            "The Transformers backends of vLLM and SGLang may serve this folder as it is (--trust-remote-code); "
+            "an export is faster there."
+        )
+    target = next(iter(export_targets(config)), None)
+    instead = f"export it first (--to {target})" if target else "serve it with transformers (moeba serve)"
+    return (
+        "Not to be served as it is by the Transformers backends of vLLM and SGLang, which leave out "
+        f"{', '.join(lost)}: {instead}."
+    )
+
+
+# llama.cpp's converter tells how a tokenizer splits text into words by a hash of the token ids of one long text. They
+# hang on the vocabulary, so no tokenizer that a user trained can stand in its table. Moeba's splits as Qwen2's does.
+OWN_TOKENIZER = (
+    "llama.cpp's converter refuses tokenizers that it has not met (`BPE pre-tokenizer was not recognized`). This one "
+    "was trained with Moeba and splits text as Qwen2's, so tell the converter once:"
+)
+OWN_TOKENIZER_COMMAND = (
+    "grep -rl --include='*.py' 'pre-tokenizer was not recognized - update' llama.cpp | xargs sed -i "
+    '\'s/raise NotImplementedError("BPE pre-tokenizer was not recognized.*/res = "qwen2"/\''
 )
 
 

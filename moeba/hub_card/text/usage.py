@@ -6,8 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...conversion.families import FAMILIES
+from ...tokenization import MoebaTokenizer
 from ..reading.facts import Facts, ModelFacts
-from .engines import ENGINES, Engine, export_targets, registering
+from .engines import (
+    ENGINES,
+    OWN_TOKENIZER,
+    OWN_TOKENIZER_COMMAND,
+    Engine,
+    advice,
+    export_targets,
+    registering,
+)
 from .words import code, listing
 
 # Ending of an architecture's name -> (Auto class, task on the Hub, task of PEFT).
@@ -114,10 +123,18 @@ def serving(facts: Facts) -> list[Snippet]:
             else []
         )
     targets = export_targets(model.config) if model.config else {}
+    as_it_is = [Snippet(advice(model.config), "")] if model.config else []
     if not targets:
         names = listing(engine.name for engine in ENGINES)
-        return [Snippet(f"No layout that {names} know by name can hold this model exactly.", "")]
-    return [_export_and_serve(target, engines) for target, engines in targets.items()]
+        return [Snippet(f"No layout that {names} know by name can hold this model exactly.", ""), *as_it_is]
+    exports = [_export_and_serve(target, engines) for target, engines in targets.items()]
+    own = facts.tokenizer is not None and facts.tokenizer.tokenizer_class == MoebaTokenizer.__name__
+    converted = own and any(engine.name == "llama.cpp" for engines in targets.values() for engine in engines)
+    return [
+        *as_it_is,
+        *exports,
+        *([Snippet(OWN_TOKENIZER, OWN_TOKENIZER_COMMAND, "bash")] if converted else []),
+    ]
 
 
 def _export_and_serve(target: str, engines: Sequence[Engine]) -> Snippet:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...configuration import MoebaConfig
-from ...configuration.model_facts import layer_view
+from ...configuration.model_facts import layer_view, rope_of
 from ..reading.records import as_json
 from .escapes import cell, code, link
 
@@ -188,7 +188,7 @@ def _attention(config: MoebaConfig) -> str:
 def _positions(config: MoebaConfig) -> str:
     words = POSITIONS[config.position_embedding_type]
     if config.position_embedding_type == "rope":
-        rope = config.rope_parameters or {}
+        rope = rope_of(config)
         nested = {kind: value for kind, value in rope.items() if isinstance(value, dict)}
         rotations = [
             f"{kind.replace('_', ' ')}: {_rotation(value)}" for kind, value in sorted(nested.items())

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from ...configuration.model_facts import rope_of
 from ...conversion.config_differences import TRAINING_FIELDS, differences
 from ...conversion.json_files import listing
 from ..running.sources import Source
@@ -48,7 +49,7 @@ def _config_differences(first: Source, second: Source) -> list[str]:
 
 def _is_plain(source: Source) -> bool:
     """Whether rotations do not depend on how long a context may become."""
-    rope = source.config.rope_parameters or {}
+    rope = rope_of(source.config)
     settings = [value for value in rope.values() if isinstance(value, dict)] or [rope]
     return all(item.get("rope_type", "default") in ("default", "linear", "llama3") for item in settings)
 
