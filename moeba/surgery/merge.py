@@ -16,7 +16,7 @@ import torch
 from typing_extensions import Unpack
 
 from ..conversion.checkpoint import resolve
-from ..conversion.destination import check_destination
+from ..conversion.destination import check_apart
 from ..conversion.job import Result, Run, RunOptions
 from ..conversion.plan import PlannedTensors
 from ..modeling import MoebaForCausalLM
@@ -98,7 +98,7 @@ def merge(
     members = [*asked.experts, *([asked.shared] if asked.shared else [])]
     texts = {expert.name: own_text(expert) for expert in members}
     models, branches = _open(asked, members)
-    _spare_what_is_read(recipe, members, models, Path(destination), options.overwrite)
+    _spare_what_is_read(recipe, members, models, Path(destination))
     dtype = getattr(torch, asked.dtype) if asked.dtype else None
     base = models[BASE]
     called = {branch: _called(branch, asked) for branch in models}
@@ -224,12 +224,11 @@ def _spare_what_is_read(
     members: list[ExpertRecipe],
     models: Mapping[str, Source],
     destination: Path,
-    overwrite: bool,
 ) -> None:
     """Refuse a destination that would replace an adapter, the recipe or a text."""
     for model in models.values():
         if isinstance(model.checkpoint, AdaptedCheckpoint):
-            check_destination(model.checkpoint.adapter, destination, overwrite)
+            check_apart(model.checkpoint.adapter, destination)
     files = [file for expert in members for file in expert.calibration]
     for file in files if isinstance(recipe, Mapping) else [Path(recipe), *files]:
         if destination.resolve() in file.resolve().parents:

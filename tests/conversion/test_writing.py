@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from moeba.conversion import destination, shards, writing
+from moeba.conversion import destination, shards, workplace, writing
 from moeba.conversion.checkpoint import Checkpoint
 from moeba.conversion.hashes import remember, sha256_of
 from moeba.conversion.inputs import Inputs
@@ -654,3 +654,23 @@ def test_unproven_folder_shows_weights_to_this_process_alone(tmp_path):
     seen: list[str] = []
     write(numbered(1), tmp_path / "out", finish=look)
     assert seen and not (tmp_path / "out" / "model.safetensors").is_symlink()
+
+
+@pytest.mark.parametrize("missing", ["/proc", "links"])
+def test_systems_without_such_links_write_the_same(tmp_path, monkeypatch, missing):
+    def refuse(*args):
+        raise OSError(errno.EPERM, "no links here")
+
+    def look(folder: Path) -> None:
+        add_config(folder)
+        assert set(Checkpoint(folder).tensors) == {"w0"}
+        assert (folder / "model.safetensors").is_symlink() == (missing == "/proc")
+
+    write(numbered(1), tmp_path / "expected")
+    with monkeypatch.context() as patch:
+        patch.setattr(workplace, "_leads_to", lambda *_: False)
+        if missing == "links":
+            patch.setattr(os, "symlink", refuse)
+        write(numbered(1), tmp_path / "out", finish=look)
+    assert contents(tmp_path / "out") == contents(tmp_path / "expected")
+    assert left_beside(tmp_path / "out") == ["expected", "out"]

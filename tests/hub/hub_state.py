@@ -104,8 +104,8 @@ class Fault:
         times: how many are harmed then.
         status: answer this, having done nothing.
         drop: "midway" (the connection breaks while the body is read), "after" (the work is done, and the
-            connection breaks before the answer), "truncate" (it breaks in the middle of the answer), or "silent" (nothing is
-            done and nothing answered; after `seconds` the connection breaks).
+            connection breaks before the answer), "truncate" (it breaks in the middle of the answer), or
+            "silent" (nothing is done and nothing answered; after `seconds` the connection breaks).
     """
 
     where: str
