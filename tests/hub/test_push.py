@@ -210,11 +210,14 @@ def test_code_of_others_stays_behind(hub, client, moe):
     tokenizer = json.loads((moe / "tokenizer_config.json").read_text())
     foreign = {**tokenizer, "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
     (moe / "tokenizer_config.json").write_text(json.dumps(foreign))
-    for name in ("evil.py", "custom_generate/generate.py"):
+    left = ("evil.py", "custom_generate/generate.py", "sub/norms.py")
+    for name in (*left, "norms.py"):  # the last is written anew
         (moe / name).parent.mkdir(exist_ok=True)
         (moe / name).write_text("print('evil')")
-    pushed = client.push(moe)
-    assert pushed["left_out"].keys() == {"evil.py", "custom_generate/generate.py"}
+    (moe / "checkpoint-3").mkdir()
+    (moe / "checkpoint-3" / "router.py").write_bytes((moe / "router.py").read_bytes())
+    pushed = client.push(moe, include_training=True)
+    assert pushed["left_out"].keys() == set(left) and "checkpoint-3/router.py" in pushed["files"]
     files = hub.repos["ada/model"].files
     assert not any(b"evil" in file.data for file in files.values())
     assert json.loads(files["config.json"].data)["auto_map"] == own

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from ...conversion.json_files import listing
 from ...conversion.selection import LeftOut, is_code, leads_out, secret_in, secret_name, what_it_is
+from ...modeling.code_files import code_files
 from ..reading.training_arguments import holds_token
 
 _TRAINING = (
@@ -45,14 +46,14 @@ class PushFile:
 def select_files(
     folder: Path,
     include_training: bool = False,
-    code: Collection[str] = (),
+    renewed: Collection[str] = (),
     weights: Collection[str] = (),
 ) -> tuple[tuple[PushFile, ...], tuple[LeftOut, ...]]:
     """What of `folder` is pushed and what is left out, each sorted by path.
 
     Args:
         include_training: also the checkpoints, optimiser, scheduler and random states of a Trainer.
-        code: names of the code files that belong to the model.
+        renewed: names of code files that are written anew before the folder is sent: those that lie there need not go.
         weights: names of the files that were opened as its weights; these may be links to anywhere.
 
     Raises:
@@ -69,8 +70,9 @@ def select_files(
             offenders.append(f"{path} ({reason})")
         elif reason := _reason_to_stay(full.name, include_training):
             left_out.append(LeftOut(path, reason))
-        elif is_code(path) and path not in code:
-            left_out.append(LeftOut(path, "code that is not the model's own"))
+        elif is_code(path) and not _is_own_code(full):
+            if path not in renewed:
+                left_out.append(LeftOut(path, "code that is not the model's own"))
         elif (reason := what_it_is(full, folder)) and not (path in weights and full.is_file()):
             offenders.append(f"{path} ({reason})")
         else:
@@ -89,6 +91,12 @@ def all_files(folder: Path) -> tuple[PushFile, ...]:
     """Every file of a folder that was filled with what `select_files` chose."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return tuple(PushFile(path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths)
+
+
+def _is_own_code(path: Path) -> bool:
+    """Whether a file is one of those that a model is saved with, to the byte, wherever it lies."""
+    text = code_files().get(path.name)
+    return text is not None and path.is_file() and path.read_bytes() == text.encode()
 
 
 def _secret(path: Path, folder: Path) -> str:
