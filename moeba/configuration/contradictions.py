@@ -55,6 +55,8 @@ def _ranges(config: Any) -> Iterator[str]:
     if config.hidden_act not in ACT2FN:
         near = difflib.get_close_matches(config.hidden_act, ACT2FN, n=1, cutoff=0.0)[0]
         yield f"hidden_act='{config.hidden_act}' is no activation of transformers (nearest: '{near}')"
+    if not all(isinstance(said, dict) for said in (config.native_fields or {}).values()):
+        yield f"native_fields={config.native_fields} must hold a dict for each family"
     if config.logits_scaling == 0:
         yield "logits_scaling=0 divides the logits by zero"
     if "layernorm" not in config.norm_type and not config.norm_bias:
