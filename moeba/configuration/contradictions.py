@@ -28,6 +28,8 @@ def _names(config: Any) -> Iterator[str]:
     norms = get_args(next(field.type for field in fields(config) if field.name == "norm_type"))
     if config.qk_norm_type not in norms:
         yield f"qk_norm_type={config.qk_norm_type!r} is no norm_type (nearest: '{nearest(config.qk_norm_type, norms)}')"
+    if not all(isinstance(said, dict) for said in (config.native_fields or {}).values()):
+        yield f"native_fields={config.native_fields} must hold a dict for each family"
     if "layernorm" not in config.norm_type and not config.norm_bias:
         yield f"norm_bias=False is about layer norms, but norm_type='{config.norm_type}'"
 

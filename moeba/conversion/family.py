@@ -72,10 +72,8 @@ class Family:
             ValueError: names each field that is not supported, or each key by which another function may be meant.
         """
         if raw.get("per_layer_config"):
-            raise ValueError(
-                f"per_layer_config={raw['per_layer_config']!r} is not supported: all layers of '{self.model_type}' "
-                "have the same sizes"
-            )
+            told = f"per_layer_config={raw['per_layer_config']!r} is not supported"
+            raise ValueError(f"{told}: all layers of '{self.model_type}' have the same sizes")
         native, unread = self.read_config(raw), unread_keys(raw, self.config_rows)
         config = self.to_moeba(native)
         check_unread(unread, self.model_type, config, interleaved=self._interleaved, strict=strict)

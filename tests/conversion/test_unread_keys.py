@@ -8,6 +8,7 @@ from typing import Any
 
 import native
 import pytest
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING
 
 from moeba import MoebaConfig, MoebaForCausalLM, convert, export, grow
@@ -203,3 +204,10 @@ def test_a_key_named_like_a_method_is_left_out():
     config = family_of("llama").take(raw_of("llama"))
     config.native_fields = {"llama": {"to_dict": 1, "license": "mit"}}
     assert family_of("llama").to_native(config).to_dict()["license"] == "mit"
+
+
+def test_kept_fields_that_are_none_are_refused():
+    with pytest.raises(
+        (ValueError, StrictDataclassError), match="native_fields=.* must hold a dict for each family"
+    ):
+        MoebaConfig(native_fields={"llama": 3})
