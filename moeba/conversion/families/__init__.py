@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 
@@ -9,7 +10,6 @@ from transformers import CONFIG_MAPPING
 
 from ...library.window import installed
 from ..family import Family
-from ..json_files import listing
 from ..unsupported import UNSUPPORTED
 
 
@@ -28,7 +28,7 @@ def family_of(model_type: str | None) -> Family:
     """The family of a model type.
 
     Raises:
-        ValueError: it is not supported, and why, or else the supported ones are listed; or it needs a later release
+        ValueError: it is not supported, and why, or else the nearest supported names; or it needs a later release
             of transformers, which is named.
     """
     if model_type in UNSUPPORTED:
@@ -39,7 +39,9 @@ def family_of(model_type: str | None) -> Family:
             f"{installed('transformers')} is installed."
         )
     if model_type not in FAMILIES:
+        near = difflib.get_close_matches(str(model_type), FAMILIES, n=3, cutoff=0.6)
+        hint = f"Nearest: {', '.join(near)}. " if near else ""
         raise ValueError(
-            f"model_type={model_type!r} is not supported. Supported: {listing(list(FAMILIES))} (moeba families)."
+            f"model_type={model_type!r} is not supported. {hint}`moeba families` lists all {len(FAMILIES)}."
         )
     return FAMILIES[model_type]
