@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
 from moeba import MoebaConfig, MoebaForCausalLM
+from moeba.configuration.model_facts import longrope_switch
 from moeba.conversion.families import FAMILIES
 from moeba.library.upstream import CACHE, cache_of
 
@@ -169,3 +170,19 @@ def test_flops_and_cache_of_families_with_parts_of_their_own(model_type, past):
         with FlopCounterMode(display=False) as counter:
             model(torch.ones(1, 1, dtype=torch.long), **{CACHE: cache})
     assert counter.get_total_flops() == config.flops_per_token(past)
+
+
+def test_windows_and_learned_activations_and_longrope():
+    """Facts that one choice alone decides."""
+    for activation in ("silu", "xielu", "prelu"):
+        config = MoebaConfig(**SIZES, feed_forward_type="mlp", hidden_act=activation)
+        assert config.num_params() == built(config)
+    assert longrope_switch(MoebaConfig(**SIZES)) is None
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 32}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 2.0, **factors}
+    config = MoebaConfig(**{**SIZES, "head_dim": 8, "max_position_embeddings": 64}, rope_parameters=rope)
+    assert longrope_switch(config) == 32
+    assert longrope_switch(MoebaConfig(**SIZES, position_embedding_type="none")) is None
+    # Without a context, a token still sees itself.
+    config = tiny_config("capped")
+    assert config.flops_per_token() == config.flops_per_token(0) < config.flops_per_token(1)
