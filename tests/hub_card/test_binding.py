@@ -108,9 +108,7 @@ def test_other_weights_fall_too(proven, tmp_path):
 def test_what_tools_rewrite_changes_nothing(proven, tmp_path):
     values = json.loads((proven / "config.json").read_text())
     values |= {"transformers_version": "9.9", "auto_map": {"AutoConfig": "x.Y"}, "_name_or_path": "a/b"}
-    write_json(
-        proven, "config.json", dict(reversed(values.items())) | {"norm_bias": False, "use_cache": False}
-    )
+    write_json(proven, "config.json", dict(reversed(values.items())) | {"use_cache": False})
     edit(proven, "generation_config.json", transformers_version="9.9")
     edit(proven, "tokenizer_config.json", name_or_path="somewhere")
     assert gather_facts(proven).certificate.outcome == "verified"
