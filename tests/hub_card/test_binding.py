@@ -134,6 +134,14 @@ def test_a_field_that_a_file_leaves_out_means_its_default(proven):
     assert changes_since(proven, bound) == ()
 
 
+def test_settings_that_are_no_object_are_bound_as_bytes(proven):
+    (proven / "generation_config.json").write_text("[1]")
+    bound = bind(proven)
+    assert changes_since(proven, bound) == ()
+    (proven / "generation_config.json").write_text("[2]")
+    assert changes_since(proven, bound) == ("generation_config.json: it was changed",)
+
+
 BROKEN = {
     "half a file": b'{"verdict": "verif',
     "no object": b'["verified"]',
