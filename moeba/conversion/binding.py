@@ -42,7 +42,7 @@ _MOST_NAMED = 5  # changed fields of one file
 
 def bind(folder: Path) -> dict[str, Any]:
     """File name -> its fields, or its SHA-256, for each file beside the weights that decides the function."""
-    return {str(path.relative_to(folder)): _held(path) for path in _deciding(folder)}
+    return {str(path.relative_to(folder)): _held_anyhow(path) for path in _deciding(folder)}
 
 
 def changes_since(folder: Path, bound: Mapping[str, Any]) -> tuple[str, ...]:
@@ -64,6 +64,14 @@ def _deciding(folder: Path) -> list[Path]:
     return sorted({*(path for path in named if path.is_file()), *tokenizer_files(folder)})
 
 
+def _held_anyhow(path: Path) -> Any:
+    """A settings file that holds no JSON object is kept as bytes: whoever reads it judges it."""
+    try:
+        return _held(path)
+    except ValueError:
+        return sha256_of(path)
+
+
 def _held(path: Path) -> Any:
     if path.name not in _METADATA:
         return sha256_of(path)
@@ -75,7 +83,7 @@ def _held(path: Path) -> Any:
 def _changed(path: Path, name: str, before: Any) -> str:
     """What is otherwise in a file, in words; empty if nothing is."""
     try:
-        now = _held(path)
+        now = _held(path) if isinstance(before, dict) else _held_anyhow(path)
     except ValueError as error:
         return f"it cannot be read ({' '.join(str(error).split())[:100]})"
     if now == before:

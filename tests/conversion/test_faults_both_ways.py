@@ -126,7 +126,7 @@ FAULTS: dict[str, tuple[Wrong, ...]] = {
         times("residual_multiplier", 2), times("logits_scaling", 2), times("embedding_multiplier", 2),
         times("attention_multiplier", 2),
     ),
-    "cohere": (times("logit_scale", 2), swapped("norm_type", "layernorm_float32", "layernorm")),
+    "cohere": (times("logit_scale", 2),),
     "gpt2": (
         swapped("scale_attn_by_inverse_layer_idx", True, False), times("embedding_dropout", 0.5),
         times("hidden_dropout", 0.5), swapped("hidden_act", "gelu_new", "gelu"),

@@ -108,9 +108,7 @@ def test_other_weights_fall_too(proven, tmp_path):
 def test_what_tools_rewrite_changes_nothing(proven, tmp_path):
     values = json.loads((proven / "config.json").read_text())
     values |= {"transformers_version": "9.9", "auto_map": {"AutoConfig": "x.Y"}, "_name_or_path": "a/b"}
-    write_json(
-        proven, "config.json", dict(reversed(values.items())) | {"norm_bias": False, "use_cache": False}
-    )
+    write_json(proven, "config.json", dict(reversed(values.items())) | {"use_cache": False})
     edit(proven, "generation_config.json", transformers_version="9.9")
     edit(proven, "tokenizer_config.json", name_or_path="somewhere")
     assert gather_facts(proven).certificate.outcome == "verified"
@@ -134,6 +132,14 @@ def test_a_field_that_a_file_leaves_out_means_its_default(proven):
     values.pop("attention_dropout", None)
     write_json(proven, "config.json", values)
     assert changes_since(proven, bound) == ()
+
+
+def test_settings_that_are_no_object_are_bound_as_bytes(proven):
+    (proven / "generation_config.json").write_text("[1]")
+    bound = bind(proven)
+    assert changes_since(proven, bound) == ()
+    (proven / "generation_config.json").write_text("[2]")
+    assert changes_since(proven, bound) == ("generation_config.json: it was changed",)
 
 
 BROKEN = {

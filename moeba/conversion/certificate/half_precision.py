@@ -31,7 +31,7 @@ from .twin import all_in_half
 HALVES = (torch.bfloat16, torch.float16)
 # Of a part's values, how many may be others. The same operations give none. A float32 sum in another order lies on the
 # other side of a rounding for one value in some thousands, which the products behind it spread over that token.
-SAME_OPERATIONS, OTHER_ORDER = 0.01, 0.05
+SAME_OPERATIONS, OTHER_ORDER = 0.002, 0.05
 
 
 @dataclass(frozen=True)
