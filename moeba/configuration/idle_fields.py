@@ -131,7 +131,7 @@ def said_in_vain(config: Any) -> dict[str, str]:
         found = [said_in_vain(view) for view in views]
         return {name: why for name, why in found[0].items() if all(name in one for one in found)}
     usual = _defaults(config)
-    problems = {}
+    problems: dict[str, str] = {}
     for idle in IDLE:
         if not idle.when(config):
             continue

@@ -198,7 +198,9 @@ def contradicting_spellings(raw: Mapping[str, Any], config_class: type[PreTraine
         for alias, name in names.items()
         if raw.get(alias) is not None and raw.get(name) is not None and raw[alias] != raw[name]
     ]
-    return [*found, *two_ropes(raw, raw.get("rope_parameters"))]
+    own = field_names(config_class)  # where these are fields of their own, the class's code knows which one counts
+    olds = {name: value for name, value in raw.items() if name not in own}
+    return [*found, *two_ropes(olds, raw.get("rope_parameters"))]
 
 
 def unknown_fields(
