@@ -210,13 +210,12 @@ def _router_param_dtype(native: Any) -> dict[str, Any]:
 # Releases of transformers differ in which families hold the router's weight in float32: the stock class is asked.
 ROUTER_PARAM_DTYPE = Computed((), _router_param_dtype, lambda config: {})
 
-def _shared_width_back(config: MoebaConfig) -> dict[str, Any]:
-    width = config.shared_expert_intermediate_size
-    return {"shared_expert_intermediate_size": width} if config.sparse_layers else {}
-
-
-# One shared expert, in each sparse layer; any width where there is none.
-SHARED_WIDTH = Computed(("shared_expert_intermediate_size",), _shared_width, _shared_width_back)
+# One shared expert, in each sparse layer.
+SHARED_WIDTH = Computed(
+    ("shared_expert_intermediate_size",),
+    _shared_width,
+    lambda config: {"shared_expert_intermediate_size": config.shared_expert_intermediate_size},
+)
 
 
 def shared_experts_by_count(width: str, count: str) -> Computed:
