@@ -150,8 +150,8 @@ class MoebaConfig(PreTrainedConfig):
             final_logit_softcapping (`float`, *optional*): the head.
 
     Raises:
-        ValueError: a field that does not exist (the nearest name is suggested), or fields that contradict
-            each other.
+        ValueError: a field that does not exist (the nearest name is suggested), one out of range or without anything
+            to act on (`idle_fields.py`), or fields that contradict each other.
     """
 
     model_type = "moeba"
