@@ -192,9 +192,7 @@ def test_pickled_tensors_without_data(folder, tmp_path):
     tensors = {name: tensor.to("meta") for name, tensor in load_file(source / WEIGHTS).items()}
     (source / WEIGHTS).unlink()
     torch.save(tensors, source / "pytorch_model.bin")
-    with pytest.raises(
-        ValueError, match="pytorch_model.bin holds entries that are not dense tensors with data"
-    ):
+    with pytest.raises(ValueError, match="pytorch_model.bin holds entries that are not dense tensors"):
         convert(source, tmp_path / "out")
 
 
