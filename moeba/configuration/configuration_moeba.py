@@ -13,7 +13,7 @@ from ..library.peft_tables import fill_peft_tables
 from ..library.upstream import CACHE, PreTrainedConfig, generation_fields, logging, strict
 from ..library.window import require_transformers
 from .contradictions import contradictions
-from .idle_fields import said_in_vain, without_idle
+from .idle_fields import said_in_vain
 from .model_facts import count_params, flops_per_token, kv_cache_bytes_per_token, layer_view, rope_of
 from .overrides import ROPE_NAMES, overridden
 from .parallel_plans import EXPERT_PARALLEL, PIPELINE_PARALLEL, TENSOR_PARALLEL, tensor_parallel_plan
@@ -156,8 +156,8 @@ class MoebaConfig(PreTrainedConfig):
             beside its function; nothing here reads it, and an export to that family says it again.
 
     Raises:
-        ValueError: a field that does not exist (the nearest name is suggested), or fields that contradict
-            each other.
+        ValueError: a field that does not exist (the nearest name is suggested), one out of range or without anything
+            to act on (`idle_fields.py`), or fields that contradict each other.
     """
 
     model_type = "moeba"
@@ -434,8 +434,8 @@ class MoebaConfig(PreTrainedConfig):
         """As in transformers; fields among `kwargs` are said anew and validated with all others.
 
         Only what somebody says is refused where nothing would read it. What `save_pretrained` wrote must load again:
-        attributes that someone added to a saved config are kept, with a warning, and a field of it that has nothing to
-        act on is read as its default.
+        attributes that someone added to a saved config are kept, with a warning, and so is a field of it that has
+        nothing to act on.
 
         Raises:
             ValueError: a field out of range, fields that contradict each other, or one of `kwargs` without effect.
@@ -445,9 +445,10 @@ class MoebaConfig(PreTrainedConfig):
         said = {cls.attribute_map.get(name, name): value for name, value in given.items()}
         values = overridden(config_dict, said, cls.attribute_map)
         extra = {name: values.pop(name) for name in cls.unknown_fields(values)}
-        values = without_idle(cls, {**values, _FROM_FILE: True}, said, cls.attribute_map)
-        result = super().from_dict(values, **kwargs)
+        result = super().from_dict({**values, _FROM_FILE: True}, **kwargs)
         config = result[0] if isinstance(result, tuple) else result
+        if said:
+            cls._refuse(why for name, why in said_in_vain(config).items() if name in said)
         for name, value in extra.items():
             logger.warning(
                 f"config.json has {name}={value!r}, which MoebaConfig does not know: it changes nothing."

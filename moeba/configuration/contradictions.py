@@ -12,9 +12,18 @@ from typing import Any, get_args
 from .ranges import dtype_problems, nearest, out_of_range, token_ids_out_of_range
 from .rope_rules import rope_problems
 
+# Optional at construction, which gives them a value.
+FILLED_IN = (
+    "num_key_value_heads", "head_dim", "v_head_dim", "embedding_size", "moe_intermediate_size", "layer_types",
+    "mlp_layer_types", "rotary_layers", "attention_output_bias", "qk_norm_type", "qk_norm_eps", "qk_norm_bias",
+)  # fmt: skip
+
 
 def contradictions(config: Any) -> Iterator[str]:
     """Every problem of a config, the simplest first."""
+    for name in FILLED_IN:
+        if getattr(config, name) is None:
+            yield f"{name}=None was set on a config that is made: give a value"
     yield from out_of_range(vars(config))
     yield from token_ids_out_of_range(config)
     yield from dtype_problems(config.dtype, None)
@@ -76,6 +85,11 @@ def _latent_attention(config: Any) -> Iterator[str]:
 
 def _positions(config: Any) -> Iterator[str]:
     kind = config.position_embedding_type
+    if len(config.rotary_layers) != config.num_hidden_layers:
+        yield (
+            f"rotary_layers has {len(config.rotary_layers)} entries for "
+            f"num_hidden_layers={config.num_hidden_layers}"
+        )
     if config.position_offset and kind not in ("learned", "sinusoidal", "sinusoidal_fairseq"):
         yield (
             f"position_offset={config.position_offset} needs position_embedding_type='learned' or a sinusoidal one, "
@@ -95,11 +109,6 @@ def _positions(config: Any) -> Iterator[str]:
         if config.query_growth_beta is not None:
             yield f"query_growth_beta has no effect with position_embedding_type='{kind}'"
         return
-    if len(config.rotary_layers) != config.num_hidden_layers:
-        yield (
-            f"rotary_layers has {len(config.rotary_layers)} entries for "
-            f"num_hidden_layers={config.num_hidden_layers}"
-        )
     kinds = config.nested_rope_parameter_keys(config.rope_parameters)
     for layer_type in sorted(set(config.layer_types) - set(kinds)):
         if kinds or any(isinstance(value, dict) for value in config.rope_parameters.values()):

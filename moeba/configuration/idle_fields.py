@@ -1,13 +1,12 @@
-"""When a field has something to act on: the one table from which configs are refused, cleaned and compared.
+"""When a field has something to act on: the one table from which values are refused and configs compared.
 
 A value that changes nothing misleads whoever set it. What somebody says to the constructor or as an override is
-refused; of an attribute that is set before a model is built, a warning tells; what a file says is read without it, as
-earlier versions wrote such.
+refused. What a file says stays: a native config's own idle values come back at export, and earlier versions wrote such.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -142,40 +141,6 @@ def said_in_vain(config: Any) -> dict[str, str]:
                     f"{name}={value!r} has no effect without {idle.needs}: leave it out, or set that"
                 )
     return problems
-
-
-def set_in_vain(config: Any) -> list[str]:
-    """The sentences about a config whose fields may have been set one by one: those that follow others did not then.
-
-    Tools set fields that a model may have, such as `sliding_window`, on any config: that is no error.
-    """
-    return [why for name, why in said_in_vain(config).items() if name not in FOLLOWING]
-
-
-def without_idle(
-    config_class: Callable[..., Any],
-    values: dict[str, Any],
-    said: Mapping[str, Any],
-    aliases: Mapping[str, str],
-) -> dict[str, Any]:
-    """A file's values without those that have nothing to act on.
-
-    Args:
-        config_class: makes a config of values.
-        said: those that somebody said beside the file.
-        aliases: other spellings of fields, each with the field's name.
-
-    Raises:
-        ValueError: one that was said has nothing to act on.
-    """
-    for _ in IDLE:  # one less may leave another one without effect
-        idle = said_in_vain(config_class(**values))
-        if not idle:
-            break
-        for name in idle.keys() & said.keys():
-            raise ValueError(f"{idle[name]}.")
-        values = {name: value for name, value in values.items() if aliases.get(name, name) not in idle}
-    return values
 
 
 def _defaults(config: Any) -> dict[str, tuple[Any, ...]]:

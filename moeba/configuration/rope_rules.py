@@ -39,7 +39,7 @@ def rope_problems(rope: Mapping[str, Any], head_dim: int) -> Iterator[str]:
     if kind not in known:
         yield f"rope_type={kind!r} is none of {known}"
         return
-    for name in _NEEDED.get(kind, ()):
+    for name in ("rope_theta", *_NEEDED.get(kind, ())):
         if rope.get(name) is None:
             yield f"rope_type='{kind}' needs {name} in rope_parameters"
             return

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from .json_files import listing, parse_json, read_json
 from .provenance import read_history
+from .weight_files import PICKLE_INDEX, SAFE_INDEX
 
 _OBJECTS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _TOKENIZER = "tokenizer.json"
@@ -50,6 +51,9 @@ def _unreadable(folder: Path) -> Iterator[str]:
                 read_json(path)
             except ValueError as error:
                 yield str(error)
+    for path in (folder / SAFE_INDEX, folder / PICKLE_INDEX):
+        if path.is_file() and not isinstance(read_json(path).get("metadata"), dict):
+            yield f'{path} has no metadata, without which transformers does not load: add "metadata": {{}}'
     try:
         read_history(folder)
     except ValueError as error:

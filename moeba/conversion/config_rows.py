@@ -205,7 +205,11 @@ def contradicting_spellings(raw: Mapping[str, Any], config_class: type[PreTraine
         for alias, name in names.items()
         if raw.get(alias) is not None and raw.get(name) is not None and raw[alias] != raw[name]
     ]
-    return [*found, *two_ropes(raw, raw.get("rope_parameters"))]
+    own = field_names(
+        config_class
+    )  # where these are fields of their own, the class's code knows which one counts
+    olds = {name: value for name, value in raw.items() if name not in own}
+    return [*found, *two_ropes(olds, raw.get("rope_parameters"))]
 
 
 def field_names(config_class: type[Any]) -> set[str]:
@@ -270,7 +274,7 @@ def to_moeba(rows: Sequence[ConfigRow], native: PreTrainedConfig) -> MoebaConfig
     if problems:
         raise ValueError(f"{native.model_type} config: {listing(problems)}")
     try:
-        config = MoebaConfig.from_dict(ours)  # without what has nothing to act on here
+        config = MoebaConfig.from_dict(ours)  # a native config may say what has nothing to act on
     except Exception as error:
         raise ValueError(f"{native.model_type} config: {one_line(error)}") from error
     stated = (row for row in rows if isinstance(row, Stated))

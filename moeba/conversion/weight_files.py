@@ -205,16 +205,11 @@ def _open_sharded(index: Path, kind: Callable[[Path], WeightFile]) -> list[Weigh
 
 def read_weight_map(index: Path) -> dict[str, str]:
     """Tensor name to file name, from an index; every file name is a plain one."""
-    content = read_json(index)
-    weight_map = content.get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index} has no weight_map from tensor names to file names")
     if elsewhere := sorted({str(name) for name in weight_map.values() if not _is_plain(name)}):
         raise ValueError(f"{index} may only name files beside it, not: {listing(elsewhere)}")
-    if not isinstance(content.get("metadata"), dict):
-        raise ValueError(
-            f'{index} has no metadata, without which transformers does not load: add "metadata": {{}}'
-        )
     return weight_map
 
 
@@ -301,9 +296,7 @@ def _load_pickle(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(values, dict) or not values:
         raise ValueError(f"{path} must hold tensors by name, not a {type(values).__name__}: {advice}")
     if others := [str(name) for name, value in values.items() if not _is_named_tensor(name, value)]:
-        raise ValueError(
-            f"{path} holds entries that are not dense tensors with data: {listing(others)}; {advice}"
-        )
+        raise ValueError(f"{path} holds entries that are not dense tensors: {listing(others)}; {advice}")
     return dict(values)
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from ..configuration.configuration_moeba import MoebaConfig
-from ..configuration.idle_fields import set_in_vain
 from ..configuration.model_facts import longrope_switch
 from ..library.contract import require_contract
 from ..library.upstream import (
@@ -97,8 +96,6 @@ class MoebaPreTrainedModel(MoebaFolders, PreTrainedModel):
     def __init__(self, config: MoebaConfig, *args: Any, **kwargs: Any) -> None:
         if isinstance(config, MoebaConfig):  # whose fields may have been set since it was made
             config.validate()
-            for why in set_in_vain(config):
-                logger.warning_once(f"MoebaConfig: {why}.")
         super().__init__(config, *args, **kwargs)
         # Of all that the class can hold, what this model does hold.
         self._no_split_modules = [BLOCKS[config.block_order].__name__]

@@ -120,6 +120,21 @@ def test_fewer_layers_are_the_first_ones(folder):
         MoebaConfig.from_pretrained(folder, num_hidden_layers=3)
 
 
+LATER = dict(
+    head_dim=None,
+    v_head_dim=None,
+    layer_types=None,
+    rotary_layers=[],
+    rope_parameters={"rope_type": "default"},
+)
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_what_construction_fills_in_is_not_emptied_later(folder, name):
+    with pytest.raises(ValueError, match=f"rope_theta|{name}"):
+        through_attribute(folder, **{name: LATER[name]})
+
+
 TWICE = {
     "rope_theta": dict(rope_theta=5e5, rope_parameters={"rope_theta": 1e4}),
     "rope_scaling": dict(
