@@ -60,9 +60,7 @@ def whole_under_tensor_parallelism(config: Any) -> str | None:
     if (name := _keeps_attention_whole(config)) is not None:
         found.append(f"attention ({name}={getattr(config, name)!r})")
     if config.sparse_layers and config.expert_bias:
-        found.append(
-            "experts (expert_bias=True; DistributedConfig(ep_size=...) divides them)"
-        )
+        found.append("experts (expert_bias=True; DistributedConfig(ep_size=...) divides them)")
     return " and ".join(found) or None
 
 
