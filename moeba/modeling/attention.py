@@ -212,6 +212,7 @@ class MoebaAttention(nn.Module):
         ):  # the library's own knows no softcap and one kind of sinks
             key, value = update_paged_cache(key, value, self.layer_idx, kwargs)
         elif attention_of(self.config) == "sdpa" and (self.softcap is not None or self.has_sinks):
+            key, value = update_paged_cache(key, value, self.layer_idx, kwargs)
             attention_mask = additive_mask(attention_mask, query, key, self.is_causal)
         else:
             attention = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), attention)
