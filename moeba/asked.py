@@ -15,9 +15,8 @@ def is_the_command(arguments: Sequence[str], original: Sequence[str]) -> bool:
     """Whether a process with this `sys.argv` and `sys.orig_argv` is `moeba` or `python -m moeba`."""
     if not arguments:
         return False
-    module = arguments[0] == "-m" or Path(arguments[0]).name == "__main__.py"
-    if module:
-        return "moeba" in original[:-1] or original[-1:] == ["moeba"]
+    if arguments[0] == "-m" or Path(arguments[0]).name == "__main__.py":
+        return ("-m", "moeba") in zip(original, original[1:], strict=False)
     return Path(arguments[0]).stem in ("moeba", "moeba-script", "moeba_command")
 
 

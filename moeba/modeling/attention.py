@@ -124,15 +124,15 @@ def additive_mask(
     """A mask as PyTorch's scaled_dot_product_attention takes it, in the form that is added to the scores.
 
     Args:
-        mask: True where a token may look, or ready to be added, or None: each may look at itself and what stands before
-            (one query alone: at all), or at all tokens if not `is_causal`.
+        mask: True where a token may look, or ready to be added, or None: query i may look at keys up to i (the rest are
+            places of a static cache that nothing has filled), one query alone and those not `is_causal` at all.
         query, key: `[batch, heads, queries or keys, head_dim]`.
     """
     queries, keys = query.shape[-2], key.shape[-2]
     if mask is None:
         if not is_causal or queries == 1:
             return None
-        mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril()
     if mask.dtype is not torch.bool:
         return mask
     return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
@@ -212,6 +212,7 @@ class MoebaAttention(nn.Module):
         ):  # the library's own knows no softcap and one kind of sinks
             key, value = update_paged_cache(key, value, self.layer_idx, kwargs)
         elif attention_of(self.config) == "sdpa" and (self.softcap is not None or self.has_sinks):
+            key, value = update_paged_cache(key, value, self.layer_idx, kwargs)
             attention_mask = additive_mask(attention_mask, query, key, self.is_causal)
         else:
             attention = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), attention)

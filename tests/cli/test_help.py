@@ -79,6 +79,7 @@ def test_another_program_that_imports_the_package_registers_it():
     assert is_the_command(["-m", "-h"], ["python", "-m", "moeba", "-h"])
     assert not is_the_command(["train.py", "-h"], ["python", "train.py", "-h"])
     assert not is_the_command(["-m", "-h"], ["python", "-m", "pytest", "-h"])
+    assert not is_the_command(["-m", "moeba", "-h"], ["python", "-m", "pytest", "moeba", "-h"])
     assert not is_the_command([], [])
 
 
