@@ -29,7 +29,6 @@ from .text.sections import sections
 from .text.usage import task_of
 
 CARD_FILE = "README.md"
-_OF_A_MODEL = ("config.json", "adapter_config.json")
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
 _START = re.compile(r"^<!-- moeba:start -->[ \t]*\r?$", re.MULTILINE)
@@ -60,8 +59,6 @@ def write_card(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     path = folder / CARD_FILE
-    if not any((folder / name).is_file() for name in _OF_A_MODEL):
-        raise ValueError(f"{folder.resolve()} holds no model: there is no {' or '.join(_OF_A_MODEL)} in it")
     facts = gather_facts(folder)
     figures = draw(facts.training)
     metadata = _metadata(facts)
