@@ -37,7 +37,8 @@ EXIT_CODES = {
     USER_ERROR: "the input or the machine does not allow it",
     USAGE_ERROR: "the command line is wrong",
     NOT_CERTIFIED: "a certificate failed, and nothing was published",
-    INTERRUPTED: "interrupted",
+    INTERRUPTED: "Ctrl-C",
+    128 + signal.SIGTERM: "stopped by SIGTERM (128 and the signal's number, as ever)",
 }
 EPILOG = f"Exit codes: {'; '.join(f'{code}: {text}' for code, text in EXIT_CODES.items())}."
 
@@ -118,7 +119,6 @@ def run(arguments: Sequence[str]) -> int:
         os.environ["MOEBA_DEBUG"] = "1"
     stopped.clear()
     try:
-        quiet_libraries()
         with notes_of_moeba():
             code = app(words, prog_name="moeba", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):

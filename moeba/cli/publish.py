@@ -12,6 +12,9 @@ from .checkpoints import Json, Overwrite
 from .console import emit, err, named_path, note, say
 
 
+_OF_A_MODEL = ("config.json", "adapter_config.json")
+
+
 def bundle(
     source: Annotated[Path, typer.Argument(help="A Moeba folder.", metavar="SRC", parser=named_path)],
     destination: Annotated[
@@ -55,6 +58,8 @@ def card(
     """
     from ..hub_card import write_card
 
+    if folder.is_dir() and not any((folder / name).is_file() for name in _OF_A_MODEL):
+        raise ValueError(f"{folder.resolve()} holds no model: there is no {' or '.join(_OF_A_MODEL)} in it")
     say(str(write_card(folder)))
 
 

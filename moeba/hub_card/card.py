@@ -31,7 +31,6 @@ from .text.sections import sections
 from .text.usage import task_of
 
 CARD_FILE = "README.md"
-_OF_A_MODEL = ("config.json", "adapter_config.json")
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
 _START = re.compile(r"^<!-- moeba:start -->[ \t]*\r?$", re.MULTILINE)
@@ -62,10 +61,13 @@ def write_card(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     path = folder / CARD_FILE
+<<<<<<< HEAD
     if not any((folder / name).is_file() for name in _OF_A_MODEL):
         raise ValueError(f"{folder.resolve()} holds no model: there is no {' or '.join(_OF_A_MODEL)} in it")
     if os.path.lexists(path) and (reason := what_it_is(path, folder)):
         raise ValueError(f"{path} is {reason}: put the file itself there, or take it away")
+=======
+>>>>>>> defects-d
     facts = gather_facts(folder)
     figures = draw(facts.training)
     metadata = _metadata(facts)
