@@ -1,6 +1,6 @@
 """`python -m moeba` is the `moeba` command."""
 
-from .cli import main
+from moeba_command import main
 
 if __name__ == "__main__":
     main()

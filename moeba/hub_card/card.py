@@ -61,13 +61,8 @@ def write_card(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     path = folder / CARD_FILE
-<<<<<<< HEAD
-    if not any((folder / name).is_file() for name in _OF_A_MODEL):
-        raise ValueError(f"{folder.resolve()} holds no model: there is no {' or '.join(_OF_A_MODEL)} in it")
     if os.path.lexists(path) and (reason := what_it_is(path, folder)):
         raise ValueError(f"{path} is {reason}: put the file itself there, or take it away")
-=======
->>>>>>> defects-d
     facts = gather_facts(folder)
     figures = draw(facts.training)
     metadata = _metadata(facts)
