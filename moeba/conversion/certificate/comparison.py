@@ -27,7 +27,7 @@ from .battery import Battery
 from .measures import difference, largest, oddity, share
 from .padding import PADDINGS, NoRoomError, padded_logits, padded_tokens
 from .report import Check, Status
-from .training import AMPLIFIED, training_logits
+from .training import AMPLIFIED, NoLossError, has_own_router_loss, own_loss, training_logits
 
 # Largest difference of logits, as a share of their standard deviation, that rounding can explain.
 EXACT = 2e-6
@@ -74,7 +74,7 @@ class Comparison:
                 self.greedy_batch(),
                 self.training(),
             ]
-            checks.append(self.router())
+            checks += [*self.losses(), self.router()]
         return checks
 
     def largest_difference(self) -> tuple[float, float]:
@@ -222,6 +222,32 @@ class Comparison:
         if self.trains_otherwise and relative > AMPLIFIED * self.tolerance:
             return Check("training", "unverified", figures, self.trains_otherwise, self.on)
         return self._check("training", relative / AMPLIFIED, figures)
+
+    def losses(self) -> list[Check]:
+        """The models' own `.loss`, in evaluation and, with seeded dropout, in training."""
+        return [self._loss("loss in evaluation", False), self._loss("loss in training", True)]
+
+    def _loss(self, name: str, train: bool) -> Check:
+        # A source whose routers balance themselves may become a model that stock transformers trains; never the
+        # other way round, except where the feed-forwards are new.
+        own = [has_own_router_loss(model) for model in self._pair]
+        shown = any(getattr(model.config, "output_router_logits", False) for model in self._pair)
+        if own[0] != own[1] and (own[0] or self.trains_otherwise) and (train or shown):
+            detail = "one side alone has router losses, as its config says"
+            return Check(name, "not applicable", detail=detail, on=self.on)
+        try:
+            a, b = (own_loss(model, self.battery.longest, train) for model in self._pair)
+        except NoLossError as error:
+            return Check(name, "not applicable", detail=str(error), on=self.on)
+        relative, figures = abs(a - b) / max(1.0, abs(a)), {"source": a, "target": b}
+        if train and self.trains_otherwise and relative > AMPLIFIED * self.tolerance:
+            return Check(name, "unverified", figures, self.trains_otherwise, self.on)
+        return self._check(name, relative / AMPLIFIED, figures)
+
+    def loss_difference(self) -> float:
+        """The difference of the models' own loss in evaluation."""
+        a, b = (own_loss(model, self.battery.longest) for model in self._pair)
+        return abs(a - b)
 
     def training_difference(self) -> float:
         """The largest difference of logits in train mode, as a share of their spread."""

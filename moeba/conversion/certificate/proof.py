@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from .comparison import EXACT, REORDERED, Comparison, first_divergence, implemen
 from .controls import faults_for
 from .half_precision import HALVES, Order, compare_halves
 from .report import Certificate, Check, Control
-from .training import AMPLIFIED, TRAINING_FAULT, lost_fields
+from .training import AMPLIFIED, LOSS_FAULT, TRAINING_FAULT, NoLossError, lost_fields
 from .twin import CONTEXT, convert_twin, export_twin, half_twins, load_exactly, load_model, plain
 
 # A model with more parameters is not run whole: its twin and the bytes of its tensors are the proof.
@@ -448,6 +449,12 @@ def _plant(
     certificate.negative_controls.append(
         Control(TRAINING_FAULT.name, relative > AMPLIFIED * tolerance, relative)
     )
+    if LOSS_FAULT.applies(ours.config):
+        damaged = LOSS_FAULT.plant(ours)
+        first, second = (one, damaged) if target_is_ours else (damaged, other)
+        with suppress(NoLossError):
+            gap = Comparison(first, second, battery, tolerance, "").loss_difference()
+            certificate.negative_controls.append(Control(LOSS_FAULT.name, gap > AMPLIFIED * tolerance, gap))
     for fault in faults_for(ours.config, equal_experts):
         if not fault.finds_something(ours):
             continue
