@@ -11,7 +11,6 @@ import typer
 from .checkpoints import Json, Overwrite
 from .console import emit, err, named_path, note, say
 
-
 _OF_A_MODEL = ("config.json", "adapter_config.json")
 
 
