@@ -330,7 +330,8 @@ class MoebaConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        from_file = kwargs.pop(_FROM_FILE, False)
+        # `MoebaConfig(**config.to_dict())` says what a file says.
+        from_file = kwargs.pop(_FROM_FILE, False) or "model_type" in kwargs
         self.refuse_unknown(kwargs)
         self._take_other_spellings(kwargs)
         self._refuse(dtype_problems(self.dtype, kwargs.get("torch_dtype")))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, get_args
 
+from .model_facts import rope_of
 from .ranges import dtype_problems, nearest, out_of_range, token_ids_out_of_range
 from .rope_rules import rope_problems
 
@@ -109,15 +110,16 @@ def _positions(config: Any) -> Iterator[str]:
         if config.query_growth_beta is not None:
             yield f"query_growth_beta has no effect with position_embedding_type='{kind}'"
         return
-    kinds = config.nested_rope_parameter_keys(config.rope_parameters)
+    ropes = rope_of(config)
+    kinds = config.nested_rope_parameter_keys(ropes)
     for layer_type in sorted(set(config.layer_types) - set(kinds)):
-        if kinds or any(isinstance(value, dict) for value in config.rope_parameters.values()):
-            yield f"rope_parameters={config.rope_parameters} is given per layer type, but not for '{layer_type}'"
-    for rope in [config.rope_parameters[kind] for kind in kinds] or [config.rope_parameters]:
+        if kinds or any(isinstance(value, dict) for value in ropes.values()):
+            yield f"rope_parameters={ropes} is given per layer type, but not for '{layer_type}'"
+    for rope in [ropes[kind] for kind in kinds] or [ropes]:
         if config.query_growth_beta is not None and "original_max_position_embeddings" not in (rope or {}):
             yield f"query_growth_beta={config.query_growth_beta} needs rope's original_max_position_embeddings"
         if rope is None:
-            yield f"rope_parameters={config.rope_parameters} has None: name layers that do not rotate in rotary_layers"
+            yield f"rope_parameters={ropes} has None: name layers that do not rotate in rotary_layers"
             return
         yield from rope_problems(rope, config.rotary_head_dim)
 

@@ -327,20 +327,22 @@ def rederived(rows: Sequence[ConfigRow], model_type: str, config: MoebaConfig) -
     """The config, with numbers as the family's own fields give them: a factor that follows from a width follows anew.
 
     Raises:
-        ValueError: something other than such a number would change.
+        CannotHold: something of the function other than such a number would change.
     """
     _, back = _there_and_back(rows, model_type, config)
     changed = [
         f"{item.name}={item.first!r} (there: {item.second!r})"
         for item in differences(config, back)
-        if not all(
-            isinstance(value, float | int) and not isinstance(value, bool)
-            for value in (item.first, item.second)
-        )
+        if item.name not in TRAINING_FIELDS and not (_is_number(item.first) and _is_number(item.second))
     ]
     if changed:
         raise CannotHold(model_type, changed)
-    return back
+    kept = {name: getattr(config, name) for name in TRAINING_FIELDS}
+    return MoebaConfig.from_dict({**back.to_dict(), **kept})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool)
 
 
 def _there_and_back(

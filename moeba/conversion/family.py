@@ -9,7 +9,7 @@ from typing import Any, Literal
 from transformers import PreTrainedConfig
 
 from ..configuration import MoebaConfig
-from .config_rows import ConfigRow, read_native_config, rederived, to_moeba, to_native
+from .config_rows import CannotHold, ConfigRow, read_native_config, rederived, to_moeba, to_native
 from .rows import Dropped, PairsToHalves, Row
 from .unread import check_unread, keep, reported, restore, unread_keys
 
@@ -77,7 +77,10 @@ class Family:
         native, unread = self.read_config(raw), unread_keys(raw, self.config_rows)
         config = self.to_moeba(native)
         check_unread(unread, self.model_type, config, interleaved=self._interleaved, strict=strict)
-        kept = keep(native, self._translated(config), self.config_rows, unread)
+        try:
+            kept = keep(native, self._translated(config), self.config_rows, unread)
+        except CannotHold:  # nor can an export, then
+            kept = dict(unread)
         config.native_fields = {self.model_type: kept} if kept else None
         return config
 

@@ -94,14 +94,16 @@ def test_a_missing_calibration_file(moeba, converted, tmp_path):
     assert "no.txt" in one_line(said)
 
 
-@pytest.mark.parametrize("field", [{"hidden_size": "wide"}, {"rms_norm_epsilon": 1e-6}])
-def test_a_config_that_makes_no_sense(moeba, llama, tmp_path, field):
+@pytest.mark.parametrize(
+    ("field", "words"), [({"hidden_size": "wide"}, []), ({"rms_norm_epsilon": 1e-6}, ["--strict"])]
+)
+def test_a_config_that_makes_no_sense(moeba, llama, tmp_path, field, words):
     folder = tmp_path / "bad"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes((llama / "model.safetensors").read_bytes())
     config = json.loads((llama / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | field))
-    said = moeba("convert", folder, tmp_path / "new")
+    said = moeba("convert", folder, tmp_path / "new", *words)
     assert said.code == 1
     assert next(iter(field)) in one_line(said)
 

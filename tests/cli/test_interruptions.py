@@ -46,7 +46,10 @@ moeba_command.main()
 def heeded():
     """The signals as the command heeds them."""
     before = {number: signal.getsignal(number) for number in moeba_command.STOPPING}
-    moeba_command.heed(moeba_command.interrupt)
+    for (
+        number
+    ) in moeba_command.STOPPING:  # also where this process was told to ignore one, as in the background
+        signal.signal(number, moeba_command.interrupt)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -98,7 +101,9 @@ def in_a_process(tmp_path: Path, text: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("moment", ["while it imports", "while it works"])
 @pytest.mark.parametrize(("name", "code", "text"), STOPPING)
 def test_a_process_that_is_stopped_says_so_in_one_line(tmp_path, name, code, text, moment):
-    done = in_a_process(tmp_path, STOPPED.format(name=name, moment=moment))
+    # In the background, shells have a program ignore Ctrl-C.
+    heeding = f"import signal\nsignal.signal(signal.{name}, signal.SIG_DFL)\n"
+    done = in_a_process(tmp_path, heeding + STOPPED.format(name=name, moment=moment))
     assert (done.returncode, done.stdout, done.stderr) == (code, "", f"{text}\n")
 
 

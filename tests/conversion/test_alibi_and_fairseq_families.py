@@ -101,7 +101,7 @@ def test_refused_by_name(model_type, fields, told):
 )
 def test_what_a_family_cannot_hold_is_named(target, fields, told):
     config = native.draw(target, 2)  # Falcon's draw with alibi
-    ours = MoebaConfig(**{**family_of(target).to_moeba(config).to_dict(), **fields})
+    ours = MoebaConfig.from_dict({**family_of(target).to_moeba(config).to_dict(), **fields})
     with pytest.raises(ValueError, match=f"'{target}' cannot hold this model: .*{told}"):
         family_of(target).to_native(ours)
 

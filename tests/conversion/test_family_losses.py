@@ -16,6 +16,7 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, PreTrained
 
 from moeba import convert
 from moeba.conversion import FAMILIES, family_of
+from moeba.conversion.config_rows import Pair, value_of
 
 MIXTURES = [name for name, family in FAMILIES.items() if family.kind == "moe"]
 CASES_WITH_EXPERTS = [case for case in CASES if case[0] in MIXTURES]
@@ -30,15 +31,19 @@ def test_the_table_says_which_stock_models_balance(model_type):
     stock = importlib.import_module(MODEL_FOR_CAUSAL_LM_MAPPING[config_class].__module__)
     balances = hasattr(stock, "load_balancing_loss_func")
     config = draw(model_type, 0)
-    for name, value in ((SWITCH, True), (FACTOR, COEFFICIENT)):
-        if hasattr(config, name):
-            setattr(config, name, value)
+    theirs = {
+        row.our_name: row.their_name for row in family_of(model_type).config_rows if isinstance(row, Pair)
+    }
+    said = {theirs[name]: value for name, value in ((SWITCH, True), (FACTOR, COEFFICIENT)) if name in theirs}
+    for name, value in said.items():
+        *outer, field = name.split(".")
+        setattr(value_of(config, ".".join(outer)) if outer else config, field, value)
     ours = family_of(model_type).to_moeba(config)
     assert ours.router_loss == ("with_router_logits" if balances else "none")
-    assert ours.output_router_logits and (not balances or ours.router_aux_loss_coef == COEFFICIENT)
+    assert ours.output_router_logits == (SWITCH in theirs) or not balances
+    assert not balances or ours.router_aux_loss_coef == COEFFICIENT
     again = family_of(model_type).to_native(ours)
-    for name in (SWITCH, FACTOR):
-        assert getattr(again, name, None) == getattr(config, name, None)
+    assert {name: value_of(again, name) for name in said} == said
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from moeba import MoebaForCausalLM, convert, export
 from moeba.conversion import FAMILIES
 from moeba.conversion.certificate import Certificate, certify_folders
 from moeba.conversion.certificate.controls import faults_for
+from moeba.conversion.certificate.training import LOSS_FAULT, TRAINING_FAULT
 from moeba.conversion.certificate.twin import shrink
 from moeba.conversion.checkpoint import Checkpoint
 from moeba.conversion.config_differences import differences
@@ -97,7 +98,13 @@ def assert_goes_out(case: Case) -> None:
 def assert_certified(certificate: Certificate, case: Case) -> None:
     assert certificate.verdict == "verified", certificate.lines()
     planted = {control.fault for control in certificate.negative_controls}
-    assert planted == {fault.name for fault in faults_for(shrink(case.family.to_moeba(case.config)))}
+    expected = {fault.name for fault in faults_for(shrink(case.family.to_moeba(case.config)))}
+    assert planted >= expected
+    # What only half precision or training shows is planted there.
+    assert all(
+        "(bfloat16)" in fault or fault in (TRAINING_FAULT.name, LOSS_FAULT.name)
+        for fault in planted - expected
+    )
     assert all(control.caught for control in certificate.negative_controls)
 
 

@@ -119,4 +119,4 @@ def test_what_a_family_cannot_hold_is_named(target, fields, told):
         given["mlp_layer_types"] = None
     given |= dict(num_experts=4, num_experts_per_tok=2, sliding_window=None) | fields
     with pytest.raises(ValueError, match=f"'{target}' cannot hold this model: .*{told}"):
-        family_of(target).to_native(MoebaConfig(**given))
+        family_of(target).to_native(MoebaConfig.from_dict(given))

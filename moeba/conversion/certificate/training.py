@@ -77,7 +77,9 @@ def has_own_router_loss(model: PreTrainedModel) -> bool:
 def lost_fields(family: Family, raw: dict[str, Any], config: MoebaConfig) -> list[str]:
     """Fields of a native config.json that act in training alone and do not come back from our config: `name a → b`."""
     native = family.read_config(raw).to_dict()
-    back = family.to_native(config).to_dict()
+    # What was only kept for an export is not what the model trains by.
+    said = MoebaConfig.from_dict({**config.to_dict(), "native_fields": None})
+    back = family.to_native(said).to_dict()
     inert = {row.their_name for row in family.config_rows if isinstance(row, Inert)}
     return [
         f"{name} {native[name]!r} → {back.get(name)!r}"

@@ -248,15 +248,23 @@ def half_twins(
         folder: where the native one of the two was written.
     """
     stock = load_model(folder, dtype=dtype)
+    target_is_ours = isinstance(other, MoebaForCausalLM)
+    if not target_is_ours:  # which an export fills with what ours holds, maybe in half precision
+        round_to(stock, dtype)
     halved = folder / "half"
     stock.save_pretrained(halved)
     plan, _ = plan_import(Checkpoint(halved))
     planned = PlannedTensors(plan)
-    target_is_ours = isinstance(other, MoebaForCausalLM)
     config = copy.deepcopy((other if target_is_ours else one).config)
     ours = AutoModelForCausalLM.from_config(config, dtype=dtype)
     load_exactly(ours, {name: planned.read(name) for name in planned.tensors})
     return (stock, plain(ours)) if target_is_ours else (plain(ours), stock)
+
+
+def round_to(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Leave no parameter a value that this precision does not hold, whatever precision it is held in."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype).to(parameter.dtype)
 
 
 def all_in_half(model: PreTrainedModel) -> PreTrainedModel | None:

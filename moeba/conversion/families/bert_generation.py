@@ -36,7 +36,7 @@ FAMILY = Family(
         Pair("layer_norm_eps", "norm_eps"),
         Only("is_decoder", True, "each token of an encoder sees the whole text"),
         Only("add_cross_attention", False, "there is no encoder to attend to"),
-        Computed(("tie_word_embeddings",), _head, lambda config: {}),
+        Computed((), _head, lambda config: {}),
         *CLASSIC,
         Fixed("block_order", "post_norm"),
         Fixed("final_norm", False),

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ...configuration import MoebaConfig
-from ...configuration.model_facts import rope_of
 from ..config_rows import Computed, Fixed, Inert, Pair, pairs
 from ..family import Family
 from ..rows import FuseGateUp, Reshape, Row, Split, SwapLast, renamed
-from .shared_fields import whole_heads
+from .shared_fields import one_rope, single_rope, whole_heads
 from .shared_tensors import LAYER, ONE_PRODUCT, QKV, qkv_sizes
 
 BLOCK = "transformer.blocks.{layer}"
@@ -43,7 +42,7 @@ def _normalised(native: Any) -> dict[str, Any]:
 
 
 def _rope(native: Any) -> dict[str, Any]:
-    rope, meant = whole_heads(native["rope_parameters"]), native["attn_config.rope_theta"]
+    rope, meant = whole_heads(one_rope(native["rope_parameters"])), native["attn_config.rope_theta"]
     if meant not in (None, rope["rope_theta"]):
         raise ValueError(
             f"attn_config.rope_theta={meant} is not read by the stock model, which rotates by {rope['rope_theta']}: "
@@ -53,7 +52,7 @@ def _rope(native: Any) -> dict[str, Any]:
 
 
 def _rope_back(config: MoebaConfig) -> dict[str, Any]:
-    rope = rope_of(config)
+    rope = single_rope(config) or {}
     # The stock code asks for the second and does not use it.
     return {"rope_parameters": rope, "attn_config.rope_theta": rope.get("rope_theta")}
 
