@@ -16,7 +16,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from ..configuration import MoebaConfig
 from ..configuration.rope_rules import mistyped_rope_keys, two_ropes
-from .config_differences import TRAINING_FIELDS, differences
+from .config_differences import TRAINING_FIELDS, Difference, differences
 from .json_files import listing
 from .sizes import check_sizes
 
@@ -315,40 +315,23 @@ def to_native(rows: Sequence[ConfigRow], model_type: str, config: MoebaConfig) -
     Raises:
         ValueError: names every field of ours, with its value, that the native config cannot hold.
     """
-    native, back = _there_and_back(rows, model_type, config)
+    native = nearest_native(rows, model_type, config)
+    try:
+        back = to_moeba(rows, native)
+    except ValueError as error:
+        raise ValueError(f"'{model_type}' cannot hold this model: {one_line(error)}") from error
     blocked = [item for item in differences(config, back) if item.name not in TRAINING_FIELDS]
     if blocked:
-        reasons = [f"{item.name}={item.first!r} (there: {item.second!r})" for item in blocked]
-        raise CannotHold(model_type, reasons)
+        raise CannotHold(model_type, [_told(item) for item in blocked])
     return native
 
 
-def rederived(rows: Sequence[ConfigRow], model_type: str, config: MoebaConfig) -> MoebaConfig:
-    """The config, with numbers as the family's own fields give them: a factor that follows from a width follows anew.
+def nearest_native(rows: Sequence[ConfigRow], model_type: str, config: MoebaConfig) -> PreTrainedConfig:
+    """What the rows make of a config, which need not have the same function.
 
     Raises:
-        CannotHold: something of the function other than such a number would change.
+        ValueError: the rows, or the native class, make nothing of it.
     """
-    _, back = _there_and_back(rows, model_type, config)
-    changed = [
-        f"{item.name}={item.first!r} (there: {item.second!r})"
-        for item in differences(config, back)
-        if item.name not in TRAINING_FIELDS and not (_is_number(item.first) and _is_number(item.second))
-    ]
-    if changed:
-        raise CannotHold(model_type, changed)
-    kept = {name: getattr(config, name) for name in TRAINING_FIELDS}
-    return MoebaConfig.from_dict({**back.to_dict(), **kept})
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool)
-
-
-def _there_and_back(
-    rows: Sequence[ConfigRow], model_type: str, config: MoebaConfig
-) -> tuple[PreTrainedConfig, MoebaConfig]:
-    """What the rows make of a config, and what they read in that."""
     config_class = CONFIG_MAPPING[model_type]
     values: dict[str, Any] = {}
     stated: dict[str, Any] = {}
@@ -372,11 +355,36 @@ def _there_and_back(
     try:
         # A copy, as the class writes into the dicts that it is given.
         native = config_class(**_nested(copy.deepcopy(values)))
-        for name, value in stated.items():  # afterwards, as the class takes some away that it is given
-            setattr(native, name, value)
-        return native, to_moeba(rows, native)
     except Exception as error:
         raise ValueError(f"'{model_type}' cannot hold this model: {one_line(error)}") from error
+    for name, value in stated.items():  # afterwards, as the class takes some away that it is given
+        setattr(native, name, value)
+    return native
+
+
+def with_numbers_of(back: MoebaConfig, model_type: str, config: MoebaConfig) -> MoebaConfig:
+    """`config` with its numbers as a family derives them, whose reading of it `back` is.
+
+    Raises:
+        CannotHold: something of the function other than a number differs.
+    """
+    changed = [
+        _told(item)
+        for item in differences(config, back)
+        if item.name not in TRAINING_FIELDS and not (_is_number(item.first) and _is_number(item.second))
+    ]
+    if changed:
+        raise CannotHold(model_type, changed)
+    kept = {name: getattr(config, name) for name in TRAINING_FIELDS}
+    return MoebaConfig.from_dict({**back.to_dict(), **kept})
+
+
+def _told(item: Difference) -> str:
+    return f"{item.name}={item.first!r} (there: {item.second!r})"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool)
 
 
 def one_line(error: BaseException) -> str:

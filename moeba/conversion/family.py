@@ -9,7 +9,15 @@ from typing import Any, Literal
 from transformers import PreTrainedConfig
 
 from ..configuration import MoebaConfig
-from .config_rows import CannotHold, ConfigRow, read_native_config, rederived, to_moeba, to_native
+from .config_rows import (
+    CannotHold,
+    ConfigRow,
+    nearest_native,
+    read_native_config,
+    to_moeba,
+    to_native,
+    with_numbers_of,
+)
 from .rows import Dropped, PairsToHalves, Row
 from .unread import check_unread, keep, reported, restore, unread_keys
 
@@ -98,7 +106,8 @@ class Family:
 
     def rederived(self, config: MoebaConfig) -> MoebaConfig:
         """A config of other sizes, where numbers that follow from them (root of the width, …) do so again."""
-        return rederived(self.config_rows, self.model_type, config)
+        back = self.to_moeba(nearest_native(self.config_rows, self.model_type, config))
+        return with_numbers_of(back, self.model_type, config)
 
     def _translated(self, config: MoebaConfig) -> PreTrainedConfig:
         return to_native(self.config_rows, self.model_type, config)

@@ -144,6 +144,7 @@ class Job:
         save_config: writes config.json, and what else belongs to the format, into the folder.
         conclude: `folder -> Outcome`, the proof or the measurement; default: a certificate beside the first origin.
         lossy: the operation does not keep the function.
+        brings_tokenizer: `save_config` writes another tokenizer than the first origin's, made to fit.
     """
 
     plan: Plan
@@ -153,6 +154,7 @@ class Job:
     save_config: Callable[[Path], None]
     conclude: Callable[[Path], Outcome] | None = None
     lossy: bool = False
+    brings_tokenizer: bool = False
     _left_out: list[LeftOut] = field(default_factory=list, init=False)
 
     def run(self, options: Run) -> Result:
@@ -162,7 +164,8 @@ class Job:
             ValueError: the destination will not do, or a source changed meanwhile.
             CertificateError: the proof failed.
         """
-        check_companions(self.origins[0].checkpoint.folder, self.plan.target_config.get("vocab_size"))
+        rows = None if self.brings_tokenizer else self.plan.target_config.get("vocab_size")
+        check_companions(self.origins[0].checkpoint.folder, rows)
         side_files = self._side_files()
         self._left_out = list(side_files.left_out)
         if options.dry_run:

@@ -32,6 +32,7 @@ from .pictures.figures import FOLDER as FIGURES
 from .pushing.guard import guard
 from .reading.training_arguments import FILE as ARGUMENTS
 from .text.evaluation import LEADERBOARD_FOLDER
+from .text.surgery import FILE as SURGERY
 
 logger = logging.get_logger(__name__)
 
@@ -68,11 +69,16 @@ def bundle(
             "convert it first (moeba.convert), then bundle the result"
         )
     check_companions(source, checkpoint.config.get("vocab_size"))
+    if (surgery := source / SURGERY).is_file():
+        read_json(surgery)  # which the card tells of: a broken one is named where it lies
     destination = Path(destination).expanduser().resolve()
-    left_out: list[LeftOut] = []
+    files, left_out = _side_files(checkpoint)
 
     def finish(folder: Path) -> None:
-        left_out[:] = _copy_side_files(checkpoint, folder)
+        for name in files:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(checkpoint.folder / name, folder / name)
+        left_out.extend(guard(folder))
         prepare(folder)
 
     write_folder(
@@ -114,15 +120,6 @@ def _replace_text(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.name}.tmp")
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)
-
-
-def _copy_side_files(checkpoint: Checkpoint, folder: Path) -> list[LeftOut]:
-    """Put in what goes along beside the weights, and return what does not."""
-    files, left_out = _side_files(checkpoint)
-    for name in files:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(checkpoint.folder / name, folder / name)
-    return [*left_out, *guard(folder)]
 
 
 def _side_files(checkpoint: Checkpoint) -> tuple[list[str], list[LeftOut]]:

@@ -19,8 +19,8 @@ _FREE = {
     "vocab_size", "num_hidden_layers", "max_position_embeddings", "tie_word_embeddings", "use_cache", "pad_token_id",
     "bos_token_id", "eos_token_id", "embedding_multiplier", "round_embedding_multiplier",
     "positions_from_attention_mask", "initializer_range", "router_aux_loss_coef", "router_z_loss_coef",
-    "router_loss", "longrope_restarts_cache", "output_router_logits", "logit_scale", "logits_scaling", "final_logit_softcapping", "classifier_dropout",
-    "is_causal", "train_padding_embedding",
+    "output_router_logits", "logit_scale", "logits_scaling", "final_logit_softcapping", "classifier_dropout",
+    "is_causal", "train_padding_embedding", "router_loss", "longrope_restarts_cache",
 }  # fmt: skip
 _NAMES = tuple(
     field.name

@@ -95,7 +95,7 @@ ELSEWHERE = {
 
 def other_value(config: MoebaConfig, field):
     """A valid value that the field does not have here, if one is easily found."""
-    now = getattr(config, field.name)
+    now = getattr(config, field.name, None)
     if get_origin(field.type) is Literal:
         return next(value for value in get_args(field.type) if value != now)
     if isinstance(now, bool):

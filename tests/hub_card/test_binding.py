@@ -94,6 +94,10 @@ def test_what_changed_is_named_by_every_reader(proven, tmp_path, name):
     found = inspect_folder(proven)["certificate"]
     assert (found["verdict"], found["recorded"]) == ("changed", "verified")
     assert any(line.startswith(told) for line in found["changes"])
+    if name == "unreadable":
+        with pytest.raises(ValueError, match=r"generation_config.json is not valid JSON"):
+            bundle(proven, tmp_path / "hub")
+        return
     card = (bundle(proven, tmp_path / "hub") / "README.md").read_text()
     assert "**verified**" not in card and told in card
 

@@ -152,7 +152,7 @@ def die_at(moment: str | int) -> None:
         shards.put = writing.put = put  # type: ignore[assignment]
     elif moment == "unproven":
         companions = job.Job._write_companions
-        job.Job._write_companions = lambda self, at: (companions(self, at), die())  # type: ignore
+        job.Job._write_companions = lambda self, *given: (companions(self, *given), die())  # type: ignore
     elif moment == "finished":
         workplace.move_into_place = die
     elif moment == "published":

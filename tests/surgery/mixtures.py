@@ -38,7 +38,7 @@ def mixture(folder: Path, edit: Callable[[Any], None] | None = None, **fields: A
         edit: changes the random model before it is saved.
     """
     sizes = {**SIZES, **SPARSE, "vocab_size": len(tokenizer()), "max_position_embeddings": 128, **fields}
-    model = randomise(MoebaForCausalLM(MoebaConfig(**sizes))).eval()
+    model = randomise(MoebaForCausalLM(MoebaConfig.from_dict(sizes))).eval()
     if edit is not None:
         with torch.no_grad():
             edit(model)

@@ -222,7 +222,7 @@ def test_added_first_it_reaches_the_reporters(model, tmp_path):
 
 def test_a_dense_model_logs_nothing(tmp_path):
     callback = RouterStatisticsCallback()
-    dense = build(num_experts=0, mlp_layer_types=None)
+    dense = build(num_experts=0, num_experts_per_tok=2, mlp_layer_types=None)
     trainer = train(dense, tmp_path, callbacks=[callback])
     trainer.train()
     assert callback.last == []

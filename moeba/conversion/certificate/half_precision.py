@@ -75,7 +75,12 @@ def compare_halves(
         order, on: see `HalfComparison`.
     """
     comparison = HalfComparison(source, target, ids, order, on)
-    checks = [comparison.run()]
+    if on == "checkpoint" and _dtypes(source) != _dtypes(target):
+        # A folder made on one release goes home on another, which loads routers otherwise: a note of the plan says so.
+        detail = "one of the two is loaded with parameters in float32, as its release has it"
+        checks = [Check(f"parts in {comparison.dtype}", "not applicable", detail=detail, on=on)]
+    else:
+        checks = [comparison.run()]
     casts = [all_in_half(model) for model in (source, target)]
     if casts[0] is not None or casts[1] is not None:
         one, other = (cast or model for cast, model in zip(casts, (source, target), strict=True))
@@ -90,6 +95,14 @@ def compare_halves(
         caught, largest = comparison.catches(fault.plant(ours))
         controls.append(Control(f"{fault.name} ({comparison.dtype})", caught, largest))
     return checks, controls
+
+
+def _dtypes(model: PreTrainedModel) -> dict[torch.dtype, int]:
+    """How many numbers a model holds in each precision."""
+    found: dict[torch.dtype, int] = {}
+    for parameter in model.parameters():
+        found[parameter.dtype] = found.get(parameter.dtype, 0) + parameter.numel()
+    return found
 
 
 def _as_cast(

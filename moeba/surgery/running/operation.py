@@ -150,6 +150,7 @@ class Surgery:
             save_all,
             self._conclude,
             lossy=self.twins is None,
+            brings_tokenizer=self.companions is not None,
         )
         return job.run(options)
 
