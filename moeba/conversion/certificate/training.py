@@ -13,6 +13,7 @@ from ...configuration import MoebaConfig
 from ...modeling import MoebaForCausalLM
 from ..config_rows import Inert
 from ..family import Family
+from ..unread import unread_keys
 from .fault import Fault
 
 _SEED = 0
@@ -80,6 +81,7 @@ def lost_fields(family: Family, raw: dict[str, Any], config: MoebaConfig) -> lis
     # What was only kept for an export is not what the model trains by.
     said = MoebaConfig.from_dict({**config.to_dict(), "native_fields": None})
     back = family.to_native(said).to_dict()
+    unread = unread_keys(raw, family.config_rows)
     inert = {row.their_name for row in family.config_rows if isinstance(row, Inert)}
     return [
         f"{name} {native[name]!r} → {back.get(name)!r}"
@@ -87,6 +89,7 @@ def lost_fields(family: Family, raw: dict[str, Any], config: MoebaConfig) -> lis
         if any(word in name for word in _WORDS)
         and not name.startswith(_OTHER_HEADS)
         and name not in inert
+        and name not in unread
         and (native[name] or None) != (back.get(name) or None)
     ]
 

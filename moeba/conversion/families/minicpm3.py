@@ -44,5 +44,6 @@ FAMILY = Family(
         SLICED,
     ),
     rows=(*EMBEDDINGS_AND_HEAD, *latent_attention(), *GATED_MLP, *PRE_NORMS),
+    rounds_otherwise=True,
     reordered="stock divides what enters the head, where Moeba divides the logits",
 )
