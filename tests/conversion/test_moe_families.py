@@ -109,7 +109,8 @@ def test_refused_by_name(model_type, fields, told):
     ("cohere2_moe", dict(shared_expert_intermediate_size=20, moe_intermediate_size=16), "20 .there: 16"),
     ("mellum", dict(router_type="topk_sigmoid"), "router_type='topk_sigmoid'"),
     ("granitemoe", dict(router_type="topk"), "router_type='topk'"),
-    ("olmoe", dict(longrope_factors="short", rope_parameters=LONGROPE, head_dim=4, hidden_size=4 * 4, num_attention_heads=4, num_key_value_heads=4, embedding_size=16), "longrope_factors='short'"),
+    ("olmoe", dict(longrope_factors="short", rope_parameters=LONGROPE, head_dim=4, hidden_size=16, embedding_size=16,
+                   num_attention_heads=4, num_key_value_heads=4), "longrope_factors='short'"),
 ])  # fmt: skip
 def test_what_a_family_cannot_hold_is_named(target, fields, told):
     given = family_of(target).to_moeba(native.draw(target, 1)).to_dict()
