@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
+from transformers import CONFIG_MAPPING
+
+from ..configuration import MoebaConfig
 from ..configuration.ranges import MOST_EXPERTS, MOST_LAYERS
 from .json_files import listing
 from .weight_files import TensorInfo
@@ -71,9 +75,24 @@ def check_sizes(
         raise ValueError(f"{where} does not fit its weights: {listing(found)} ({known})")
 
 
-def _sizes(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, int | float]]:
+def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, int | float]]:
+    """Numbers that count or measure something, of fields that the model's class has: other keys build nothing."""
+    model_type = config.get("model_type")
+    if model_type == MoebaConfig.model_type:
+        yield from _sizes_of(MoebaConfig, config)
+    elif model_type in CONFIG_MAPPING:
+        yield from _sizes_of(CONFIG_MAPPING[model_type], config)
+
+
+def _sizes_of(
+    config_class: Any, config: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, int | float]]:
+    own = {field.name for field in fields(config_class)} | set(config_class.attribute_map)
     for name, value in config.items():
-        if isinstance(value, Mapping) and not prefix:
-            yield from _sizes(value, f"{name}.")
-        elif isinstance(value, int | float) and _SIZE.search(str(name)) and not _NO_SIZE.search(str(name)):
-            yield prefix + str(name), value
+        nested = config_class.sub_configs.get(name)
+        if isinstance(value, Mapping) and hasattr(nested, "attribute_map"):
+            yield from _sizes_of(nested, value, f"{name}.")
+        elif name not in own or not isinstance(value, int | float):
+            continue
+        elif _SIZE.search(name) and not _NO_SIZE.search(name):
+            yield prefix + name, value
