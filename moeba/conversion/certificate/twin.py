@@ -23,6 +23,7 @@ from ...library.upstream import can_set_experts
 from ...modeling import MoebaForCausalLM
 from ..alignment import align
 from ..checkpoint import Checkpoint, TensorSource
+from ..config_rows import CannotHold
 from ..family import Family
 from ..plan import PlannedTensors, plan_export, plan_import
 from ..weight_files import TensorInfo
@@ -105,6 +106,15 @@ def _is_whole(number: float) -> bool:
     return number == int(number)
 
 
+def shrink_for(config: MoebaConfig, family: Family) -> MoebaConfig:
+    """A small config whose numbers follow from each other as the family has it."""
+    small = shrink(config)
+    try:
+        return family.rederived(small)
+    except CannotHold:  # the rows contradict each other, which the comparison is to show
+        return small
+
+
 def _common_heads(layers: list[Any]) -> int | None:
     """What the numbers of heads can be divided by where layers differ in them, so that they keep their ratios."""
     counts = {(layer.num_attention_heads, layer.num_key_value_heads) for layer in layers}
@@ -183,7 +193,7 @@ def convert_twin(
     config: MoebaConfig, family: Family, folder: Path
 ) -> tuple[PreTrainedModel, MoebaForCausalLM]:
     """A random native model as stock transformers writes it, and what the family's rows make of those files."""
-    small = family.rederived(shrink(config))
+    small = shrink_for(config, family)
     stock = AutoModelForCausalLM.from_config(family.to_native(small), dtype=torch.float32)
     randomise(stock, embedding_multiplier=small.embedding_multiplier)
     stock.tie_weights()
@@ -199,7 +209,7 @@ def export_twin(
     config: MoebaConfig, family: Family, folder: Path
 ) -> tuple[MoebaForCausalLM, PreTrainedModel]:
     """A random Moeba model, and what stock transformers loads from the files that the family's rows make of it."""
-    ours = MoebaForCausalLM(family.rederived(shrink(config)))
+    ours = MoebaForCausalLM(shrink_for(config, family))
     randomise(ours, embedding_multiplier=ours.config.embedding_multiplier)
     ours.tie_weights()
     state = dict(ours.state_dict().items())
