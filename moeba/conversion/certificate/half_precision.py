@@ -110,8 +110,8 @@ def _as_cast(
 ) -> Check:
     """The routers' products, with weights in half precision that stay in float32 when they are loaded.
 
-    Only then does it show in which precision they multiply. What a stock model makes of them after such a cast, which no
-    library does by itself, is its own.
+    Only then does it show in which precision they multiply. What a stock model makes of them after such a cast, which
+    no library does by itself, is its own.
     """
     try:
         comparison = HalfComparison(source, target, ids, order, on, only="router")
