@@ -60,10 +60,15 @@ WIDE = (
     "conversion/test_family_parity.py::test_same_function_everywhere",
     "conversion/test_family_round_trip.py::test_comes_back_from_everywhere",
 )
+# What takes minutes and is sampled by other tests.
+WHOLE = ("surgery/test_kills.py::test_killed_before_every_step",)
 
 
 def in_exhaustive(item: pytest.Item) -> bool:
-    return _place(item).startswith(WIDE) and item.callspec.params["model_type"] not in families_by_part()
+    place = _place(item)
+    if place.startswith(WHOLE):
+        return True
+    return place.startswith(WIDE) and item.callspec.params["model_type"] not in families_by_part()
 
 
 def in_oldest(item: pytest.Item) -> bool:

@@ -96,6 +96,15 @@ def test_killed_before_some_steps(sources, tmp_path, undisturbed, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in FEW])
+def test_killed_before_some_steps_of_other_verbs(sources, tmp_path, undisturbed, name):
+    expected, steps = undisturbed(name)
+    for step in moments(name, steps, 2):
+        check_kill(name, sources, tmp_path / str(step), step, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", EVERY)
 def test_killed_before_every_step(sources, tmp_path, undisturbed, name):
     """Of the many in the middle, every third."""
@@ -108,5 +117,5 @@ def test_killed_before_every_step(sources, tmp_path, undisturbed, name):
 @pytest.mark.parametrize("name", ["convert", "export", "upcycle copy", "merge", "split"])
 def test_killed_with_the_proof(sources, tmp_path, undisturbed, name):
     expected, steps = undisturbed(name, certificate=True)
-    for step in moments(name, steps, 5):
+    for step in moments(name, steps, 2):
         check_kill(name, sources, tmp_path / str(step), step, expected, certificate=True)
