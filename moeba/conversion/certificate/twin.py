@@ -23,7 +23,6 @@ from ...library.upstream import can_set_experts
 from ...modeling import MoebaForCausalLM
 from ..alignment import align
 from ..checkpoint import Checkpoint, TensorSource
-from ..config_rows import CannotHold
 from ..family import Family
 from ..plan import PlannedTensors, plan_export, plan_import
 from ..weight_files import TensorInfo
@@ -111,7 +110,7 @@ def shrink_for(config: MoebaConfig, family: Family) -> MoebaConfig:
     small = shrink(config)
     try:
         return family.rederived(small)
-    except CannotHold:  # the rows contradict each other, which the comparison is to show
+    except ValueError:  # the rows contradict each other, which the comparison is to show
         return small
 
 
