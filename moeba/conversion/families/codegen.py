@@ -45,4 +45,5 @@ FAMILY = replace(
         ),
     ),
     dropped=(*GPTJ.dropped, Dropped(f"{BLOCK}.attn.causal_mask", "causal mask")),
+    rounds_otherwise=True,  # in transformers 5.23
 )
