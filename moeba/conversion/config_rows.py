@@ -32,18 +32,24 @@ class ConfigRow(Protocol):
     def to_theirs(self, config: MoebaConfig) -> dict[str, Any]: ...
 
 
+class _OfOneField:
+    """What rows about a single native field share."""
+
+    their_name: str
+
+    @property
+    def theirs(self) -> tuple[str, ...]:
+        return (self.their_name,)
+
+
 @dataclass(frozen=True)
-class Pair:
+class Pair(_OfOneField):
     """One field on each side; equal values, unless the two functions say otherwise."""
 
     their_name: str
     our_name: str
     ours_from: Callable[[Any], Any] = lambda value: value
     theirs_from: Callable[[Any], Any] = lambda value: value
-
-    @property
-    def theirs(self) -> tuple[str, ...]:
-        return (self.their_name,)
 
     def to_ours(self, native: Mapping[str, Any]) -> dict[str, Any]:
         return {self.our_name: self.ours_from(native[self.their_name])}
@@ -83,15 +89,11 @@ class Fixed:
 
 
 @dataclass(frozen=True)
-class Inert:
+class Inert(_OfOneField):
     """A native field that does not change the function."""
 
     their_name: str
     reason: str
-
-    @property
-    def theirs(self) -> tuple[str, ...]:
-        return (self.their_name,)
 
     def to_ours(self, native: Mapping[str, Any]) -> dict[str, Any]:
         return {}
@@ -101,16 +103,12 @@ class Inert:
 
 
 @dataclass(frozen=True)
-class Only:
+class Only(_OfOneField):
     """A native field that Moeba supports at one value."""
 
     their_name: str
     value: Any
     reason: str
-
-    @property
-    def theirs(self) -> tuple[str, ...]:
-        return (self.their_name,)
 
     def to_ours(self, native: Mapping[str, Any]) -> dict[str, Any]:
         if native[self.their_name] != self.value:
@@ -124,7 +122,7 @@ class Only:
 
 
 @dataclass(frozen=True)
-class Stated:
+class Stated(_OfOneField):
     """A key that engines or the checkpoint's own code read, and stock transformers does not.
 
     Attributes:
@@ -137,10 +135,6 @@ class Stated:
     value: Any
     why: str
     required: bool = True
-
-    @property
-    def theirs(self) -> tuple[str, ...]:
-        return (self.their_name,)
 
     def to_ours(self, native: Mapping[str, Any]) -> dict[str, Any]:
         return {}
