@@ -5,21 +5,30 @@ is a `Literal` that a table in `moeba/modeling` turns into a small class.
 """
 
 import copy
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from typing import Any, Literal
+from typing import Any
 
 from ..library.peft_tables import fill_peft_tables
 from ..library.upstream import CACHE, PreTrainedConfig, generation_fields, logging, strict
 from ..library.window import require_transformers
-from .contradictions import contradictions
-from .idle_fields import said_in_vain
+from .attention_fields import AttentionFields
+from .block_fields import BlockFields
+from .expert_fields import ExpertFields, LayerKindFields
+from .feed_forward_fields import FeedForwardFields
+from .fields import documented
 from .model_facts import count_params, flops_per_token, kv_cache_bytes_per_token, layer_view, rope_of
-from .overrides import ROPE_NAMES, overridden
+from .overrides import OLD_NAMES, ROPE_NAMES, overridden, with_new_names
 from .parallel_plans import EXPERT_PARALLEL, PIPELINE_PARALLEL, TENSOR_PARALLEL, tensor_parallel_plan
+from .position_fields import PositionFields
 from .ranges import dtype_problems, nearest, out_of_range
 from .rope_rules import two_ropes, unknown_rope_keys
+from .router_fields import RouterFields
+from .schema import FILLED_IN, PARTS, RANGES, contradictions, idle_and_unsaid, said_in_vain
+from .training_fields import TrainingFields
 from .validation import with_value_errors
+from .vocabulary_fields import VocabularyFields
 
 # The first file of a Hub folder that is loaded. Libraries before 5 bring along only what it imports by itself.
 require_transformers()
@@ -43,121 +52,25 @@ _LIBRARY_KWARGS = {
 _FROM_FILE = "_from_file"
 
 
-# No postponed annotations in this file: `@strict` checks each field against what its annotation evaluates to.
 @with_value_errors
 @strict
-class MoebaConfig(PreTrainedConfig):
-    r"""
-    Args:
-        vocab_size (`int`): number of token ids.
-        hidden_size (`int`): width of the residual stream.
-        intermediate_size (`int`): width of a dense feed-forward.
-        num_hidden_layers (`int`): number of transformer blocks.
-        num_attention_heads (`int`): query heads.
-        num_key_value_heads (`int`, *optional*): key/value heads (grouped-query attention); default: one per
-            query head.
-        head_dim (`int`, *optional*): width of one head; default `hidden_size // num_attention_heads`.
-        max_position_embeddings (`int`): longest trained sequence, in tokens; a hard limit for `learned`
-            positions.
-        block_order (`str`): where the norms stand relative to the two residual branches, see
-            `modeling/blocks.py`.
-        residual_multiplier (`float`): factor on each branch before it is added to the residual stream.
-        final_norm (`bool`): normalise once more after the last block.
-        norm_type (`str`): see `modeling/norms.py`. `norm_eps` (`float`) and `norm_bias` (layer norms only) go
-            with it.
-        embedding_size (`int`, *optional*): width of the embedding table, default `hidden_size`; another width
-            is projected in and out (OPT-350m).
-        train_padding_embedding (`bool`): the embedding of `pad_token_id` learns like any other (GPT-2).
-        embedding_norm (`bool`): normalise the embedded tokens (BLOOM).
-        embedding_multiplier (`float`): factor on the token embeddings; with `round_embedding_multiplier` it is
-            first rounded to the model's dtype (Gemma).
-        position_embedding_type (`str`): see `modeling/positions.py` and `modeling/position_biases.py`.
-        rope_parameters (`dict`, *optional*, no attribute without rope): any rope type of transformers, with
-            `partial_rotary_factor`; one dict, or one for each kind in `layer_types`. `mscale_all_dim` sharpens latent
-            attention under yarn.
-        query_growth_beta (`float`, *optional*): queries grow by `1 + beta * log(1 + position // original)`, with
-            rope's `original_max_position_embeddings` (Llama 4).
-        longrope_restarts_cache (`bool`): under rope type `longrope`, `generate()` computes the cache anew when the
-            text grows past the original context, where the frequencies change (Phi-3). longrope_factors (`str`):
-            they change `by_length`, or `short` factors always apply (Phi-3.5-MoE).
-        rotary_layers (`list[bool]`, *optional*): which layers rotate; default all (with `rope`).
-        rotary_precision (`str`): what half precision rounds: angles' cosines and sines, and the rotation (`model`),
-            the former only (`float32_product`, Cohere), or neither (`float32`, OLMo 2).
-        rope_interleave (`bool`): latent attention rotates neighbouring entries together (DeepSeek-V3), not halves.
-        position_offset (`int`): added to each position before a learned or sinusoidal table is read.
-        positions_from_attention_mask (`bool`): where no `position_ids` are given, count real tokens only (OPT).
-        alibi_bias_max, alibi_multiplier (`float`): the slopes of `alibi`, and a factor on its bias. alibi_dtype
-            (`str`): `model`, `bfloat16` (slopes and bias are rounded to it first) or `float32`.
-        relative_attention_num_buckets, relative_attention_max_distance (`int`): the table of `relative`.
-        attention_type (`str`): `grouped_query` or `latent` (`modeling/latent_attention.py`), which has
-            `q_lora_rank` (`int`, *optional*: None for a full query projection), `kv_lora_rank` and
-            `qk_rope_head_dim` (the part of `head_dim` that rotates).
-        attention_bias (`bool`): bias of the query, key and value projections.
-        attention_output_bias (`bool`, *optional*): bias of the output projection; default: as
-            `attention_bias`.
-        clip_qkv (`float`, *optional*): queries, keys and values are clamped to this size.
-        qk_norm (`str`): `none`, `head` (over each head, one weight for all), `per_head` (a weight for each) or
-            `full` (over all heads together); `qk_norm_after_rope` places it. `qk_norm_type`, `qk_norm_eps` and
-            `qk_norm_bias` default to the block's; latent attention's inner norms use them too.
-        v_head_dim (`int`, *optional*): width of a value head; default `head_dim`.
-        attention_multiplier (`float`, *optional*): factor on query-key products; default `head_dim ** -0.5`.
-            With `scale_attn_by_inverse_layer_idx` it is divided by the layer's number, from 1 on (GPT-2).
-        attention_score_dtype (`str`): `model` or `float32` for the products of queries and keys (eager attention).
-            Sinks stay in float32 with it. `attention_softmax_dtype` is that of their softmax, `model` in any layer with
-            sinks.
-        attention_value_multiplier (`float`): factor on the values.
-        attention_sink_layer_types (`list[str]`, *optional*): kinds of layers whose heads may attend to nothing.
-            `attention_sink_form` is how: by one more entry of the softmax (`softmax_entry`, GPT-OSS), or by
-            multiplying the mixed values by what that leaves (`output_share`, Granite), which rounds otherwise.
-        attention_output_gate (`str`): `none`, or what turns a projection of the input into a factor on the
-            mixed values.
-        attn_logit_softcapping (`float`, *optional*): scores become `c * tanh(scores / c)`.
-        layer_types (`list[str]`, *optional*): `full_attention` or `sliding_attention` for each layer;
-            default: sliding everywhere when `sliding_window` is given, else full.
-        sliding_window (`int`, *optional*): tokens that a sliding layer sees, itself included.
-        is_causal (`bool`): False lets every token see the whole sequence (for encoders; no causal head then).
-        feed_forward_type (`str`): `gated` (down(act(gate) * up)), `mlp` (down(act(up))) or `clamped_gated`,
-            GPT-OSS's, with `swiglu_alpha` and `swiglu_limit`.
-        hidden_act (`str`): any activation of transformers.
-        mlp_bias (`bool`): biases in dense and shared feed-forwards.
-        num_experts (`int`): routed experts of a sparse layer; 0 makes the model dense.
-        num_experts_per_tok (`int`): experts that each token visits.
-        moe_intermediate_size (`int`, *optional*): width of one expert; default `intermediate_size`.
-        mlp_layer_types (`list[str]`, *optional*): `dense` or `sparse` for each layer; default all sparse if
-            there are experts.
-        expert_bias (`bool`): biases inside the routed experts.
-        shared_expert_intermediate_size (`int`): width of the expert that every token visits; 0 for none.
-        shared_expert_gate (`bool`): multiply the shared expert by the sigmoid of a learned score.
-        shared_expert_combination (`str`): the `sum` or the `average` of routed and shared answers.
-        moe_output_norm (`bool`): normalise what a sparse feed-forward returns (A.X-K1).
-        router_type (`str`): `topk`, `topk_softmax`, `topk_sigmoid` or `sparsemixer` (with `sparsemixer_eps`), see
-            `modeling/router.py`; the fields below belong to `topk`.
-        scoring_func (`str`): `softmax` or `sigmoid` turns router logits into scores.
-        norm_topk_prob (`bool`): renormalise the chosen scores to sum to 1 (`topk_sigmoid` too).
-        norm_topk_eps, norm_topk_min (`float`): added to that sum; the least that it counts as.
-        topk_sorted (`bool`): sum the chosen scores best first, or as top-k leaves them; it changes rounding only.
-        n_group, topk_group (`int`): experts are chosen from the `topk_group` best of `n_group` groups, scored
-            by `group_scoring`; the others are `excluded`, or score `zero` (`group_mask`; Mistral 4).
-        router_selection_bias (`bool`): a buffer added to the scores for choosing only (loss-free balancing).
-        routed_scaling_factor (`float`): factor on the routed experts' weights.
-        router_bias (`bool`): bias of the router's projection.
-        router_logit_softcapping (`float`, *optional*): router logits become `c * tanh(logits / c)`.
-        router_param_dtype, router_matmul_dtype, router_score_dtype, router_weight_dtype (`str`): `model` or
-            `float32` for the router's parameter, product, scores and final weights; they decide which experts
-            win in bf16.
-        router_jitter_noise (`float`): in training, the layer input is multiplied by uniform(1 - x, 1 + x),
-            `router_jitter_draws` (`int`) times (Phi-3.5-MoE: 2).
-        router_loss (`str`): when router losses join `.loss` (`modeling/balancing.py`): in `training`, and only there;
-            `with_router_logits`, as in transformers' own models, in evaluation too; or never (`none`).
-        router_aux_loss_coef, router_z_loss_coef (`float`): their factors; the latter with `training` only.
-        lm_head_bias (`bool`), logit_scale (`float`, a factor), logits_scaling (`float`, a divisor),
-            final_logit_softcapping (`float`, *optional*): the head.
-        native_fields (`dict`, *optional*): by family, what the config.json that the model was converted from says
-            beside its function; nothing here reads it, and an export to that family says it again.
+class MoebaConfig(
+    VocabularyFields,
+    BlockFields,
+    AttentionFields,
+    PositionFields,
+    FeedForwardFields,
+    LayerKindFields,
+    ExpertFields,
+    RouterFields,
+    TrainingFields,
+    PreTrainedConfig,
+):
+    """One decoder or encoder of any shape: every field, with its type, stands under `Args`.
 
     Raises:
         ValueError: a field that does not exist (the nearest name is suggested), one out of range or without anything
-            to act on (`idle_fields.py`), or fields that contradict each other.
+            to act on, or fields that contradict each other.
     """
 
     model_type = "moeba"
@@ -178,191 +91,16 @@ class MoebaConfig(PreTrainedConfig):
     base_model_ep_plan = EXPERT_PARALLEL
     base_model_pp_plan = PIPELINE_PARALLEL
 
-    # Sizes
-    vocab_size: int = 32000
-    hidden_size: int = 768
-    intermediate_size: int = 2048
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    max_position_embeddings: int = 2048
-
-    # Blocks and norms
-    block_order: Literal[
-        "pre_norm",
-        "pre_norm_normed_residual",
-        "post_norm",
-        "sandwich_norm",
-        "output_norm",
-        "parallel",
-        "parallel_stream_first",
-        "parallel_two_norms",
-    ] = "pre_norm"
-    residual_multiplier: float | int = 1.0
-    final_norm: bool = True
-    norm_type: Literal[
-        "rmsnorm",
-        "rmsnorm_float32",
-        "rmsnorm_unit_offset",
-        "rmsnorm_nonparametric",
-        "layernorm",
-        "layernorm_float32",
-        "layernorm_unit_offset",
-        "layernorm_nonparametric",
-    ] = "rmsnorm"
-    norm_eps: float = 1e-6
-    norm_bias: bool = True
-
-    # Embeddings and positions
-    tie_word_embeddings: bool = False
-    embedding_size: int | None = None
-    embedding_norm: bool = False
-    train_padding_embedding: bool = False
-    embedding_multiplier: float | int = 1.0
-    round_embedding_multiplier: bool = False
-    position_embedding_type: Literal[
-        "rope", "learned", "sinusoidal", "sinusoidal_fairseq", "alibi", "relative", "none"
-    ] = "rope"
-    rope_parameters: dict | None = None
-    longrope_restarts_cache: bool = False
-    longrope_factors: Literal["by_length", "short"] = "by_length"
-    rotary_layers: list[bool] | None = None
-    rotary_precision: Literal["model", "float32_product", "float32"] = "model"
-    query_growth_beta: float | int | None = None
-    rope_interleave: bool = False
-    position_offset: int = 0
-    positions_from_attention_mask: bool = False
-    alibi_bias_max: float | int = 8
-    alibi_multiplier: float | int = 1.0
-    alibi_dtype: Literal["model", "bfloat16", "float32"] = "model"
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
-
-    # Attention
-    attention_type: Literal["grouped_query", "latent"] = "grouped_query"
-    attention_bias: bool = False
-    attention_output_bias: bool | None = None
-    clip_qkv: float | int | None = None
-    qk_norm: Literal["none", "head", "per_head", "full"] = "none"
-    qk_norm_type: str | None = None
-    qk_norm_eps: float | None = None
-    qk_norm_bias: bool | None = None
-    qk_norm_after_rope: bool = False
-    q_lora_rank: int | None = None
-    kv_lora_rank: int | None = None
-    qk_rope_head_dim: int | None = None
-    v_head_dim: int | None = None
-    attention_multiplier: float | int | None = None
-    scale_attn_by_inverse_layer_idx: bool = False
-    attention_score_dtype: Literal["model", "float32"] = "model"
-    attention_softmax_dtype: Literal["model", "float32"] = "float32"
-    attention_value_multiplier: float | int = 1.0
-    attention_sink_layer_types: list[str] | None = None
-    attention_sink_form: Literal["softmax_entry", "output_share"] = "softmax_entry"
-    attention_output_gate: Literal["none", "sigmoid", "softplus", "softplus_per_head"] = "none"
-    attn_logit_softcapping: float | int | None = None
-    layer_types: list[str] | None = None
-    sliding_window: int | None = None
-    is_causal: bool = True
-
-    # Feed-forward
-    feed_forward_type: Literal["gated", "clamped_gated", "mlp"] = "gated"
-    hidden_act: str = "silu"
-    swiglu_alpha: float | int = 1.702
-    swiglu_limit: float | int | None = 7.0
-    mlp_bias: bool = False
-
-    # Experts
-    num_experts: int = 0
-    num_experts_per_tok: int = 2
-    moe_intermediate_size: int | None = None
-    mlp_layer_types: list[str] | None = None
-    expert_bias: bool = False
-    shared_expert_intermediate_size: int = 0
-    shared_expert_gate: bool = False
-    shared_expert_combination: Literal["sum", "average"] = "sum"
-    moe_output_norm: bool = False
-
-    # Router
-    router_type: Literal["topk", "topk_softmax", "topk_sigmoid", "sparsemixer"] = "topk"
-    scoring_func: Literal["softmax", "sigmoid"] = "softmax"
-    norm_topk_prob: bool = True
-    norm_topk_eps: float = 0.0
-    norm_topk_min: float = 0.0
-    topk_sorted: bool = True
-    n_group: int = 1
-    topk_group: int = 1
-    group_mask: Literal["excluded", "zero"] = "excluded"
-    group_scoring: Literal["top2_sum", "max"] = "top2_sum"
-    router_selection_bias: bool = False
-    routed_scaling_factor: float | int = 1.0
-    router_bias: bool = False
-    router_logit_softcapping: float | int | None = None
-    router_param_dtype: Literal["model", "float32"] = "model"
-    router_matmul_dtype: Literal["model", "float32"] = "model"
-    router_score_dtype: Literal["model", "float32"] = "float32"
-    router_weight_dtype: Literal["model", "float32"] = "model"
-    sparsemixer_eps: float = 0.01
-    router_jitter_noise: float | int = 0.0
-    router_jitter_draws: int = 1
-    router_loss: Literal["training", "with_router_logits", "none"] = "training"
-    router_aux_loss_coef: float | int = 0.001
-    router_z_loss_coef: float | int = 0.0
-    output_router_logits: bool = False
-
-    # Head
-    lm_head_bias: bool = False
-    logit_scale: float | int = 1.0
-    logits_scaling: float | int = 1.0
-    final_logit_softcapping: float | int | None = None
-
-    # Training and generation
-    attention_dropout: float | int = 0.0
-    hidden_dropout: float | int = 0.0
-    embedding_dropout: float | int = 0.0
-    classifier_dropout: float | int = 0.0
-    initializer_range: float = 0.02
-    use_cache: bool = True
-    native_fields: dict | None = None
-    pad_token_id: int | None = None
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-
     def __post_init__(self, **kwargs: Any) -> None:
         # `MoebaConfig(**config.to_dict())` says what a file says.
         from_file = kwargs.pop(_FROM_FILE, False) or "model_type" in kwargs
         self.refuse_unknown(kwargs)
         self._take_other_spellings(kwargs)
         self._refuse(dtype_problems(self.dtype, kwargs.get("torch_dtype")))
-        self._refuse(out_of_range(vars(self)))  # before lists as long as a number says are made
-        if self.num_key_value_heads is None:
-            self.num_key_value_heads = self.num_attention_heads
-        if self.head_dim is None and self.num_attention_heads > 0:
-            if self.hidden_size % self.num_attention_heads:
-                raise ValueError(
-                    f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads="
-                    f"{self.num_attention_heads}: give head_dim."
-                )
-            self.head_dim = self.hidden_size // self.num_attention_heads
-        if self.attention_output_bias is None:
-            self.attention_output_bias = self.attention_bias
-        if self.v_head_dim is None:
-            self.v_head_dim = self.head_dim
-        if self.embedding_size is None:
-            self.embedding_size = self.hidden_size
-        for name, default in (("type", self.norm_type), ("eps", self.norm_eps), ("bias", self.norm_bias)):
-            if getattr(self, f"qk_norm_{name}") is None:
-                setattr(self, f"qk_norm_{name}", default)
-        if self.moe_intermediate_size is None:
-            self.moe_intermediate_size = self.intermediate_size
-        if self.layer_types is None:
-            kind = "full_attention" if self.sliding_window is None else "sliding_attention"
-            self.layer_types = [kind] * self.num_hidden_layers
-        if self.rotary_layers is None:
-            self.rotary_layers = [self.position_embedding_type == "rope"] * self.num_hidden_layers
-        if self.mlp_layer_types is None:
-            self.mlp_layer_types = ["sparse" if self.num_experts else "dense"] * self.num_hidden_layers
+        self._refuse(out_of_range(vars(self), RANGES))  # before lists as long as a number says are made
+        for name, value in FILLED_IN.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value(self))
         super().__post_init__(**kwargs)
         if self.position_embedding_type != "rope":
             del self.rope_parameters
@@ -399,7 +137,10 @@ class MoebaConfig(PreTrainedConfig):
         return [rope[kind] for kind in self.nested_rope_parameter_keys(rope)] or [rope]
 
     def _take_other_spellings(self, kwargs: dict[str, Any]) -> None:
-        """Read fields given by a name of `attribute_map`; a field given twice must have the same value."""
+        """Read fields given by another or an old name; a field given twice must have the same value."""
+        if old := {name: kwargs.pop(name) for name in OLD_NAMES if name in kwargs}:
+            for name, value in with_new_names({"logit_scale": self.logit_scale, **old}).items():
+                setattr(self, name, value)
         defaults = {field.name: field.default for field in fields(self)}
         for alias in [name for name in kwargs if name in self.attribute_map]:
             name, value = self.attribute_map[alias], kwargs.pop(alias)
@@ -412,7 +153,11 @@ class MoebaConfig(PreTrainedConfig):
     @classmethod
     def _known(cls) -> set[str]:
         return (
-            {field.name for field in fields(cls)} | set(cls.attribute_map) | _LIBRARY_KWARGS | set(ROPE_NAMES)
+            {field.name for field in fields(cls)}
+            | set(cls.attribute_map)
+            | _LIBRARY_KWARGS
+            | set(ROPE_NAMES)
+            | set(OLD_NAMES)
         )
 
     @classmethod
@@ -441,8 +186,12 @@ class MoebaConfig(PreTrainedConfig):
         Raises:
             ValueError: a field out of range, fields that contradict each other, or one of `kwargs` without effect.
         """
-        names = {field.name for field in fields(cls)} - {"dtype"} | set(cls.attribute_map) | set(ROPE_NAMES)
-        given = {name: kwargs.pop(name) for name in list(kwargs) if name in names}
+        names = (
+            {field.name for field in fields(cls)} - {"dtype"}
+            | set(cls.attribute_map)
+            | {*ROPE_NAMES, *OLD_NAMES}
+        )
+        given = with_new_names({name: kwargs.pop(name) for name in list(kwargs) if name in names})
         said = {cls.attribute_map.get(name, name): value for name, value in given.items()}
         values = overridden(config_dict, said, cls.attribute_map)
         extra = {name: values.pop(name) for name in cls.unknown_fields(values)}
@@ -465,6 +214,12 @@ class MoebaConfig(PreTrainedConfig):
         """As in transformers. PEFT calls it before it looks a model type's targets up, which is when it learns them."""
         fill_peft_tables(self.model_type)
         return super().to_dict()
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What config.json says: a field that has nothing to act on is left out where nobody gave it a value."""
+        values = super().to_diff_dict()
+        unsaid = () if self.is_heterogeneous else idle_and_unsaid(self)
+        return {name: value for name, value in values.items() if name not in unsaid}
 
     def validate_architecture(self) -> None:
         """Refuse fields that contradict each other (`@strict` runs this at construction)."""
@@ -514,7 +269,8 @@ class MoebaConfig(PreTrainedConfig):
         return kv_cache_bytes_per_token(self, bytes_per_value)
 
 
+MoebaConfig.__doc__ = f"{inspect.cleandoc(MoebaConfig.__doc__ or '')}\n\n{documented(*PARTS)}"
 # Tools take a config that has the attribute for one that rotates: where nothing does, it is absent.
-del MoebaConfig.rope_parameters
+del PositionFields.rope_parameters
 
 __all__ = ["MoebaConfig"]

@@ -5,10 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .block_fields import NORMS_PER_BLOCK, NORMS_WITH_BIAS
+
 
 def layer_view(config: Any, layer_idx: int) -> Any:
     """The config of one layer: sizes may differ between layers through `per_layer_config`."""
     return config.per_layer_config[layer_idx] if config.is_heterogeneous else config
+
+
+def each_layer(config: Any) -> list[Any]:
+    """The config of each layer where layers differ, or the one config of all."""
+    return (
+        [config.per_layer_config[i] for i in range(config.num_hidden_layers)]
+        if config.is_heterogeneous
+        else [config]
+    )
 
 
 def rope_of(config: Any) -> dict[str, Any]:
@@ -22,6 +33,14 @@ def longrope_switch(config: Any) -> int | None:
     each = [value for value in rope.values() if isinstance(value, dict)] or [rope]
     lengths = [one["original_max_position_embeddings"] for one in each if one.get("rope_type") == "longrope"]
     return min(lengths, default=None)
+
+
+def rotated_width(config: Any) -> int:
+    """How many entries of a head rope turns."""
+    rope = rope_of(config)
+    if config.rope_is_per_layer_type:
+        rope = next(iter(rope.values()))
+    return int(config.rotary_head_dim * rope.get("partial_rotary_factor", 1.0))
 
 
 @dataclass(frozen=True)
@@ -40,9 +59,6 @@ class Weights:
 
 def _linear(inputs: int, outputs: int, bias: bool) -> Weights:
     return Weights(inputs * outputs, outputs if bias else 0)
-
-
-NORMS_WITH_BIAS = ("layernorm", "layernorm_unit_offset")
 
 
 def _norm_of(norm_type: str, bias: bool, width: int) -> Weights:
@@ -119,18 +135,6 @@ def _sparse(config: Any, active_only: bool) -> Weights:
         total += _feed_forward(config, config.shared_expert_intermediate_size, config.mlp_bias)
         total += _linear(config.hidden_size, 1, False) * int(config.shared_expert_gate) + _activation(config)
     return total + _norm(config, config.hidden_size) * int(config.moe_output_norm)
-
-
-NORMS_PER_BLOCK = {
-    "pre_norm": 2,
-    "pre_norm_normed_residual": 2,
-    "post_norm": 2,
-    "sandwich_norm": 4,
-    "output_norm": 2,
-    "parallel": 1,
-    "parallel_stream_first": 1,
-    "parallel_two_norms": 2,
-}
 
 
 def _layer(config: Any, layer_idx: int, active_only: bool) -> Weights:

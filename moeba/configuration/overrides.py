@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 ROPE_NAMES = ("rope_scaling", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
+# Names of fields that earlier versions had.
+OLD_NAMES = ("logits_scaling",)
 _BY_LAYER = ("layer_types", "rotary_layers", "mlp_layer_types")
 
 
@@ -56,3 +58,20 @@ def _rope(saved: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
     settings = said.get("rope_scaling")
     kept = {**theta, **settings} if isinstance(settings, Mapping) else {**theta, **rope}
     return kept | {name: value for name, value in said.items() if name != "rope_scaling"}
+
+
+def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values, those under `OLD_NAMES` as today's fields say them.
+
+    Raises:
+        ValueError: a field is said by its old and its new name.
+    """
+    found = dict(values)
+    divisor = found.pop("logits_scaling", 1.0)
+    if divisor != 1.0:
+        if found.get("logit_scale", 1.0) != 1.0:
+            raise ValueError(
+                f"logits_scaling={divisor} contradicts logit_scale={found['logit_scale']}: they are one field."
+            )
+        found |= {"logit_scale": divisor, "logit_scale_operation": "divide"}
+    return found

@@ -6,7 +6,7 @@ Whatever is said here of a field holds whether or not other fields let it act.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,37 +17,40 @@ from ..library.upstream import ACT2FN
 MOST_LAYERS, MOST_EXPERTS, MOST = 100_000, 65_536, 2**31 - 1
 LARGEST = 3.4e38  # what float32 holds
 
-# The least and the most of each whole number. None, where a field may be that, is always in range.
-COUNTS: dict[str, tuple[int, int]] = {
-    **dict.fromkeys(
-        (
-            "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",
-            "v_head_dim", "embedding_size", "max_position_embeddings", "moe_intermediate_size", "q_lora_rank",
-            "kv_lora_rank", "qk_rope_head_dim", "router_jitter_draws", "relative_attention_max_distance",
-        ),
-        (1, MOST),
-    ),
-    **dict.fromkeys(("shared_expert_intermediate_size", "position_offset"), (0, MOST)),
-    **dict.fromkeys(("num_experts_per_tok", "n_group", "topk_group"), (1, MOST_EXPERTS)),
-    "num_experts": (0, MOST_EXPERTS),
-    "num_hidden_layers": (0, MOST_LAYERS),
-    "relative_attention_num_buckets": (2, MOST),
-    # The cache of a window of one token keeps all of them (transformers' `DynamicCache`), and a token that sees itself
-    # alone needs no attention.
-    "sliding_window": (2, MOST),
-}  # fmt: skip
-POSITIVE = (
-    "norm_eps", "qk_norm_eps", "attn_logit_softcapping", "final_logit_softcapping", "router_logit_softcapping",
-    "clip_qkv", "swiglu_limit", "attention_multiplier", "alibi_bias_max", "routed_scaling_factor",
-)  # fmt: skip
-NOT_NEGATIVE = (
-    "norm_topk_eps", "norm_topk_min", "router_aux_loss_coef", "router_z_loss_coef", "initializer_range",
-    "sparsemixer_eps",
-)  # fmt: skip
-NOT_ZERO = ("logits_scaling", "logit_scale", "embedding_multiplier")
-FRACTIONS = (
-    "attention_dropout", "hidden_dropout", "embedding_dropout", "classifier_dropout", "router_jitter_noise",
-)  # fmt: skip
+
+# A value -> what is wrong with it, continuing a sentence that names field and value; None if nothing is.
+Range = Callable[[Any], str | None]
+
+
+def between(least: int, most: int) -> Range:
+    """Whole numbers with bounds that are in them."""
+
+    def problem(value: Any) -> str | None:
+        if least <= value <= most:
+            return None
+        return f"must be at least {least}" if value < least else f"must be at most {most}"
+
+    return problem
+
+
+def _unless(holds: Callable[[Any], bool], problem: str) -> Range:
+    return lambda value: None if holds(value) else problem
+
+
+COUNT = between(1, MOST)
+POSITIVE = _unless(lambda value: value > 0, "must be positive")
+NOT_NEGATIVE = _unless(lambda value: value >= 0, "must not be negative")
+NOT_ZERO = _unless(lambda value: value != 0, "leaves nothing of the model's function")
+FRACTION = _unless(lambda value: 0 <= value < 1, "must be at least 0 and below 1")
+
+
+def activation(name: Any) -> str | None:
+    """The range of names of activations."""
+    return (
+        None if name in ACT2FN else f"is no activation of transformers (nearest: '{nearest(name, ACT2FN)}')"
+    )
+
+
 # Fields of the library's own base class, whose types it does not check.
 INHERITED: dict[str, type] = {
     "id2label": dict, "label2id": dict, "output_hidden_states": bool, "return_dict": bool, "problem_type": str,
@@ -55,11 +58,12 @@ INHERITED: dict[str, type] = {
 }  # fmt: skip
 
 
-def out_of_range(values: Mapping[str, Any]) -> Iterator[str]:
+def out_of_range(values: Mapping[str, Any], ranges: Mapping[str, Range]) -> Iterator[str]:
     """Each field of a config whose value alone is wrong, as one sentence.
 
     Args:
         values: fields by name; those that are None say nothing, those that are missing are not asked for.
+        ranges: by name of the field.
     """
     for name, kind in INHERITED.items():
         value = values.get(name)
@@ -68,25 +72,10 @@ def out_of_range(values: Mapping[str, Any]) -> Iterator[str]:
     for name, value in values.items():
         if isinstance(value, int | float) and not abs(value) <= LARGEST:
             yield f"{name}={value} must be a finite number, also in float32"
-    for name, (least, most) in COUNTS.items():
+    for name, within in ranges.items():
         value = values.get(name)
-        if value is not None and not least <= value <= most:
-            bound = f"at least {least}" if value < least else f"at most {most}"
-            yield f"{name}={value} must be {bound}"
-    for name in POSITIVE:
-        if (value := values.get(name)) is not None and value <= 0:
-            yield f"{name}={value} must be positive"
-    for name in NOT_NEGATIVE:
-        if (value := values.get(name)) is not None and value < 0:
-            yield f"{name}={value} must not be negative"
-    for name in NOT_ZERO:
-        if values.get(name) == 0:
-            yield f"{name}=0 leaves nothing of the model's function"
-    for name in FRACTIONS:
-        if (value := values.get(name)) is not None and not 0 <= value < 1:
-            yield f"{name}={value} must be at least 0 and below 1"
-    if (act := values.get("hidden_act")) is not None and act not in ACT2FN:
-        yield f"hidden_act='{act}' is no activation of transformers (nearest: '{nearest(act, ACT2FN)}')"
+        if value is not None and (problem := within(value)):
+            yield f"{name}={value!r} {problem}"
 
 
 def nearest(name: str, known: Collection[str]) -> str:

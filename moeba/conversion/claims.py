@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..configuration import MoebaConfig
-from ..configuration.model_facts import rope_of
-from .rows import rotated_width
+from ..configuration.model_facts import rope_of, rotated_width
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,11 @@ class Claim:
 
 def _never(value: Any, config: MoebaConfig) -> bool:
     return not value
+
+
+def _factor(config: MoebaConfig) -> float:
+    """What logits are multiplied by."""
+    return config.logit_scale if config.logit_scale_operation == "multiply" else 1 / config.logit_scale
 
 
 def _equals(value: float, expected: float) -> bool:
@@ -146,10 +150,10 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(("residual_multiplier",), lambda v, c: _equals(v, c.residual_multiplier), "residuals are scaled", _NUMBER),
     Claim(("attention_multiplier",), lambda v, c: _equals(v, c.attention_multiplier or c.head_dim**-0.5),
           "scores are scaled otherwise", _NUMBER),
-    Claim(("dim_model_base",), lambda v, c: _equals(c.hidden_size / v, c.logits_scaling / c.logit_scale),
+    Claim(("dim_model_base",), lambda v, c: _equals(v / c.hidden_size, _factor(c)),
           "logits are scaled", _NUMBER),
-    Claim(("logit_scale",), lambda v, c: _equals(v, c.logit_scale), "logits are scaled", _NUMBER),
-    Claim(("logits_scaling",), lambda v, c: _equals(v, c.logits_scaling), "logits are scaled", _NUMBER),
+    Claim(("logit_scale",), lambda v, c: _equals(v, _factor(c)), "logits are scaled", _NUMBER),
+    Claim(("logits_scaling",), lambda v, c: _equals(v * _factor(c), 1.0), "logits are scaled", _NUMBER),
 )  # fmt: skip
 _NEIGHBOURS = Claim(
     ("rope_interleaved", "interleaved_rope"), _never, "rope turns neighbouring entries together", bool

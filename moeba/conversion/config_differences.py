@@ -6,21 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..configuration import MoebaConfig
-from ..configuration.idle_fields import is_idle
-from ..configuration.model_facts import layer_view, rope_of
+from ..configuration.model_facts import each_layer
+from ..configuration.schema import FACTS, is_idle, with_effect
 
-# Fields of ours that change training or outputs, never the function that inference computes.
-TRAINING_FIELDS = {
-    "attention_dropout", "classifier_dropout", "embedding_dropout", "hidden_dropout", "initializer_range",
-    "output_router_logits", "router_aux_loss_coef", "router_jitter_draws", "router_jitter_noise",
-    "router_loss", "router_z_loss_coef", "train_padding_embedding", "use_cache",
-}  # fmt: skip
-METADATA_FIELDS = {
+# Fields that change training or outputs, never the function that inference computes.
+TRAINING_FIELDS = with_effect("training")
+# Those that change nothing, and what the library itself notes in a config.
+METADATA_FIELDS = with_effect("metadata") | {
     "architectures", "auto_map", "chunk_size_feed_forward", "id2label", "label2id", "output_hidden_states",
-    "native_fields", "problem_type", "return_dict", "transformers_version", "moeba_version", "_name_or_path",
+    "problem_type", "return_dict", "transformers_version", "moeba_version", "_name_or_path",
 }  # fmt: skip
 # Fields that change nothing but the order of a sum.
-_ROUNDING_FIELDS = {"topk_sorted"}
+_ROUNDING_FIELDS = with_effect("rounding")
 
 
 @dataclass(frozen=True)
@@ -44,27 +41,17 @@ def differences(first: MoebaConfig, second: MoebaConfig) -> list[Difference]:
 
 
 def _values(config: MoebaConfig) -> dict[str, Any]:
+    """Fields in their plainest spelling; where layers differ, as a list."""
     values = config.to_dict()
-    values["rope_parameters"] = plain_rope(config)
-    if config.is_heterogeneous:  # however the layers' sizes are spelled
-        del values["per_layer_config"]
-        for name in config.per_layer_attributes:
-            sizes = [getattr(layer_view(config, i), name) for i in range(config.num_hidden_layers)]
-            values[name] = sizes if len(set(map(str, sizes))) > 1 else sizes[0]
+    values.pop("per_layer_config", None)
+    layers = each_layer(config)
+    for name in config.per_layer_attributes if config.is_heterogeneous else ():
+        values[name] = _one_or_all([getattr(layer, name) for layer in layers])
+    for name, facts in FACTS.items():
+        if facts.means is not None:
+            values[name] = _one_or_all([facts.means(layer) for layer in layers])
     return values
 
 
-def plain_rope(config: MoebaConfig) -> dict[str, Any] | None:
-    """Rope settings without what says nothing: kinds that no layer has, equal settings twice, a factor of 1."""
-    rope = rope_of(config)
-    if rope and config.rope_is_per_layer_type:
-        kinds = [_without_full_factor(rope[kind]) for kind in sorted(set(config.layer_types))]
-        same = all(settings == kinds[0] for settings in kinds)
-        return kinds[0] if same and kinds else dict(zip(sorted(set(config.layer_types)), kinds, strict=True))
-    return _without_full_factor(rope) or None
-
-
-def _without_full_factor(rope: dict[str, Any] | None) -> dict[str, Any] | None:
-    if not rope or rope.get("partial_rotary_factor") != 1.0:
-        return rope
-    return {key: value for key, value in rope.items() if key != "partial_rotary_factor"}
+def _one_or_all(sizes: list[Any]) -> Any:
+    return sizes if len(set(map(str, sizes))) > 1 else sizes[0]

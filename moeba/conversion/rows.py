@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 
 from ..configuration import MoebaConfig
-from ..configuration.model_facts import layer_view, rope_of
+from ..configuration.model_facts import layer_view, rotated_width
 
 Tensors = list[torch.Tensor]
 Size = Callable[[MoebaConfig], int]
@@ -76,14 +76,6 @@ class SplitGroups:
         rest = tensors[0].shape[1:]
         grouped = torch.cat([part.reshape(kv_heads, -1, width, *rest) for part in tensors], dim=1)
         return [grouped.reshape(-1, *rest)]
-
-
-def rotated_width(config: MoebaConfig) -> int:
-    """How many entries of a head rope turns."""
-    rope = rope_of(config)
-    if config.rope_is_per_layer_type:
-        rope = next(iter(rope.values()))
-    return int(config.rotary_head_dim * rope.get("partial_rotary_factor", 1.0))
 
 
 @dataclass(frozen=True)

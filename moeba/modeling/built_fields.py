@@ -10,23 +10,14 @@ from dataclasses import fields
 from typing import Any
 
 from ..configuration.configuration_moeba import MoebaConfig
+from ..configuration.schema import FACTS
 from ..library.upstream import PreTrainedConfig
 
-# What modules or heads read at each forward, what the library sets on the config of a running model (a resized
-# vocabulary, fewer layers for early exit, `is_causal` in continuous batching), and what only generation, initialisation
-# or a new head asks.
-_FREE = {
-    "vocab_size", "num_hidden_layers", "max_position_embeddings", "tie_word_embeddings", "use_cache", "pad_token_id",
-    "bos_token_id", "eos_token_id", "embedding_multiplier", "round_embedding_multiplier",
-    "positions_from_attention_mask", "initializer_range", "router_aux_loss_coef", "router_z_loss_coef",
-    "output_router_logits", "logit_scale", "logits_scaling", "final_logit_softcapping", "classifier_dropout",
-    "is_causal", "train_padding_embedding", "router_loss", "longrope_restarts_cache",
-}  # fmt: skip
+# Those of the library's own class are its own to set: a resized vocabulary, fewer layers for early exit.
 _NAMES = tuple(
-    field.name
-    for field in fields(MoebaConfig)
-    if field.name not in _FREE
-    and field.name not in {inherited.name for inherited in fields(PreTrainedConfig)}
+    name
+    for name, facts in FACTS.items()
+    if not facts.live and name not in {inherited.name for inherited in fields(PreTrainedConfig)}
 )
 
 

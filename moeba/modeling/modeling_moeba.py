@@ -377,10 +377,8 @@ class MoebaForCausalLM(RouterLossHead, MoebaPreTrainedModel, GenerationMixin):
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Project, scale and cap: `[..., hidden] -> [..., vocab]`."""
         logits = self.lm_head(hidden_states)
-        if self.config.logit_scale != 1.0:
-            logits = logits * self.config.logit_scale
-        if self.config.logits_scaling != 1.0:
-            logits = logits / self.config.logits_scaling
+        if (scale := self.config.logit_scale) != 1.0:
+            logits = logits * scale if self.config.logit_scale_operation == "multiply" else logits / scale
         if self.config.final_logit_softcapping is not None:
             cap = self.config.final_logit_softcapping
             logits = torch.tanh(logits / cap) * cap

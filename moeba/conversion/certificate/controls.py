@@ -1,7 +1,7 @@
 """Planted faults: what a conversion typically gets wrong, done on purpose to a copy of the Moeba side.
 
-Each fault says which configs it applies to and damages a model, through its weights or its config. Adding one is adding
-an entry to a table: the one here, or that of positions or of experts.
+Each fault says which configs it applies to and damages a model. A wrong value of a field is named where the field is
+declared (`configuration/*_fields.py`); damage to tensors stands here.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from typing import Any
 import torch
 
 from ...configuration import MoebaConfig
-from ...configuration.model_facts import NORMS_PER_BLOCK, NORMS_WITH_BIAS, layer_view
+from ...configuration.attention_fields import sinking_kinds
+from ...configuration.block_fields import NORMS_PER_BLOCK, NORMS_WITH_BIAS
+from ...configuration.expert_fields import first_sparse, is_sparse
+from ...configuration.model_facts import layer_view, rotated_width
+from ...configuration.position_fields import rotates
+from ...configuration.router_fields import chooses
 from ...modeling import MoebaForCausalLM
-from .expert_faults import EXPERT_FAULTS
-from .fault import Fault, layers_of, roll, swap, zero
-from .position_faults import POSITION_FAULTS
+from .fault import Fault, layers_of, of_fields, roll, swap, zero
 
 
 def faults_for(config: MoebaConfig, equal_experts: bool = False) -> Iterator[Fault]:
@@ -66,10 +69,6 @@ def _sinking(model: MoebaForCausalLM) -> Any:
     return next(layer.self_attn for layer in layers_of(model) if layer.self_attn.has_sinks)
 
 
-def _has_sinks(config: MoebaConfig) -> bool:
-    return bool(set(config.attention_sink_layer_types or ()) & set(config.layer_types))
-
-
 def _has_dense(config: MoebaConfig) -> bool:
     return "dense" in config.mlp_layer_types
 
@@ -79,10 +78,34 @@ def _dense(model: MoebaForCausalLM) -> Any:
     return layers_of(model)[index].mlp
 
 
-def _near_activation(name: str) -> str:
-    return {"gelu_new": "gelu", "gelu": "gelu_new", "gelu_pytorch_tanh": "gelu", "silu": "gelu"}.get(
-        name, "silu"
-    )
+def _rotating(model: MoebaForCausalLM) -> Any:
+    """The first attention that rotates."""
+    return next(layer.self_attn for layer in layers_of(model) if layer.self_attn.is_rotary)
+
+
+def _roll_rotated(model: MoebaForCausalLM) -> None:
+    """Mistake half-split for interleaved rotation: reorder the rows of each query head."""
+    attention = _rotating(model)
+    weight = (attention.q_proj if hasattr(attention, "q_proj") else attention.q_b_proj).weight
+    heads = weight.view(-1, attention.head_dim, weight.shape[-1])
+    turned = rotated_width(model.config)
+    start = attention.head_dim - model.config.rotary_head_dim
+    order = torch.arange(attention.head_dim)
+    order[start : start + turned] = start + torch.arange(turned).view(2, turned // 2).T.reshape(-1)
+    weight.copy_(heads[:, order].reshape(weight.shape))
+
+
+def _chooses(config: MoebaConfig) -> bool:
+    return is_sparse(config) and chooses(config)
+
+
+def _sparse(model: MoebaForCausalLM) -> Any:
+    return layers_of(model)[model.config.sparse_layers[0]].mlp
+
+
+def _swap_expert_halves(model: MoebaForCausalLM) -> None:
+    weight = _sparse(model).experts.gate_up_proj
+    weight.copy_(torch.cat(tuple(reversed(weight.chunk(2, dim=1))), dim=1))
 
 
 BLOCK_FAULTS: tuple[Fault, ...] = (
@@ -91,10 +114,6 @@ BLOCK_FAULTS: tuple[Fault, ...] = (
           lambda m: roll(m.model.norm.weight)),
     Fault("norm bias dropped", lambda c: c.norm_type in NORMS_WITH_BIAS and c.norm_bias,
           lambda m: zero(_first_norm(m).bias)),
-    Fault("norm weights taken without their offset", lambda c: c.norm_type.endswith("unit_offset"),
-          config=lambda c: {"norm_type": c.norm_type.removesuffix("_unit_offset")}),
-    # BERT's epsilon of 1e-12, ten times as large, is still lost beside any variance.
-    Fault("norm epsilon times ten", lambda c: True, config=lambda c: {"norm_eps": max(c.norm_eps * 10, 1e-5)}),
     Fault("query and key swapped",
           lambda c: _grouped(c) and _first(c).num_key_value_heads == _first(c).num_attention_heads,
           lambda m: swap(_attention(m).q_proj.weight, _attention(m).k_proj.weight)),
@@ -111,50 +130,48 @@ BLOCK_FAULTS: tuple[Fault, ...] = (
           lambda m: roll(_attention(m).kv_b_proj.weight, dim=1)),
     Fault("shared key's channels rolled by one", _latent,
           lambda m: roll(_attention(m).kv_a_proj_with_mqa.weight)),
-    Fault("queries, keys and values unclipped", lambda c: c.clip_qkv is not None, config=lambda c: {"clip_qkv": None}),
-    Fault("value multiplier dropped", lambda c: c.attention_value_multiplier != 1.0,
-          config=lambda c: {"attention_value_multiplier": 1.0}),
-    Fault("attention sinks rolled by one head", lambda c: _has_sinks(c) and _first(c).num_attention_heads > 1,
+    Fault("attention sinks rolled by one head", lambda c: bool(sinking_kinds(c)) and _first(c).num_attention_heads > 1,
           lambda m: roll(_sinking(m).sinks)),
-    Fault("attention sinks dropped", _has_sinks, config=lambda c: {"attention_sink_layer_types": None}),
-    Fault("output gate dropped", lambda c: c.attention_output_gate != "none",
-          config=lambda c: {"attention_output_gate": "none"}),
-    Fault("sliding window dropped", lambda c: c.sliding_window is not None,
-          config=lambda c: {"sliding_window": 10**6}),
-    Fault("sliding window one longer", lambda c: c.sliding_window is not None,
-          config=lambda c: {"sliding_window": c.sliding_window + 1}),
-    Fault("attention scale changed", lambda c: True,
-          config=lambda c: {"attention_multiplier": (c.attention_multiplier or c.head_dim**-0.5) * 1.1}),
-    Fault("layer number left out of the attention scale",
-          lambda c: c.scale_attn_by_inverse_layer_idx and c.num_hidden_layers > 1,
-          config=lambda c: {"scale_attn_by_inverse_layer_idx": False}),
-    Fault("attention softcap dropped", lambda c: c.attn_logit_softcapping is not None,
-          config=lambda c: {"attn_logit_softcapping": None}),
-    Fault("final softcap dropped", lambda c: c.final_logit_softcapping is not None,
-          config=lambda c: {"final_logit_softcapping": None}),
-    Fault("logit scale dropped", lambda c: c.logit_scale != 1.0, config=lambda c: {"logit_scale": 1.0}),
-    Fault("logit divisor dropped", lambda c: c.logits_scaling != 1.0, config=lambda c: {"logits_scaling": 1.0}),
     Fault("head bias dropped", lambda c: c.lm_head_bias, lambda m: zero(m.lm_head.bias)),
-    Fault("residual multiplier dropped", lambda c: c.residual_multiplier != 1.0,
-          config=lambda c: {"residual_multiplier": 1.0}),
-    Fault("embedding norm dropped", lambda c: c.embedding_norm, config=lambda c: {"embedding_norm": False}),
     Fault("embedding projection rolled by one", lambda c: c.embedding_size != c.hidden_size,
           lambda m: roll(m.model.project_in.weight)),
-    Fault("embedding multiplier dropped", lambda c: c.embedding_multiplier != 1.0,
-          config=lambda c: {"embedding_multiplier": 1.0}),
     Fault("gate and up swapped", lambda c: _has_dense(c) and c.feed_forward_type != "mlp",
           lambda m: swap(_dense(m).gate_proj.weight, _dense(m).up_proj.weight)),
     Fault("feed-forward bias dropped", lambda c: c.mlp_bias and _has_dense(c),
           lambda m: zero(_dense(m).down_proj.bias)),
-    Fault("gate unclamped", lambda c: c.feed_forward_type == "clamped_gated" and c.swiglu_limit is not None,
-          config=lambda c: {"swiglu_limit": None}),
     Fault("slopes of the activation doubled", lambda c: c.hidden_act == "xielu" and _has_dense(c),
           lambda m: _dense(m).act_fn.alpha_p.mul_(2)),
-    Fault("another activation", lambda c: c.feed_forward_type != "clamped_gated",
-          config=lambda c: {"hidden_act": _near_activation(c.hidden_act)}),
     Fault("head rolled by one token", lambda c: not c.tie_word_embeddings, lambda m: roll(m.lm_head.weight)),
     Fault("head untied", lambda c: c.tie_word_embeddings,
           lambda m: setattr(m.lm_head, "weight", torch.nn.Parameter(m.lm_head.weight.roll(1, dims=0)))),
 )  # fmt: skip
 
-FAULTS: tuple[Fault, ...] = (*BLOCK_FAULTS, *POSITION_FAULTS, *EXPERT_FAULTS)
+POSITION_FAULTS: tuple[Fault, ...] = (
+    Fault("query rows interleaved", lambda c: rotates(c) and rotated_width(c) > 2, _roll_rotated),
+    Fault("distance biases rolled by one", lambda c: c.position_embedding_type == "relative",
+          lambda m: roll(m.model.position_bias.relative_attention_bias.weight)),
+    Fault("positions shifted by one", lambda c: c.position_embedding_type == "learned",
+          lambda m: roll(m.model.embed_positions.weight)),
+)  # fmt: skip
+
+EXPERT_FAULTS: tuple[Fault, ...] = (
+    Fault("experts' gate and up swapped", lambda c: is_sparse(c) and c.feed_forward_type != "mlp", _swap_expert_halves),
+    Fault("experts' outputs rolled by one", lambda c: is_sparse(c) and first_sparse(c).num_experts > 1,
+          lambda m: roll(_sparse(m).experts.down_proj), distinct_experts=True),
+    # All experts, as a short input may not visit a given one.
+    Fault("channels of the experts' outputs rolled by one", is_sparse,
+          lambda m: roll(_sparse(m).experts.down_proj, dim=1)),
+    Fault("router rows rolled by one", _chooses, lambda m: roll(_sparse(m).gate.weight), distinct_experts=True),
+    Fault("expert bias dropped", lambda c: is_sparse(c) and c.expert_bias,
+          lambda m: zero(_sparse(m).experts.down_proj_bias)),
+    Fault("router bias dropped", lambda c: _chooses(c) and c.router_bias, lambda m: zero(_sparse(m).gate.bias),
+          distinct_experts=True),
+    Fault("selection bias dropped", lambda c: _chooses(c) and c.router_selection_bias,
+          lambda m: zero(_sparse(m).gate.e_score_correction_bias), distinct_experts=True),
+    Fault("shared expert dropped", lambda c: is_sparse(c) and first_sparse(c).shared_expert_intermediate_size > 0,
+          lambda m: zero(_sparse(m).shared_expert.down_proj.weight),
+          # Where a family has always one, a model that needs none has an empty one.
+          finds_something=lambda m: bool(_sparse(m).shared_expert.down_proj.weight.any())),
+)  # fmt: skip
+
+FAULTS: tuple[Fault, ...] = (*BLOCK_FAULTS, *POSITION_FAULTS, *EXPERT_FAULTS, *of_fields())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,17 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ...configuration import MoebaConfig
+from ...configuration.fields import WrongValue
+from ...configuration.schema import is_idle, wrong_values
 from ...library.upstream import run_like
 from ...modeling import MoebaForCausalLM
+
+Finds = Callable[[MoebaForCausalLM], bool]
+NOTHING_MORE: Mapping[str, Finds] = {}
+
+
+def _always(model: MoebaForCausalLM) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class Fault:
     edit: Callable[[MoebaForCausalLM], None] | None = None
     config: Callable[[MoebaConfig], dict[str, Any]] | None = None
     distinct_experts: bool = False
-    finds_something: Callable[[MoebaForCausalLM], bool] = lambda model: True
+    finds_something: Finds = _always
 
     def plant(self, model: MoebaForCausalLM) -> MoebaForCausalLM:
         """A damaged copy of the model."""
@@ -39,6 +48,26 @@ class Fault:
         with torch.no_grad():
             self.edit(damaged)
         return damaged
+
+
+def of_fields(
+    in_half: bool = False, finds_something: Mapping[str, Finds] = NOTHING_MORE
+) -> tuple[Fault, ...]:
+    """The wrong values that fields themselves name, wherever they act.
+
+    Args:
+        in_half: those that act in half precision alone.
+        finds_something: by field, what a model must have.
+    """
+
+    def fault(name: str, wrong: WrongValue) -> Fault:
+        def applies(config: MoebaConfig) -> bool:
+            return not is_idle(config, name) and wrong.shows(config)
+
+        found = finds_something.get(name, _always)
+        return Fault(wrong.name, applies, None, wrong.change, wrong.distinct_experts, found)
+
+    return tuple(fault(name, wrong) for name, wrong in wrong_values() if wrong.in_half == in_half)
 
 
 def with_config(model: MoebaForCausalLM, changes: dict[str, Any]) -> MoebaForCausalLM:

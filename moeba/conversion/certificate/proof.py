@@ -13,6 +13,9 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from ...configuration import MoebaConfig
+from ...configuration.expert_fields import ExpertFields, LayerKindFields
+from ...configuration.fields import facts_of
+from ...configuration.router_fields import RouterFields
 from ...modeling import MoebaForCausalLM
 from ..binding import bind
 from ..checkpoint import Checkpoint, resolve
@@ -206,13 +209,7 @@ def _operation(first: Side, second: Side, expanded: bool) -> str:
 FEED_FORWARD = ".mlp."  # in Moeba's names
 # Fields that rightly differ between a dense model and the mixture of experts made from it.
 _EXPERT_FIELDS = {
-    "mlp_layer_types", "num_experts", "num_experts_per_tok", "moe_intermediate_size", "intermediate_size", "mlp_bias",
-    "expert_bias", "shared_expert_intermediate_size", "shared_expert_gate", "shared_expert_combination",
-    "router_type", "scoring_func", "norm_topk_prob", "norm_topk_eps", "norm_topk_min", "topk_sorted", "n_group",
-    "topk_group", "group_mask", "group_scoring", "router_selection_bias", "routed_scaling_factor", "router_bias",
-    "router_logit_softcapping", "router_param_dtype", "router_matmul_dtype", "router_score_dtype",
-    "router_weight_dtype", "router_jitter_noise", "router_jitter_draws", "router_aux_loss_coef", "router_z_loss_coef",
-    "output_router_logits", "per_layer_config",
+    *facts_of(LayerKindFields, ExpertFields, RouterFields), "intermediate_size", "mlp_bias", "per_layer_config"
 }  # fmt: skip
 
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ...configuration import MoebaConfig
 from ...modeling import MoebaForCausalLM
-from ..config_differences import is_idle
-from .fault import Fault, layers_of
+from .fault import Fault, layers_of, of_fields
 
-_OTHER_ORDER = {"rmsnorm": "rmsnorm_float32", "rmsnorm_float32": "rmsnorm"}
 # Of a rounding error, what a multiplier must be off for its rounding to move more values than a comparison allows.
 _LEAST = 0.25
 
@@ -39,19 +36,11 @@ def _router_in_half(model: MoebaForCausalLM) -> bool:
     return first.weight.dtype == model.dtype
 
 
-def _other_product(config: MoebaConfig) -> dict[str, str]:
-    return {"router_matmul_dtype": "float32" if config.router_matmul_dtype == "model" else "model"}
-
+# Fields that change roundings only where a model has what they round.
+_VISIBLE = {"round_embedding_multiplier": _rounding_matters, "router_matmul_dtype": _router_in_half}
 
 ROUNDING_FAULTS: tuple[Fault, ...] = (
     Fault("weights of a norm off by one rounding", lambda c: not c.norm_type.endswith("nonparametric"),
           _off_by_one_rounding),
-    Fault("norms rounded before and after their weight exchanged", lambda c: c.norm_type in _OTHER_ORDER,
-          config=lambda c: {"norm_type": _OTHER_ORDER[c.norm_type]}),
-    Fault("rounding of the embedding multiplier flipped",
-          lambda c: not is_idle(c, "round_embedding_multiplier"),
-          config=lambda c: {"round_embedding_multiplier": not c.round_embedding_multiplier},
-          finds_something=_rounding_matters),
-    Fault("router's product in another precision", lambda c: bool(c.sparse_layers),
-          config=_other_product, finds_something=_router_in_half),
+    *of_fields(in_half=True, finds_something=_VISIBLE),
 )  # fmt: skip

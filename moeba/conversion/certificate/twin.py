@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ...configuration import MoebaConfig
 from ...configuration.model_facts import layer_view
+from ...configuration.position_fields import SMALL_CONTEXT
+from ...configuration.schema import FACTS
 from ...library.upstream import can_set_experts
 from ...modeling import MoebaForCausalLM
 from ..alignment import align
@@ -28,7 +30,7 @@ from ..plan import PlannedTensors, plan_export, plan_import
 from ..weight_files import TensorInfo
 from .comparison import has_experts
 
-WINDOW, ORIGINAL_CONTEXT, CONTEXT, LIMIT = 8, 16, 64, 0.5
+ORIGINAL_CONTEXT, CONTEXT = 16, SMALL_CONTEXT
 _WIDEST_HEAD = 16
 
 
@@ -53,36 +55,21 @@ def shrink(config: MoebaConfig) -> MoebaConfig:
             sizes = _few_heads(first, divisor, widest)
             head_dim = sizes["head_dim"]
             hidden_size = heads * head_dim
+    values.update({name: FACTS[name].small(value) for name, value in values.items() if name in FACTS})
     values.update(
         sizes,
-        vocab_size=min(config.vocab_size, 96),
         hidden_size=hidden_size,
         embedding_size=hidden_size if config.embedding_size == config.hidden_size else hidden_size // 2,
         intermediate_size=4 * hidden_size if config.intermediate_size == 4 * config.hidden_size else 40,
         num_hidden_layers=len(layers),
-        max_position_embeddings=CONTEXT,
         layer_types=[config.layer_types[i] for i in layers],
         mlp_layer_types=[config.mlp_layer_types[i] for i in layers],
         rotary_layers=[config.rotary_layers[i] for i in layers],
-        sliding_window=None if config.sliding_window is None else WINDOW,
         rope_parameters=_short_rope(
             values.get("rope_parameters"),
             sizes.get("qk_rope_head_dim", head_dim),
             bool(config.query_growth_beta),
         ),
-        clip_qkv=_least(config.clip_qkv, LIMIT),
-        swiglu_limit=_least(config.swiglu_limit, LIMIT),
-        # A lower cap would leave the choice of experts to their selection bias alone.
-        router_logit_softcapping=(cap := config.router_logit_softcapping) and max(cap, 2.0),
-        attention_multiplier=_same_multiplier(config, head_dim),
-        alibi_multiplier=_same_factor(config.alibi_multiplier, config.head_dim**-0.5, head_dim**-0.5),
-        embedding_multiplier=_same_factor(
-            config.embedding_multiplier, config.hidden_size**0.5, hidden_size**0.5
-        ),
-        pad_token_id=None,
-        # Some native configs must have them.
-        bos_token_id=None if config.bos_token_id is None else 1,
-        eos_token_id=None if config.eos_token_id is None else 1,
         dtype="float32",
     )
     if config.sparse_layers:
@@ -94,7 +81,6 @@ def shrink(config: MoebaConfig) -> MoebaConfig:
         "id2label",
         "label2id",
         "auto_map",
-        "native_fields",
         "transformers_version",
     ):
         values.pop(name, None)
@@ -138,7 +124,7 @@ def _few_heads(layer: Any, divisor: int | None, widest: int) -> dict[str, Any]:
             head_dim if whole else min(layer.qk_rope_head_dim, max(head_dim // 4 * 2, 2))
         )
         sizes["kv_lora_rank"] = min(layer.kv_lora_rank, 12)
-        sizes["q_lora_rank"] = _least(layer.q_lora_rank, 20)
+        sizes["q_lora_rank"] = None if layer.q_lora_rank is None else min(layer.q_lora_rank, 20)
     return sizes
 
 
@@ -151,22 +137,6 @@ def _layers_that_differ(
         sizes = _few_heads(layer, divisor, widest) | (_few_experts(layer) if layer.sparse_layers else {})
         found[i] = {name: value for name, value in sizes.items() if value != values[name]}
     return {i: sizes for i, sizes in found.items() if sizes}
-
-
-def _least(value: Any, limit: Any) -> Any:
-    """A cut-off that small random numbers still reach."""
-    return None if value is None else min(value, limit)
-
-
-def _same_multiplier(config: MoebaConfig, head_dim: int) -> float | None:
-    """An attention multiplier that hangs on the head's width keeps doing so."""
-    given = config.attention_multiplier
-    return None if given == config.head_dim**-0.5 else given if given != config.head_dim**-1 else head_dim**-1
-
-
-def _same_factor(factor: float, of_width: float, of_new_width: float) -> float:
-    """A factor that hangs on a width keeps doing so."""
-    return of_new_width if factor == of_width else factor
 
 
 def randomise(model: PreTrainedModel, seed: int = 0, embedding_multiplier: float = 1.0) -> None:

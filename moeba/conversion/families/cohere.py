@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from ..config_rows import Computed, ConfigRow, Fixed, Pair, pairs
+from ..config_rows import Computed, ConfigRow, Fixed, Pair
 from ..family import Family
 from ..rows import PairsToHalves, Row, renamed, same
-from .shared_fields import ATTENTION_BIAS, SIZES, UNLISTED_HEAD_DIM, without
+from .shared_fields import ATTENTION_BIAS, SIZES, UNLISTED_HEAD_DIM, scaled_logits, without
 from .shared_tensors import EMBEDDINGS_AND_HEAD, GATED_MLP, INTERLEAVED_ATTENTION, LAYER
 
 CONFIG_ROWS: tuple[ConfigRow, ...] = (
     *without(SIZES, "head_dim"),
     UNLISTED_HEAD_DIM,
     ATTENTION_BIAS,
-    *pairs("logit_scale"),
+    scaled_logits("logit_scale", "multiply"),
     Pair("layer_norm_eps", "norm_eps"),
     Fixed("norm_type", "layernorm_float32"),
     Fixed("block_order", "parallel_stream_first"),

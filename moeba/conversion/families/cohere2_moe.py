@@ -14,6 +14,7 @@ from .shared_fields import (
     SIZES,
     listed_kinds,
     one_rope,
+    scaled_logits,
     shared_experts_by_count,
     single_rope,
     whole_heads,
@@ -67,7 +68,8 @@ FAMILY = Family(
     kind="moe",
     config_rows=(
         *without(SIZES, "intermediate_size", "rope_parameters"),
-        *pairs("logit_scale", "num_experts_per_tok", "norm_topk_prob"),
+        scaled_logits("logit_scale", "multiply"),
+        *pairs("num_experts_per_tok", "norm_topk_prob"),
         *NO_ROUTER_LOSS,
         ATTENTION_BIAS,
         LISTED_WINDOW,

@@ -9,7 +9,7 @@ from ...configuration.model_facts import rope_of
 from ..config_rows import Computed, Fixed, Inert, Pair
 from ..family import Family
 from ..rows import same
-from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, SIZES, without
+from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, SIZES, scaled_logits, without
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER
 
 IMAGE_AXES = (
@@ -47,10 +47,6 @@ def _rope_back(config: MoebaConfig) -> dict[str, Any]:
     }
 
 
-def _or_one(scale: float | None) -> float:
-    return 1.0 if scale is None else scale
-
-
 FAMILY = Family(
     model_type="cohere_compass_text",
     architecture="CohereCompassForCausalLM",
@@ -60,7 +56,7 @@ FAMILY = Family(
         ATTENTION_BIAS,
         LISTED_WINDOW,
         Computed(("rope_parameters",), _rope, _rope_back),
-        Pair("logit_scale", "logit_scale", _or_one, lambda scale: None if scale == 1 else scale),
+        scaled_logits("logit_scale", "multiply", none_is_one=True),
         Pair("layer_norm_eps", "norm_eps"),
         Inert("pooling", "of the model that embeds whole texts"),
         Fixed("norm_type", "layernorm_float32"),

@@ -4,10 +4,10 @@ import math
 from typing import Any
 
 from ...configuration import MoebaConfig
-from ...configuration.model_facts import rope_of
+from ...configuration.model_facts import rope_of, rotated_width
 from ..config_rows import Computed, ConfigRow, Fixed
 from ..family import Family
-from ..rows import PairsToHalves, Row, linear, renamed, rotated_width
+from ..rows import PairsToHalves, Row, linear, renamed
 from .gpt2 import BLOCK, FIELDS, MASKS
 from .shared_fields import without
 from .shared_tensors import LAYER, linears

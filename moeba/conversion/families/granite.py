@@ -2,12 +2,13 @@
 
 from ..config_rows import Computed, ConfigRow, Pair, pairs
 from ..family import Family
-from .shared_fields import ATTENTION_BIAS, SIZES, UNLISTED_HEAD_DIM, without
+from .shared_fields import ATTENTION_BIAS, SIZES, UNLISTED_HEAD_DIM, scaled_logits, without
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
 
 BIASES_AND_SCALES: tuple[ConfigRow, ...] = (
     ATTENTION_BIAS,
-    *pairs("mlp_bias", "embedding_multiplier", "logits_scaling", "residual_multiplier"),
+    *pairs("mlp_bias", "embedding_multiplier", "residual_multiplier"),
+    scaled_logits("logits_scaling", "divide"),
     Computed(
         ("attention_multiplier",),
         lambda native: {"attention_multiplier": native["attention_multiplier"]},

@@ -10,7 +10,7 @@ from ..config_rows import Computed, Pair
 from ..family import Family
 from ..rows import Row, renamed, same
 from .granite import BIASES_AND_SCALES
-from .shared_fields import SIZES, without
+from .shared_fields import SIZES, scaled_logits, without
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER
 
 
@@ -49,7 +49,7 @@ FAMILY = Family(
         *SIZES,
         Pair("rms_norm_eps", "norm_eps"),
         *without(BIASES_AND_SCALES, "logits_scaling", "residual_multiplier"),
-        Pair("logits_scaling", "logit_scale"),
+        scaled_logits("logits_scaling", "multiply"),
         Computed(("use_post_norm", "residual_multiplier"), _branches, _branches_back),
     ),
     rows=(

@@ -9,14 +9,14 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Pair, pairs
 from ..family import Family
 from .deepseek import LATENT_SIZES, SLICED, head_parts, latent_attention
-from .shared_fields import scalar_that_gives
+from .shared_fields import logit_scale, scalar_that_gives
 from .shared_tensors import EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
 
 
 def _scales(native: Any) -> dict[str, Any]:
     return {
         "residual_multiplier": native["scale_depth"] / math.sqrt(native["num_hidden_layers"]),
-        "logits_scaling": native["hidden_size"] / native["dim_model_base"],
+        **logit_scale(native["hidden_size"] / native["dim_model_base"], "divide"),
     }
 
 
@@ -26,7 +26,7 @@ def _scales_back(config: MoebaConfig) -> dict[str, Any]:
         "scale_depth": scalar_that_gives(
             config.residual_multiplier, config.residual_multiplier * root, lambda depth: depth / root
         ),
-        "dim_model_base": max(round(config.hidden_size / config.logits_scaling), 1),
+        "dim_model_base": max(round(config.hidden_size / config.logit_scale), 1),
     }
 
 

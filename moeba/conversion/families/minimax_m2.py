@@ -1,10 +1,10 @@
 """MiniMax-M2: many small experts with sigmoid scores, a norm over all heads, and partial rope (MiniMax 2025)."""
 
 from ...configuration import MoebaConfig
-from ...configuration.model_facts import rope_of
+from ...configuration.model_facts import rope_of, rotated_width
 from ..config_rows import Computed, Fixed, Pair, Stated, pairs
 from ..family import Family
-from ..rows import renamed, rotated_width
+from ..rows import renamed
 from .deepseek import MORE_TOKENS
 from .shared_fields import PARTIAL_ROPE, ROUTER_LOSS, SIZES, without
 from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, QK_NORM, per_expert

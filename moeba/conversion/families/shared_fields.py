@@ -8,8 +8,8 @@ from typing import Any
 
 from ...configuration import MoebaConfig
 from ...configuration.model_facts import rope_of
+from ...configuration.position_fields import plain_rope
 from ...library.native_models import holds_in_float32
-from ..config_differences import plain_rope
 from ..config_rows import Computed, ConfigRow, Fixed, Pair, Stated, pairs
 
 
@@ -98,6 +98,29 @@ ROUTER_LOSS: tuple[ConfigRow, ...] = (
 )
 # The stock model shows its router logits and makes no loss of them.
 NO_ROUTER_LOSS: tuple[ConfigRow, ...] = (*pairs("output_router_logits"), Fixed("router_loss", "none"))
+
+
+def scaled_logits(name: str, operation: str, none_is_one: bool = False) -> Computed:
+    """The number by which a family multiplies or divides its logits.
+
+    Args:
+        none_is_one: the native field is None where logits stay as they are.
+    """
+
+    def to_theirs(config: MoebaConfig) -> dict[str, Any]:
+        return {name: None if none_is_one and config.logit_scale == 1.0 else config.logit_scale}
+
+    def to_ours(native: Any) -> dict[str, Any]:
+        value = native[name]
+        return logit_scale(1.0 if value is None and none_is_one else value, operation)
+
+    return Computed((name,), to_ours, to_theirs)
+
+
+def logit_scale(value: float, operation: str) -> dict[str, Any]:
+    """Our fields for it: the operation by a number of 1 is none."""
+    return {"logit_scale": value, "logit_scale_operation": operation if value != 1.0 else "multiply"}
+
 
 # GPT's block: layer norms, a feed-forward without a gate, a bias in every projection.
 CLASSIC: tuple[ConfigRow, ...] = (

@@ -1,0 +1,92 @@
+"""How blocks are stacked and where they normalise."""
+
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
+
+from .fields import Needs, WrongValue, dropped, part, says
+from .ranges import MOST_LAYERS, POSITIVE, between, nearest
+
+NormType = Literal[
+    "rmsnorm",
+    "rmsnorm_float32",
+    "rmsnorm_unit_offset",
+    "rmsnorm_nonparametric",
+    "layernorm",
+    "layernorm_float32",
+    "layernorm_unit_offset",
+    "layernorm_nonparametric",
+]
+
+
+def norm_kind(name: Any) -> str | None:
+    """The range of names of norms."""
+    norms = get_args(NormType)
+    return None if name in norms else f"is no norm_type (nearest: '{nearest(name, norms)}')"
+
+
+NORMS_WITH_BIAS = ("layernorm", "layernorm_unit_offset")
+NORMS_PER_BLOCK = {
+    "pre_norm": 2,
+    "pre_norm_normed_residual": 2,
+    "post_norm": 2,
+    "sandwich_norm": 4,
+    "output_norm": 2,
+    "parallel": 1,
+    "parallel_stream_first": 1,
+    "parallel_two_norms": 2,
+}
+_OTHER_ORDER = {"rmsnorm": "rmsnorm_float32", "rmsnorm_float32": "rmsnorm"}
+
+
+@part()
+class BlockFields:
+    """Blocks and norms (`modeling/blocks.py`, `modeling/norms.py`)."""
+
+    num_hidden_layers: int = says(
+        12, "number of transformer blocks", within=between(0, MOST_LAYERS), live=True, unplanted="a shape"
+    )
+    block_order: Literal[
+        "pre_norm",
+        "pre_norm_normed_residual",
+        "post_norm",
+        "sandwich_norm",
+        "output_norm",
+        "parallel",
+        "parallel_stream_first",
+        "parallel_two_norms",
+    ] = says(
+        "pre_norm", "where the norms stand relative to the two residual branches, see `modeling/blocks.py`",
+        unplanted="other orders have other tensors",
+    )  # fmt: skip
+    residual_multiplier: float | int = says(
+        1.0, "factor on each branch before it is added to the residual stream",
+        wrong=(dropped("residual multiplier dropped", "residual_multiplier", 1.0),),
+    )  # fmt: skip
+    final_norm: bool = says(True, "normalise once more after the last block", unplanted="a fault of tensors")
+    norm_type: NormType = says(
+        "rmsnorm", "see `modeling/norms.py`",
+        wrong=(
+            WrongValue("norm weights taken without their offset",
+                  lambda c: {"norm_type": c.norm_type.removesuffix("_unit_offset")},
+                  lambda c: c.norm_type.endswith("unit_offset")),
+            WrongValue("norms rounded before and after their weight exchanged",
+                  lambda c: {"norm_type": _OTHER_ORDER[c.norm_type]},
+                  lambda c: c.norm_type in _OTHER_ORDER, in_half=True),
+        ),
+    )  # fmt: skip
+    norm_eps: float = says(
+        1e-6, "added to a variance before its root is taken", within=POSITIVE,
+        # BERT's epsilon of 1e-12, ten times as large, is still lost beside any variance.
+        wrong=(WrongValue("norm epsilon times ten", lambda c: {"norm_eps": max(c.norm_eps * 10, 1e-5)}),),
+    )  # fmt: skip
+    norm_bias: bool = says(
+        True, "biases of layer norms",
+        needs=(Needs(lambda c: c.norm_type in NORMS_WITH_BIAS, f"norm_type in {NORMS_WITH_BIAS}"),),
+        unplanted="a fault of tensors",
+    )  # fmt: skip
+
+
+def block_problems(config: Any) -> Iterator[str]:
+    """What norms may not say together."""
+    if "layernorm" not in config.norm_type and not config.norm_bias:
+        yield f"norm_bias=False is about layer norms, but norm_type='{config.norm_type}'"

@@ -1,0 +1,104 @@
+"""Which layers are mixtures of experts, and what the experts of one are."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from .fields import Needs, WrongValue, dropped, part, says
+from .model_facts import layer_view
+from .ranges import COUNT, MOST, MOST_EXPERTS, between
+
+
+def is_sparse(config: Any) -> bool:
+    """Whether some layer is a mixture of experts."""
+    return bool(config.sparse_layers)
+
+
+SPARSE = Needs(is_sparse, "experts (num_experts)")
+_SHARED = Needs(lambda c: bool(c.shared_expert_intermediate_size), "shared_expert_intermediate_size")
+
+
+def first_sparse(config: Any) -> Any:
+    """The view of the first sparse layer."""
+    return layer_view(config, config.sparse_layers[0])
+
+
+def is_uneven(config: Any, name: str) -> bool:
+    """Whether a field differs between layers: a wrong value would have to choose one."""
+    if not config.is_heterogeneous:
+        return False
+    return len({getattr(layer_view(config, i), name) for i in range(config.num_hidden_layers)}) > 1
+
+
+def _other_combination_shows(config: Any) -> bool:
+    # Half of an answer is the whole of it to a norm that follows at once.
+    normed = config.moe_output_norm or config.block_order in ("sandwich_norm", "output_norm")
+    return first_sparse(config).shared_expert_intermediate_size > 0 and not normed
+
+
+@part()
+class LayerKindFields:
+    """Which feed-forwards are mixtures."""
+
+    num_experts: int = says(
+        0, "routed experts of a sparse layer; 0 makes the model dense", within=between(0, MOST_EXPERTS),
+        unplanted="a shape",
+    )  # fmt: skip
+    mlp_layer_types: list[str] | None = says(
+        None, "`dense` or `sparse` for each layer; default: all sparse if there are experts",
+        fills=lambda c: ["sparse" if c.num_experts else "dense"] * c.num_hidden_layers, unplanted="other tensors",
+    )  # fmt: skip
+
+
+@part(SPARSE)
+class ExpertFields:
+    """Experts (`modeling/experts.py`)."""
+
+    num_experts_per_tok: int = says(
+        2, "experts that each token visits", within=between(1, MOST_EXPERTS),
+        wrong=(WrongValue("one expert fewer a token",
+                          lambda c: {"num_experts_per_tok": c.num_experts_per_tok - 1},
+                          lambda c: not is_uneven(c, "num_experts_per_tok")
+                          and c.num_experts_per_tok > 1 and c.router_type != "sparsemixer",
+                          distinct_experts=True),),
+    )  # fmt: skip
+    moe_intermediate_size: int | None = says(
+        None, "width of one expert; default `intermediate_size`", within=COUNT,
+        fills=lambda c: c.intermediate_size, unplanted="a shape",
+    )  # fmt: skip
+    expert_bias: bool = says(False, "biases inside the routed experts", unplanted="a fault of tensors")
+    shared_expert_intermediate_size: int = says(
+        0, "width of the expert that every token visits; 0 for none", within=between(0, MOST),
+        unplanted="a fault of tensors",
+    )  # fmt: skip
+    shared_expert_gate: bool = says(
+        False, "multiply the shared expert by the sigmoid of a learned score", unplanted="a fault of tensors"
+    )
+    shared_expert_combination: Literal["sum", "average"] = says(
+        "sum", "of routed and shared answers", needs=(_SHARED,),
+        wrong=(WrongValue("shared and routed answers combined otherwise",
+                          lambda c: {"shared_expert_combination":
+                                     "sum" if c.shared_expert_combination == "average" else "average"},
+                          _other_combination_shows),),
+    )  # fmt: skip
+    moe_output_norm: bool = says(
+        False, "normalise what a sparse feed-forward returns (A.X-K1)",
+        wrong=(dropped("norm after the experts dropped", "moe_output_norm", False),),
+    )  # fmt: skip
+
+
+def expert_problems(config: Any) -> Iterator[str]:
+    """What layers and experts may not say together."""
+    sparse = set(config.mlp_layer_types) - {"dense"}
+    if sparse - {"sparse"}:
+        yield f"mlp_layer_types has {sorted(sparse - {'sparse'})}; only 'dense' and 'sparse' exist"
+    if len(config.mlp_layer_types) != config.num_hidden_layers:
+        yield (
+            f"mlp_layer_types has {len(config.mlp_layer_types)} entries for "
+            f"num_hidden_layers={config.num_hidden_layers}"
+        )
+    if sparse and not config.num_experts:
+        yield "mlp_layer_types has 'sparse' but num_experts=0"
+    if config.num_experts and not sparse and config.num_hidden_layers:
+        yield f"num_experts={config.num_experts} but every entry of mlp_layer_types is 'dense'"
+    if config.shared_expert_gate and not config.shared_expert_intermediate_size:
+        yield "shared_expert_gate=True but shared_expert_intermediate_size=0"

@@ -1,0 +1,46 @@
+"""What each token is turned into by itself: the dense feed-forward, and the form that experts share."""
+
+from typing import Any, Literal
+
+from .attention_fields import SMALL_LIMIT, at_most
+from .fields import Needs, WrongValue, dropped, part, says
+from .ranges import COUNT, POSITIVE, activation
+
+_CLAMPED = Needs(lambda c: c.feed_forward_type == "clamped_gated", "feed_forward_type='clamped_gated'")
+_NEAR = {"gelu_new": "gelu", "gelu": "gelu_new", "gelu_pytorch_tanh": "gelu", "silu": "gelu"}
+
+
+def _has_dense(config: Any) -> bool:
+    return not config.mlp_layer_types or "dense" in config.mlp_layer_types
+
+
+@part()
+class FeedForwardFields:
+    """Feed-forwards (`modeling/feed_forward.py`)."""
+
+    intermediate_size: int = says(
+        2048, "width of a dense feed-forward", within=COUNT, may_idle=True, unplanted="a shape",
+        needs=(Needs(_has_dense, "'dense' in mlp_layer_types"),),
+    )  # fmt: skip
+    feed_forward_type: Literal["gated", "clamped_gated", "mlp"] = says(
+        "gated", "`down(act(gate) * up)`, the same with GPT-OSS's clamps, or `down(act(up))`",
+        unplanted="other tensors",
+    )  # fmt: skip
+    hidden_act: str = says(
+        "silu", "any activation of transformers", within=activation,
+        needs=(Needs(lambda c: c.feed_forward_type != "clamped_gated", "feed_forward_type 'gated' or 'mlp'"),),
+        wrong=(WrongValue("another activation", lambda c: {"hidden_act": _NEAR.get(c.hidden_act, "silu")}),),
+    )  # fmt: skip
+    swiglu_alpha: float | int = says(
+        1.702, "slope in the gate of `clamped_gated`", needs=(_CLAMPED,), unplanted="as its limit"
+    )
+    swiglu_limit: float | int | None = says(
+        7.0, "where its gate and values are clamped", within=POSITIVE, needs=(_CLAMPED,), small=at_most(SMALL_LIMIT),
+        wrong=(dropped("gate unclamped", "swiglu_limit", None),),
+    )  # fmt: skip
+    mlp_bias: bool = says(
+        False, "biases in dense and shared feed-forwards", unplanted="a fault of tensors",
+        needs=(Needs(lambda c: not c.sparse_layers or "dense" in c.mlp_layer_types
+                     or bool(c.shared_expert_intermediate_size),
+                     "'dense' in mlp_layer_types, or a shared expert"),),
+    )  # fmt: skip

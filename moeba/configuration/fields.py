@@ -1,0 +1,125 @@
+"""What is known of a field of MoebaConfig, said once, where the field is declared.
+
+Each file `…_fields.py` holds the whole schema of one part: its fields, and the rules between them. On disk the fields
+lie flat, as tools expect them. Validation, idleness, comparison of configs, planted faults, twins and the documentation
+of `MoebaConfig` are derived from what is said here.
+"""
+
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from .ranges import Range
+
+Part = TypeVar("Part", bound=type)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What must hold for a field to change anything, and the same in words: `has no effect without …`."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+@dataclass(frozen=True)
+class WrongValue:
+    """A wrong value that a certificate must notice wherever the field acts.
+
+    Attributes:
+        name: as it stands in certificates.
+        change: config -> the fields that are wrong, with their values.
+        shows: what else must hold of a config, so that its model computes otherwise.
+        distinct_experts: only where the experts of a layer are no copies of each other.
+        in_half: in half precision alone.
+    """
+
+    name: str
+    change: Callable[[Any], dict[str, Any]]
+    shows: Callable[[Any], bool] = lambda config: True
+    distinct_experts: bool = False
+    in_half: bool = False
+
+
+def dropped(name: str, field_name: str, value: Any, **conditions: Any) -> WrongValue:
+    """The field at the value that leaves nothing of it, where it has another."""
+    shows = conditions.pop("shows", lambda config: True)
+    return WrongValue(
+        name,
+        lambda config: {field_name: value},
+        lambda config: getattr(config, field_name) != value and shows(config),
+        **conditions,
+    )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """
+    Attributes:
+        meaning: for the documentation, a phrase.
+        within: the numbers that it may be.
+        needs: what must hold for it to act; of its part, and its own.
+        may_idle: it may be said where it does not act: a size that tools read, or what a script says of any model.
+        fills: config -> what it is where nobody says it. Fields declared earlier have their values by then.
+        effect: what it changes: what inference computes (`function`), only how that is rounded in float32 too
+            (`rounding`), training or the form of outputs (`training`), or nothing that is computed (`metadata`).
+        live: models read it anew at each forward, or never: it may be set on the config of a model that is built.
+        wrong: the wrong values that certificates plant.
+        unplanted: why there are none.
+        small: its value -> its value in a small model with the same parts.
+        means: config -> its value in the plainest spelling, by which configs are compared.
+    """
+
+    meaning: str
+    within: Range | None = None
+    needs: tuple[Needs, ...] = ()
+    may_idle: bool = False
+    fills: Callable[[Any], Any] | None = None
+    effect: Literal["function", "rounding", "training", "metadata"] = "function"
+    live: bool = False
+    wrong: tuple[WrongValue, ...] = ()
+    unplanted: str = ""
+    small: Callable[[Any], Any] = lambda value: value
+    means: Callable[[Any], Any] | None = None
+
+
+def says(default: Any, meaning: str, **facts: Any) -> Any:
+    """A field with its default and what is known of it; see `Facts`."""
+    return field(default=default, metadata={"facts": Facts(meaning, **facts)})
+
+
+def part(*needs: Needs) -> Callable[[Part], Part]:
+    """Decorate a class of fields that act only where `needs` hold."""
+
+    def declare(cls: Part) -> Part:
+        declared = dataclass(kw_only=True, init=False, repr=False, eq=False)(cls)
+        for item in fields(declared):
+            facts = item.metadata["facts"]
+            item.metadata = {"facts": replace(facts, needs=(*needs, *facts.needs))}
+        return declared
+
+    return declare
+
+
+def facts_of(*parts: type) -> dict[str, Facts]:
+    """Field -> what is known of it, in the order of declaration."""
+    return {item.name: item.metadata["facts"] for one in parts for item in fields(one)}
+
+
+def documented(*parts: type) -> str:
+    """The fields as an `Args:` section, part by part."""
+    lines = ["Args:"]
+    for item in (item for one in parts for item in fields(one)):
+        said = f"{item.name} ({_type(item.type)}, defaults to `{item.default!r}`): {item.metadata['facts'].meaning}."
+        lines += textwrap.wrap(said, 110, initial_indent="    ", subsequent_indent="        ")
+    return "\n".join(lines)
+
+
+def _type(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(f"`{option!r}`" for option in get_args(annotation))
+    named = (
+        annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+    )
+    return f"`{named}`"

@@ -1,0 +1,37 @@
+"""What acts in training or on outputs alone, and what is kept of a model's origin."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from .fields import part, says
+from .ranges import FRACTION, NOT_NEGATIVE
+
+
+@part()
+class TrainingFields:
+    """Dropouts, initialisation, records."""
+
+    attention_dropout: float | int = says(
+        0.0, "share of attention weights", within=FRACTION, effect="training"
+    )
+    hidden_dropout: float | int = says(
+        0.0, "share of each branch's answer", within=FRACTION, effect="training"
+    )
+    embedding_dropout: float | int = says(0.0, "share of the embeddings", within=FRACTION, effect="training")
+    classifier_dropout: float | int = says(
+        0.0, "share of what the heads of other tasks read", within=FRACTION, effect="training", live=True
+    )
+    initializer_range: float = says(
+        0.02, "standard deviation of fresh weights", within=NOT_NEGATIVE, effect="training", live=True
+    )
+    use_cache: bool = says(True, "keep keys and values in generation", effect="training", live=True)
+    native_fields: dict | None = says(
+        None, "by family, what the config.json that the model was converted from says beside its function; nothing "
+        "here reads it, and an export to that family says it again", effect="metadata", small=lambda said: None,
+    )  # fmt: skip
+
+
+def record_problems(config: Any) -> Iterator[str]:
+    """What records of a model's origin may not be."""
+    if not all(isinstance(said, dict) for said in (config.native_fields or {}).values()):
+        yield f"native_fields={config.native_fields} must hold a dict for each family"
