@@ -86,6 +86,7 @@ drift: $(VENV)/.installed-test
 check: $(VENV)/.installed-check
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/lint-imports --no-logo setup.cfg
 	$(BIN)/mypy $(ARGS)
 
 format: $(VENV)/.installed-check

@@ -1,4 +1,4 @@
-"""The laws of the house that a program can check: who imports whom, and how long a file may be."""
+"""The laws of the house that a program can check. Who may import whom is said in setup.cfg (import-linter)."""
 
 from __future__ import annotations
 
@@ -17,22 +17,6 @@ from moeba.conversion.families import FAMILIES
 
 PACKAGE = Path(moeba.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-# A room may import rooms that stand further to the left; the rooms in one group do not know each other.
-ORDER = [
-    {"version", "library"},
-    {"configuration", "kernels"},  # the kernels know any model of transformers, and nothing of this one
-    {"modeling"},
-    {"tokenization", "training", "explorer"},
-    {"conversion"},
-    {"surgery", "evaluation"},
-    {"hub_card"},
-    {"demo", "doctor"},
-    {"cli"},
-    {"__main__"},
-]
-FLOOR = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
-# `registration` hooks the two upper services into the model, at the moment they are first used.
-LAZY = {("registration", "conversion"), ("registration", "hub_card")}
 LIMIT = 500
 # Of a file that is longer, the reason.
 LONGER: dict[str, str] = {
@@ -46,56 +30,6 @@ def name_of(path: Path) -> str:
 
 def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def imports(path: Path) -> list[tuple[str, bool]]:
-    """Rooms of this package that a file imports, and whether it does so only when a function is called."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    lazy = {
-        id(inner)
-        for outer in ast.walk(tree)
-        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef) or is_type_checking(outer)
-        for inner in ast.walk(outer)
-    }
-    here = ["moeba", *path.relative_to(PACKAGE).parent.parts]
-    found = []
-    for node in ast.walk(tree):
-        names: list[list[str]] = []
-        if isinstance(node, ast.ImportFrom):
-            base = here[: len(here) - node.level + 1] if node.level else []
-            module = [*base, *(node.module or "").split(".")] if node.module else base
-            names = [[*module, alias.name] for alias in node.names]
-        elif isinstance(node, ast.Import):
-            names = [alias.name.split(".") for alias in node.names]
-        found += [(name[1], id(node) in lazy) for name in names if name[0] == "moeba" and len(name) > 1]
-    return found
-
-
-def is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-
-
-def test_imports_run_one_way():
-    wrong = []
-    for path in FILES:
-        room = room_of(path)
-        for target, lazy in imports(path):
-            if room in ("__init__", target) or target not in FLOOR or (room, target) in LAZY and lazy:
-                continue
-            level = FLOOR.get(room, FLOOR["tokenization"] + 0.5)  # registration stands on the first rooms
-            if FLOOR[target] >= level:
-                wrong.append(f"{name_of(path)} imports {target}")
-    assert not wrong
-
-
-def test_kernels_stand_alone_and_models_run_without_them():
-    """A model's code travels to the Hub, where the kernels are known only by their registered name."""
-    for path in FILES:
-        targets = {target for target, _ in imports(path)}
-        if room_of(path) == "kernels":
-            assert targets <= {"kernels", "library"}, name_of(path)
-        if room_of(path) in ("modeling", "configuration"):
-            assert "kernels" not in targets, name_of(path)
 
 
 # Modules of other libraries whose documented names any room may import.
@@ -179,11 +113,6 @@ def test_versions_are_compared_in_one_place():
             r"\b(torch|transformers|peft|triton) \. __version__ [<>=]", code
         )
         assert not compares or name_of(path) == "library/window.py", name_of(path)
-
-
-def test_every_room_has_its_place():
-    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and (path / "__init__.py").exists()}
-    assert rooms <= set(FLOOR)
 
 
 def code_of(path: Path) -> str:
