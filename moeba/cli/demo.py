@@ -14,8 +14,8 @@ from rich.table import Table
 from ..demo.journal import Entry
 from ..demo.settings import TINY, DemoSettings
 from ..demo.watcher import Watcher
-from .checkpoints import Json
 from .console import emit, err, note, out, quiet_datasets, say
+from .operations import Json
 
 
 def demo(

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from .checkpoints import Json
 from .console import USER_ERROR, emit, say
+from .operations import Json
 
 
 def doctor(

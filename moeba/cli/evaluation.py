@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from .checkpoints import Json
 from .console import bytes_bar, count_bar, emit, note, out, quiet_datasets
+from .operations import Json
 
 Models = Annotated[
     list[str],

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from .checkpoints import Json
 from .console import emit, note, out
+from .operations import Json
 
 Model = Annotated[str, typer.Argument(help="A model folder, native or Moeba, or a Hub id.", metavar="DIR")]
 

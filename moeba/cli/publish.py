@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from .checkpoints import Json, Overwrite
 from .console import emit, err, named_path, note, say
+from .operations import Json, Overwrite
 
 _OF_A_MODEL = ("config.json", "adapter_config.json")
 

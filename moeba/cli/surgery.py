@@ -7,19 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .checkpoints import (
-    Destination,
-    DryRun,
-    Json,
-    NoCertify,
-    Overwrite,
-    Revision,
-    ShardSize,
-    Source,
-    common,
-    perform,
-)
 from .console import named_path
+from .operations import Destination, Revision, Source, operation
 
 To = Annotated[
     str,
@@ -40,6 +29,7 @@ Layers = Annotated[
 ]
 
 
+@operation("surgery")
 def upcycle(
     source: Source,
     destination: Destination,
@@ -69,11 +59,6 @@ def upcycle(
     to: To = "auto",
     export: Export = False,
     revision: Revision = None,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    no_certify: NoCertify = False,
-    max_shard_size: ShardSize = "5GB",
-    as_json: Json = False,
 ) -> None:
     """Grow experts in a dense model; as copies or fine-grained parts they compute the same until trained.
 
@@ -84,16 +69,9 @@ def upcycle(
 
     Straight to a native checkpoint: `moeba upcycle my-llama my-mixtral --experts 8 --top-k 2 --to mixtral --export`
     """
-    from ..surgery import upcycle as operation
-
-    settings = common(no_certify, overwrite, dry_run, max_shard_size) | {
-        "experts": experts, "top_k": top_k, "method": method, "granularity": granularity, "drop_ratio": drop_ratio,
-        "noise": noise, "layers": layers, "shared_expert": shared_expert, "router_init": router_init,
-        "calibration": calibration or (), "seed": seed, "to": to, "export": export, "revision": revision,
-    }  # fmt: skip
-    perform(lambda progress: operation(source, destination, progress=progress, **settings), as_json)
 
 
+@operation("surgery")
 def split(
     source: Source,
     destination: Destination,
@@ -122,11 +100,6 @@ def split(
     to: To = "auto",
     export: Export = False,
     revision: Revision = None,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    no_certify: NoCertify = False,
-    max_shard_size: ShardSize = "5GB",
-    as_json: Json = False,
 ) -> None:
     """Divide the feed-forwards of a dense model into smaller experts. Lossy until trained; the loss is measured.
 
@@ -135,16 +108,9 @@ def split(
 
     Example: `moeba split my-llama my-moe --experts 16 --top-k 8 --shared 2 --calibration some.txt`
     """
-    from ..surgery import split as operation
-
-    settings = common(no_certify, overwrite, dry_run, max_shard_size) | {
-        "experts": experts, "top_k": top_k, "method": method, "shared": shared, "layers": layers,
-        "router_init": router_init, "calibration": calibration or (), "seed": seed, "to": to, "export": export,
-        "revision": revision,
-    }  # fmt: skip
-    perform(lambda progress: operation(source, destination, progress=progress, **settings), as_json)
 
 
+@operation("surgery")
 def merge(
     recipe: Annotated[
         Path,
@@ -163,11 +129,6 @@ def merge(
         ),
     ] = None,
     export: Export = False,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    no_certify: NoCertify = False,
-    max_shard_size: ShardSize = "5GB",
-    as_json: Json = False,
 ) -> None:
     """Turn several models of one base, or LoRA adapters of it, into the experts of one model.
 
@@ -179,16 +140,9 @@ def merge(
     `{base_model: my-base, experts: [{source_model: my-coder, calibration: code.txt}, {adapter: my-lora,
     calibration: letters.txt}]}`
     """
-    from ..surgery import merge as operation
-
-    settings = common(no_certify, overwrite, dry_run, max_shard_size) | {
-        "to": to,
-        "vocab": vocab,
-        "export": export,
-    }
-    perform(lambda progress: operation(recipe, destination, progress=progress, **settings), as_json)
 
 
+@operation("surgery")
 def grow(
     source: Source,
     destination: Destination,
@@ -208,11 +162,6 @@ def grow(
     to: To = "auto",
     export: Export = False,
     revision: Revision = None,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    no_certify: NoCertify = False,
-    max_shard_size: ShardSize = "5GB",
-    as_json: Json = False,
 ) -> None:
     """Copy the experts of a mixture, router rows included, so that there are several times as many.
 
@@ -223,15 +172,9 @@ def grow(
 
     As many experts a token as before: `moeba grow my-moe my-larger-moe --times 2 --top-k 2 --noise 0.01`
     """
-    from ..surgery import grow as operation
-
-    settings = common(no_certify, overwrite, dry_run, max_shard_size) | {
-        "times": times, "experts": experts, "top_k": top_k, "noise": noise, "calibration": calibration or (),
-        "seed": seed, "to": to, "export": export, "revision": revision,
-    }  # fmt: skip
-    perform(lambda progress: operation(source, destination, progress=progress, **settings), as_json)
 
 
+@operation("surgery")
 def prune(
     source: Source,
     destination: Destination,
@@ -252,25 +195,14 @@ def prune(
     to: To = "auto",
     export: Export = False,
     revision: Revision = None,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    no_certify: NoCertify = False,
-    max_shard_size: ShardSize = "5GB",
-    as_json: Json = False,
 ) -> None:
     """Take out the experts that matter least on calibration text, and measure what is lost.
 
     Example: `moeba prune my-moe my-smaller-moe --ratio 0.25 --calibration text.txt`
     """
-    from ..surgery import prune as operation
-
-    settings = common(no_certify, overwrite, dry_run, max_shard_size) | {
-        "calibration": calibration, "keep": keep, "ratio": ratio, "method": method, "uneven": uneven, "to": to,
-        "export": export, "revision": revision,
-    }  # fmt: skip
-    perform(lambda progress: operation(source, destination, progress=progress, **settings), as_json)
 
 
+@operation("surgery")
 def densify(
     source: Source,
     destination: Destination,
@@ -287,11 +219,6 @@ def densify(
     to: To = "auto",
     export: Export = False,
     revision: Revision = None,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    no_certify: NoCertify = False,
-    max_shard_size: ShardSize = "5GB",
-    as_json: Json = False,
 ) -> None:
     """Make one feed-forward of the experts of each layer.
 
@@ -300,13 +227,6 @@ def densify(
 
     Example: `moeba densify my-moe my-dense --method load --calibration text.txt`
     """
-    from ..surgery import densify as operation
-
-    settings = common(no_certify, overwrite, dry_run, max_shard_size) | {
-        "method": method, "expert": expert, "granularity": granularity, "calibration": calibration or (),
-        "to": to, "export": export, "revision": revision,
-    }  # fmt: skip
-    perform(lambda progress: operation(source, destination, progress=progress, **settings), as_json)
 
 
 VERBS = (upcycle, split, merge, grow, prune, densify)

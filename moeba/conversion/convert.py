@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from typing_extensions import Unpack
 
 from ..configuration import MoebaConfig
 from ..modeling.code_files import AUTO_MAP, write_code
@@ -13,12 +14,11 @@ from ..tokenization.adopt import use_stock_names
 from .checkpoint import Checkpoint, resolve
 from .families import family_of
 from .family import Family
-from .job import Job, Origin, Result, Run
+from .job import Job, Origin, Result, Run, RunOptions
 from .plan import Plan, PlannedTensors, check_fit, moeba_shapes, plan_export, plan_import
 from .provenance import read_history
 from .targets import first_that_holds
 from .training_notes import notes_on_balance
-from .writing import Progress
 
 
 def convert(
@@ -27,11 +27,7 @@ def convert(
     *,
     revision: str | None = None,
     strict: bool = False,
-    certificate: bool = True,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    max_shard_size: int | str = "5GB",
-    progress: Progress | None = None,
+    **run: Unpack[RunOptions],
 ) -> Result:
     """Convert a native checkpoint (a folder or a Hub id) to a Moeba folder with the same function.
 
@@ -40,12 +36,13 @@ def convert(
 
     Args:
         strict: refuse such keys instead.
+        run: see `conversion.job.Run`.
 
     Raises:
         ValueError: a field, tensor or file that has no exact place, with every offender named.
         CertificateError: the proof failed; nothing is published.
     """
-    options = Run(certificate, overwrite, dry_run, max_shard_size, progress)
+    options = Run(**run)
     checkpoint = Checkpoint(resolve(source, revision))
     plan, config = plan_import(checkpoint, strict)
     plan.notes += notes_on_balance(config, family_of(checkpoint.config["model_type"]))
@@ -61,19 +58,18 @@ def export(
     *,
     to: str = "auto",
     revision: str | None = None,
-    certificate: bool = True,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    max_shard_size: int | str = "5GB",
-    progress: Progress | None = None,
+    **run: Unpack[RunOptions],
 ) -> Result:
     """Export a Moeba folder to a native family with its classic tensor names; `to="auto"` picks one that can hold it.
+
+    Args:
+        run: see `conversion.job.Run`.
 
     Raises:
         ValueError: the family cannot hold the model; each blocking field is named with its value.
         CertificateError: the proof failed; nothing is published.
     """
-    options = Run(certificate, overwrite, dry_run, max_shard_size, progress)
+    options = Run(**run)
     checkpoint = Checkpoint(resolve(source, revision))
     config = moeba_config(checkpoint)
     # A damaged source is no family's fault: said before one is looked for.
