@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from .block_fields import NORMS_WITH_BIAS, norm_kind
-from .fields import Needs, WrongValue, dropped, part, says
+from .fields import Filled, Needs, WrongValue, dropped, part, says
 from .position_fields import ROTATES, rotates
 from .ranges import COUNT, MOST, POSITIVE, between
 
@@ -40,15 +40,15 @@ class AttentionFields:
     """Attention (`modeling/attention.py`, `modeling/latent_attention.py`)."""
 
     num_attention_heads: int = says(12, "query heads", within=COUNT, unplanted="a shape")
-    num_key_value_heads: int | None = says(
+    num_key_value_heads: Filled[int] = says(
         None, "key/value heads (grouped-query attention); default: one per query head", within=COUNT,
         fills=lambda c: c.num_attention_heads, unplanted="a shape",
     )  # fmt: skip
-    head_dim: int | None = says(
+    head_dim: Filled[int] = says(
         None, "width of one head; default `hidden_size // num_attention_heads`", within=COUNT,
         fills=lambda c: _divided(c), unplanted="a shape",
     )  # fmt: skip
-    v_head_dim: int | None = says(
+    v_head_dim: Filled[int] = says(
         None, "width of a value head; default `head_dim`", within=COUNT, fills=lambda c: c.head_dim,
         unplanted="a shape",
     )  # fmt: skip
@@ -69,7 +69,7 @@ class AttentionFields:
     attention_bias: bool = says(
         False, "bias of the query, key and value projections", unplanted="a fault of tensors"
     )
-    attention_output_bias: bool | None = says(
+    attention_output_bias: Filled[bool] = says(
         None, "bias of the output projection; default: as `attention_bias`", fills=lambda c: c.attention_bias,
         unplanted="a fault of tensors",
     )  # fmt: skip
@@ -81,16 +81,16 @@ class AttentionFields:
         "none", "norms of queries and keys: over each head with one weight for all (`head`) or one for each "
         "(`per_head`), or over all heads together (`full`)", unplanted="a fault of tensors",
     )  # fmt: skip
-    qk_norm_type: str | None = says(
+    qk_norm_type: Filled[str] = says(
         None, "their kind, and that of latent attention's inner norms; default: the block's", within=norm_kind,
         needs=(_INNER_NORMS,),
         fills=lambda c: c.norm_type, unplanted="as the block's",
     )  # fmt: skip
-    qk_norm_eps: float | None = says(
+    qk_norm_eps: Filled[float] = says(
         None, "their epsilon; default: the block's", within=POSITIVE, needs=(_INNER_NORMS,),
         fills=lambda c: c.norm_eps, unplanted="as the block's",
     )  # fmt: skip
-    qk_norm_bias: bool | None = says(
+    qk_norm_bias: Filled[bool] = says(
         None, "their biases; default: as the block's",
         needs=(_INNER_NORMS, Needs(lambda c: c.qk_norm_type in NORMS_WITH_BIAS, f"qk_norm_type in {NORMS_WITH_BIAS}")),
         fills=lambda c: c.norm_bias, unplanted="as the block's",
@@ -143,7 +143,7 @@ class AttentionFields:
         "none", "what turns a projection of the input into a factor on the mixed values",
         wrong=(dropped("output gate dropped", "attention_output_gate", "none"),),
     )  # fmt: skip
-    layer_types: list[str] | None = says(
+    layer_types: Filled[list[str]] = says(
         None, "`full_attention` or `sliding_attention` for each layer; default: sliding everywhere when "
         "`sliding_window` is given, else full",
         fills=lambda c: [KINDS[c.sliding_window is not None]] * c.num_hidden_layers, unplanted="as the window's",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from .fields import Needs, WrongValue, dropped, part, says
+from .fields import Filled, Needs, WrongValue, dropped, part, says
 from .model_facts import layer_view
 from .ranges import COUNT, MOST, MOST_EXPERTS, between
 
@@ -43,7 +43,7 @@ class LayerKindFields:
         0, "routed experts of a sparse layer; 0 makes the model dense", within=between(0, MOST_EXPERTS),
         unplanted="a shape",
     )  # fmt: skip
-    mlp_layer_types: list[str] | None = says(
+    mlp_layer_types: Filled[list[str]] = says(
         None, "`dense` or `sparse` for each layer; default: all sparse if there are experts",
         fills=lambda c: ["sparse" if c.num_experts else "dense"] * c.num_hidden_layers, unplanted="other tensors",
     )  # fmt: skip
@@ -61,7 +61,7 @@ class ExpertFields:
                           and c.num_experts_per_tok > 1 and c.router_type != "sparsemixer",
                           distinct_experts=True),),
     )  # fmt: skip
-    moe_intermediate_size: int | None = says(
+    moe_intermediate_size: Filled[int] = says(
         None, "width of one expert; default `intermediate_size`", within=COUNT,
         fills=lambda c: c.intermediate_size, unplanted="a shape",
     )  # fmt: skip

@@ -8,11 +8,18 @@ of `MoebaConfig` are derived from what is said here.
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar, get_args, get_origin
 
 from .ranges import Range
 
 Part = TypeVar("Part", bound=type)
+Value = TypeVar("Value")
+
+if TYPE_CHECKING:
+    # A field that may be left out, and has a value as soon as the config is made.
+    Filled = Annotated[Value, "filled in"]
+else:
+    Filled = Optional
 
 
 @dataclass(frozen=True)

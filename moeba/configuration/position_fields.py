@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from .fields import Needs, WrongValue, part, says
+from .fields import Filled, Needs, WrongValue, part, says
 from .model_facts import longrope_switch, rope_of, rotated_width
 from .ranges import COUNT, MOST, POSITIVE, between
 from .rope_rules import rope_problems
@@ -124,7 +124,7 @@ class PositionFields:
             WrongValue("ropes of two kinds of layers exchanged", _exchanged_ropes, _two_ropes),
         ),
     )  # fmt: skip
-    rotary_layers: list[bool] | None = says(
+    rotary_layers: Filled[list[bool]] = says(
         None, "which layers rotate; default all (with `rope`)",
         fills=lambda c: [c.position_embedding_type == "rope"] * c.num_hidden_layers,
         wrong=(

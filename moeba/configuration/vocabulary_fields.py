@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from .fields import Needs, WrongValue, dropped, part, says
+from .fields import Filled, Needs, WrongValue, dropped, part, says
 from .ranges import COUNT, MOST, NOT_ZERO, POSITIVE
 
 _PADS = Needs(lambda c: c.pad_token_id is not None, "a pad_token_id")
@@ -26,7 +26,7 @@ class VocabularyFields:
         unplanted="a shape",
     )
     hidden_size: int = says(768, "width of the residual stream", within=COUNT, unplanted="a shape")
-    embedding_size: int | None = says(
+    embedding_size: Filled[int] = says(
         None,
         "width of the embedding table, default `hidden_size`; another width is projected in and out (OPT-350m)",
         within=COUNT,
