@@ -21,7 +21,7 @@ from moeba.conversion.certificate.battery import build_battery
 from moeba.conversion.certificate.comparison import EXACT, Comparison, first_divergence, rounding_noise
 from moeba.conversion.certificate.half_precision import HalfComparison, Order, compare_halves
 from moeba.conversion.certificate.measures import share
-from moeba.conversion.certificate.twin import convert_twin, half_twins, shrink
+from moeba.conversion.certificate.twin import convert_twin, half_twins, shrink_for
 from moeba.conversion.config_rows import Fixed, Pair
 from moeba.modeling.modeling_moeba import MoebaModel
 
@@ -154,7 +154,7 @@ def test_the_factor_on_a_twins_embeddings_is_rounded(model_type):
         }
         values["embedding_multiplier"] = width**0.5
         values["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4}
-        factor = shrink(type(config).from_dict(values)).embedding_multiplier
+        factor = shrink_for(type(config).from_dict(values), FAMILIES[model_type]).embedding_multiplier
         assert torch.tensor(factor, dtype=torch.bfloat16).item() != factor
 
 

@@ -221,8 +221,8 @@ def test_scales_that_follow_from_sizes_follow_in_the_twin_too(depth, base):
     back = family.to_native(config)
     assert (back.scale_depth, back.dim_model_base) == (native.scale_depth, native.dim_model_base)
     small = family.rederived(shrink(config))
-    assert family.to_moeba(family.to_native(small)).logits_scaling == small.logits_scaling
-    assert 0.5 < small.logits_scaling / config.logits_scaling < 2
+    assert family.to_moeba(family.to_native(small)).logit_scale == small.logit_scale
+    assert 0.5 < small.logit_scale / config.logit_scale < 2
 
 
 def test_parts_are_not_rederived():

@@ -256,38 +256,6 @@ def test_a_flat_folder_writes_itself_again(tmp_path):
     }
 
 
-def test_no_family_is_named_in_code():
-    """Parts, not families: a family's name may stand in docstrings and comments only."""
-    families = (
-        "llama",
-        "gpt",
-        "qwen",
-        "mixtral",
-        "mistral",
-        "gemma",
-        "olmo",
-        "deepseek",
-        "bert",
-        "opt",
-        "phi",
-        "cohere",
-    )
-    for name, text in code_files().items():
-        tree = ast.parse(text)
-        docstrings = {
-            id(n.value)
-            for n in ast.walk(tree)
-            if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)
-        }
-        words = []
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-                words += node.value.lower().replace(".", " ").replace("_", " ").split()
-            for field in ("name", "id", "attr", "arg"):
-                words += str(getattr(node, field, "") or "").lower().split("_")
-        assert not set(words) & set(families), name
-
-
 def test_config_alone_takes_the_installed_class(tmp_path):
     tiny_config("moe").save_pretrained(tmp_path)
     assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
