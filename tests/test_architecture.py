@@ -123,7 +123,7 @@ def code_of(path: Path) -> str:
         match getattr(node, "body", None), node:
             case [ast.Expr(value=ast.Constant(value=str())) as text, *_], _:
                 prose.append(text)
-            case _, ast.Call(func=ast.Name(id="says"), args=[_, text]):
+            case _, ast.Call(func=ast.Name(id="says"), args=[text]):
                 prose.append(text)
     spans = [((text.lineno, text.col_offset), (text.end_lineno, text.end_col_offset)) for text in prose]
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)

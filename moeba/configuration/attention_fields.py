@@ -39,117 +39,124 @@ def _scale(config: Any) -> float:
 class AttentionFields:
     """Attention (`modeling/attention.py`, `modeling/latent_attention.py`)."""
 
-    num_attention_heads: int = says(12, "query heads", within=COUNT, unplanted="a shape")
+    num_attention_heads: int = says("query heads", default=12, within=COUNT, unplanted="a shape")
     num_key_value_heads: Filled[int] = says(
-        None, "key/value heads (grouped-query attention); default: one per query head", within=COUNT,
+        "key/value heads (grouped-query attention); default: one per query head", default=None, within=COUNT,
         fills=lambda c: c.num_attention_heads, unplanted="a shape",
     )  # fmt: skip
     head_dim: Filled[int] = says(
-        None, "width of one head; default `hidden_size // num_attention_heads`", within=COUNT,
+        "width of one head; default `hidden_size // num_attention_heads`", default=None, within=COUNT,
         fills=lambda c: _divided(c), unplanted="a shape",
     )  # fmt: skip
     v_head_dim: Filled[int] = says(
-        None, "width of a value head; default `head_dim`", within=COUNT, fills=lambda c: c.head_dim,
+        "width of a value head; default `head_dim`", default=None, within=COUNT, fills=lambda c: c.head_dim,
         unplanted="a shape",
     )  # fmt: skip
     attention_type: Literal["grouped_query", "latent"] = says(
-        "grouped_query", "`latent`: keys and values are unfolded from one narrow vector a token (DeepSeek-V2)",
+        "`latent`: keys and values are unfolded from one narrow vector a token (DeepSeek-V2)",
+        default="grouped_query",
         unplanted="other tensors",
     )  # fmt: skip
     q_lora_rank: int | None = says(
-        None,
         "width of latent attention's query projection; None for a full one",
+        default=None,
         within=COUNT,
         unplanted="a shape",
     )
-    kv_lora_rank: int | None = says(None, "width of that vector", within=COUNT, unplanted="a shape")
+    kv_lora_rank: int | None = says("width of that vector", default=None, within=COUNT, unplanted="a shape")
     qk_rope_head_dim: int | None = says(
-        None, "the part of latent attention's `head_dim` that rotates", within=COUNT, unplanted="a shape"
+        "the part of latent attention's `head_dim` that rotates",
+        default=None,
+        within=COUNT,
+        unplanted="a shape",
     )
     attention_bias: bool = says(
-        False, "bias of the query, key and value projections", unplanted="a fault of tensors"
+        "bias of the query, key and value projections", default=False, unplanted="a fault of tensors"
     )
     attention_output_bias: Filled[bool] = says(
-        None, "bias of the output projection; default: as `attention_bias`", fills=lambda c: c.attention_bias,
+        "bias of the output projection; default: as `attention_bias`",
+        default=None, fills=lambda c: c.attention_bias,
         unplanted="a fault of tensors",
     )  # fmt: skip
     clip_qkv: float | int | None = says(
-        None, "queries, keys and values are clamped to this size", within=POSITIVE, small=at_most(SMALL_LIMIT),
+        "queries, keys and values are clamped to this size",
+        default=None, within=POSITIVE, small=at_most(SMALL_LIMIT),
         wrong=(dropped("queries, keys and values unclipped", "clip_qkv", None),),
     )  # fmt: skip
     qk_norm: Literal["none", "head", "per_head", "full"] = says(
-        "none", "norms of queries and keys: over each head with one weight for all (`head`) or one for each "
-        "(`per_head`), or over all heads together (`full`)", unplanted="a fault of tensors",
+        "norms of queries and keys: over each head with one weight for all (`head`) or one for each "
+        "(`per_head`), or over all heads together (`full`)", default="none", unplanted="a fault of tensors",
     )  # fmt: skip
     qk_norm_type: Filled[str] = says(
-        None, "their kind, and that of latent attention's inner norms; default: the block's", within=norm_kind,
+        "their kind, and that of latent attention's inner norms; default: the block's",
+        default=None, within=norm_kind,
         needs=(_INNER_NORMS,),
         fills=lambda c: c.norm_type, unplanted="as the block's",
     )  # fmt: skip
     qk_norm_eps: Filled[float] = says(
-        None, "their epsilon; default: the block's", within=POSITIVE, needs=(_INNER_NORMS,),
+        "their epsilon; default: the block's", default=None, within=POSITIVE, needs=(_INNER_NORMS,),
         fills=lambda c: c.norm_eps, unplanted="as the block's",
     )  # fmt: skip
     qk_norm_bias: Filled[bool] = says(
-        None, "their biases; default: as the block's",
+        "their biases; default: as the block's", default=None,
         needs=(_INNER_NORMS, Needs(lambda c: c.qk_norm_type in NORMS_WITH_BIAS, f"qk_norm_type in {NORMS_WITH_BIAS}")),
         fills=lambda c: c.norm_bias, unplanted="as the block's",
     )  # fmt: skip
     qk_norm_after_rope: bool = says(
-        False, "whether they follow the rotation",
+        "whether they follow the rotation", default=False,
         needs=(_INNER_NORMS, Needs(lambda c: not _latent(c) and ROTATES.holds(c), "a qk_norm and layers that rotate")),
         wrong=(WrongValue("query norm on the other side of the rotation",
                           lambda c: {"qk_norm_after_rope": not c.qk_norm_after_rope},
                           lambda c: rotates(c) and not c.qk_norm_type.endswith("nonparametric")),),
     )  # fmt: skip
     attention_multiplier: float | int | None = says(
-        None, "factor on query-key products; default `head_dim ** -0.5`", within=POSITIVE, means=_scale,
+        "factor on query-key products; default `head_dim ** -0.5`", default=None, within=POSITIVE, means=_scale,
         wrong=(WrongValue("attention scale changed", lambda c: {"attention_multiplier": _scale(c) * 1.1}),),
     )  # fmt: skip
     scale_attn_by_inverse_layer_idx: bool = says(
-        False, "divide it by the layer's number, from 1 on (GPT-2)",
+        "divide it by the layer's number, from 1 on (GPT-2)", default=False,
         wrong=(WrongValue("layer number left out of the attention scale",
                           lambda c: {"scale_attn_by_inverse_layer_idx": False},
                           lambda c: c.scale_attn_by_inverse_layer_idx and c.num_hidden_layers > 1),),
     )  # fmt: skip
     attention_score_dtype: Literal["model", "float32"] = says(
-        "model", "of the products of queries and keys (eager attention); sinks stay in float32 with it",
+        "of the products of queries and keys (eager attention); sinks stay in float32 with it", default="model",
         unplanted="roundings of single layers are compared",
     )  # fmt: skip
     attention_softmax_dtype: Literal["model", "float32"] = says(
-        "float32", "of their softmax, which is `model` in any layer with sinks",
+        "of their softmax, which is `model` in any layer with sinks", default="float32",
         needs=(Needs(lambda c: not set(c.layer_types) <= set(c.attention_sink_layer_types or ()),
                      "a layer without sinks (attention_sink_layer_types)"),),
         unplanted="roundings of single layers are compared",
     )  # fmt: skip
     attn_logit_softcapping: float | int | None = says(
-        None, "scores become `c * tanh(scores / c)`", within=POSITIVE,
+        "scores become `c * tanh(scores / c)`", default=None, within=POSITIVE,
         wrong=(dropped("attention softcap dropped", "attn_logit_softcapping", None),),
     )  # fmt: skip
     attention_value_multiplier: float | int = says(
-        1.0, "factor on the values",
+        "factor on the values", default=1.0,
         wrong=(dropped("value multiplier dropped", "attention_value_multiplier", 1.0),),
     )  # fmt: skip
     attention_sink_layer_types: list[str] | None = says(
-        None, "kinds of layers whose heads may attend to nothing", needs=(_SINKS,),
+        "kinds of layers whose heads may attend to nothing", default=None, needs=(_SINKS,),
         wrong=(dropped("attention sinks dropped", "attention_sink_layer_types", None),),
     )  # fmt: skip
     attention_sink_form: Literal["softmax_entry", "output_share"] = says(
-        "softmax_entry", "how: by one more entry of the softmax (GPT-OSS), or by multiplying the mixed values by what "
-        "that leaves (Granite), which rounds otherwise", needs=(_SINKS,),
+        "how: by one more entry of the softmax (GPT-OSS), or by multiplying the mixed values by what "
+        "that leaves (Granite), which rounds otherwise", default="softmax_entry", needs=(_SINKS,),
         unplanted="the same in exact arithmetic",
     )  # fmt: skip
     attention_output_gate: Literal["none", "sigmoid", "softplus", "softplus_per_head"] = says(
-        "none", "what turns a projection of the input into a factor on the mixed values",
+        "what turns a projection of the input into a factor on the mixed values", default="none",
         wrong=(dropped("output gate dropped", "attention_output_gate", "none"),),
     )  # fmt: skip
     layer_types: Filled[list[str]] = says(
-        None, "`full_attention` or `sliding_attention` for each layer; default: sliding everywhere when "
-        "`sliding_window` is given, else full",
+        "`full_attention` or `sliding_attention` for each layer; default: sliding everywhere when "
+        "`sliding_window` is given, else full", default=None,
         fills=lambda c: [KINDS[c.sliding_window is not None]] * c.num_hidden_layers, unplanted="as the window's",
     )  # fmt: skip
     sliding_window: int | None = says(
-        None, "tokens that a sliding layer sees, itself included",
+        "tokens that a sliding layer sees, itself included", default=None,
         # The cache of a window of one token keeps all of them (transformers' `DynamicCache`), and a token that sees
         # itself alone needs no attention.
         within=between(2, MOST),
@@ -161,7 +168,8 @@ class AttentionFields:
         ),
     )  # fmt: skip
     is_causal: bool = says(
-        True, "False lets every token see the whole sequence (for encoders; no causal head then)", live=True,
+        "False lets every token see the whole sequence (for encoders; no causal head then)",
+        default=True, live=True,
         unplanted="no causal head without",
     )  # fmt: skip
 

@@ -43,7 +43,11 @@ class BlockFields:
     """Blocks and norms (`modeling/blocks.py`, `modeling/norms.py`)."""
 
     num_hidden_layers: int = says(
-        12, "number of transformer blocks", within=between(0, MOST_LAYERS), live=True, unplanted="a shape"
+        "number of transformer blocks",
+        default=12,
+        within=between(0, MOST_LAYERS),
+        live=True,
+        unplanted="a shape",
     )
     block_order: Literal[
         "pre_norm",
@@ -55,16 +59,18 @@ class BlockFields:
         "parallel_stream_first",
         "parallel_two_norms",
     ] = says(
-        "pre_norm", "where the norms stand relative to the two residual branches, see `modeling/blocks.py`",
+        "where the norms stand relative to the two residual branches, see `modeling/blocks.py`", default="pre_norm",
         unplanted="other orders have other tensors",
     )  # fmt: skip
     residual_multiplier: float | int = says(
-        1.0, "factor on each branch before it is added to the residual stream",
+        "factor on each branch before it is added to the residual stream", default=1.0,
         wrong=(dropped("residual multiplier dropped", "residual_multiplier", 1.0),),
     )  # fmt: skip
-    final_norm: bool = says(True, "normalise once more after the last block", unplanted="a fault of tensors")
+    final_norm: bool = says(
+        "normalise once more after the last block", default=True, unplanted="a fault of tensors"
+    )
     norm_type: NormType = says(
-        "rmsnorm", "see `modeling/norms.py`",
+        "see `modeling/norms.py`", default="rmsnorm",
         wrong=(
             WrongValue("norm weights taken without their offset",
                   lambda c: {"norm_type": c.norm_type.removesuffix("_unit_offset")},
@@ -75,12 +81,12 @@ class BlockFields:
         ),
     )  # fmt: skip
     norm_eps: float = says(
-        1e-6, "added to a variance before its root is taken", within=POSITIVE,
+        "added to a variance before its root is taken", default=1e-6, within=POSITIVE,
         # BERT's epsilon of 1e-12, ten times as large, is still lost beside any variance.
         wrong=(WrongValue("norm epsilon times ten", lambda c: {"norm_eps": max(c.norm_eps * 10, 1e-5)}),),
     )  # fmt: skip
     norm_bias: bool = says(
-        True, "biases of layer norms",
+        "biases of layer norms", default=True,
         needs=(Needs(lambda c: c.norm_type in NORMS_WITH_BIAS, f"norm_type in {NORMS_WITH_BIAS}"),),
         unplanted="a fault of tensors",
     )  # fmt: skip

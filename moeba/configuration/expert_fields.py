@@ -40,11 +40,11 @@ class LayerKindFields:
     """Which feed-forwards are mixtures."""
 
     num_experts: int = says(
-        0, "routed experts of a sparse layer; 0 makes the model dense", within=between(0, MOST_EXPERTS),
+        "routed experts of a sparse layer; 0 makes the model dense", default=0, within=between(0, MOST_EXPERTS),
         unplanted="a shape",
     )  # fmt: skip
     mlp_layer_types: Filled[list[str]] = says(
-        None, "`dense` or `sparse` for each layer; default: all sparse if there are experts",
+        "`dense` or `sparse` for each layer; default: all sparse if there are experts", default=None,
         fills=lambda c: ["sparse" if c.num_experts else "dense"] * c.num_hidden_layers, unplanted="other tensors",
     )  # fmt: skip
 
@@ -54,7 +54,7 @@ class ExpertFields:
     """Experts (`modeling/experts.py`)."""
 
     num_experts_per_tok: int = says(
-        2, "experts that each token visits", within=between(1, MOST_EXPERTS),
+        "experts that each token visits", default=2, within=between(1, MOST_EXPERTS),
         wrong=(WrongValue("one expert fewer a token",
                           lambda c: {"num_experts_per_tok": c.num_experts_per_tok - 1},
                           lambda c: not is_uneven(c, "num_experts_per_tok")
@@ -62,26 +62,30 @@ class ExpertFields:
                           distinct_experts=True),),
     )  # fmt: skip
     moe_intermediate_size: Filled[int] = says(
-        None, "width of one expert; default `intermediate_size`", within=COUNT,
+        "width of one expert; default `intermediate_size`", default=None, within=COUNT,
         fills=lambda c: c.intermediate_size, unplanted="a shape",
     )  # fmt: skip
-    expert_bias: bool = says(False, "biases inside the routed experts", unplanted="a fault of tensors")
+    expert_bias: bool = says(
+        "biases inside the routed experts", default=False, unplanted="a fault of tensors"
+    )
     shared_expert_intermediate_size: int = says(
-        0, "width of the expert that every token visits; 0 for none", within=between(0, MOST),
+        "width of the expert that every token visits; 0 for none", default=0, within=between(0, MOST),
         unplanted="a fault of tensors",
     )  # fmt: skip
     shared_expert_gate: bool = says(
-        False, "multiply the shared expert by the sigmoid of a learned score", unplanted="a fault of tensors"
+        "multiply the shared expert by the sigmoid of a learned score",
+        default=False,
+        unplanted="a fault of tensors",
     )
     shared_expert_combination: Literal["sum", "average"] = says(
-        "sum", "of routed and shared answers", needs=(_SHARED,),
+        "of routed and shared answers", default="sum", needs=(_SHARED,),
         wrong=(WrongValue("shared and routed answers combined otherwise",
                           lambda c: {"shared_expert_combination":
                                      "sum" if c.shared_expert_combination == "average" else "average"},
                           _other_combination_shows),),
     )  # fmt: skip
     moe_output_norm: bool = says(
-        False, "normalise what a sparse feed-forward returns (A.X-K1)",
+        "normalise what a sparse feed-forward returns (A.X-K1)", default=False,
         wrong=(dropped("norm after the experts dropped", "moe_output_norm", False),),
     )  # fmt: skip
 

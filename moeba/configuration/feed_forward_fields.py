@@ -19,27 +19,28 @@ class FeedForwardFields:
     """Feed-forwards (`modeling/feed_forward.py`)."""
 
     intermediate_size: int = says(
-        2048, "width of a dense feed-forward", within=COUNT, may_idle=True, unplanted="a shape",
+        "width of a dense feed-forward", default=2048, within=COUNT, may_idle=True, unplanted="a shape",
         needs=(Needs(_has_dense, "'dense' in mlp_layer_types"),),
     )  # fmt: skip
     feed_forward_type: Literal["gated", "clamped_gated", "mlp"] = says(
-        "gated", "`down(act(gate) * up)`, the same with GPT-OSS's clamps, or `down(act(up))`",
+        "`down(act(gate) * up)`, the same with GPT-OSS's clamps, or `down(act(up))`", default="gated",
         unplanted="other tensors",
     )  # fmt: skip
     hidden_act: str = says(
-        "silu", "any activation of transformers", within=activation,
+        "any activation of transformers", default="silu", within=activation,
         needs=(Needs(lambda c: c.feed_forward_type != "clamped_gated", "feed_forward_type 'gated' or 'mlp'"),),
         wrong=(WrongValue("another activation", lambda c: {"hidden_act": _NEAR.get(c.hidden_act, "silu")}),),
     )  # fmt: skip
     swiglu_alpha: float | int = says(
-        1.702, "slope in the gate of `clamped_gated`", needs=(_CLAMPED,), unplanted="as its limit"
+        "slope in the gate of `clamped_gated`", default=1.702, needs=(_CLAMPED,), unplanted="as its limit"
     )
     swiglu_limit: float | int | None = says(
-        7.0, "where its gate and values are clamped", within=POSITIVE, needs=(_CLAMPED,), small=at_most(SMALL_LIMIT),
+        "where its gate and values are clamped",
+        default=7.0, within=POSITIVE, needs=(_CLAMPED,), small=at_most(SMALL_LIMIT),
         wrong=(dropped("gate unclamped", "swiglu_limit", None),),
     )  # fmt: skip
     mlp_bias: bool = says(
-        False, "biases in dense and shared feed-forwards", unplanted="a fault of tensors",
+        "biases in dense and shared feed-forwards", default=False, unplanted="a fault of tensors",
         needs=(Needs(lambda c: not c.sparse_layers or "dense" in c.mlp_layer_types
                      or bool(c.shared_expert_intermediate_size),
                      "'dense' in mlp_layer_types, or a shared expert"),),

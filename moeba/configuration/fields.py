@@ -8,7 +8,18 @@ of `MoebaConfig` are derived from what is said here.
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar, get_args, get_origin
+from types import MappingProxyType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    Optional,
+    TypeVar,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
 
 from .ranges import Range
 
@@ -91,20 +102,21 @@ class Facts:
     means: Callable[[Any], Any] | None = None
 
 
-def says(default: Any, meaning: str, **facts: Any) -> Any:
+def says(meaning: str, *, default: Any, **facts: Any) -> Any:
     """A field with its default and what is known of it; see `Facts`."""
     return field(default=default, metadata={"facts": Facts(meaning, **facts)})
 
 
+@dataclass_transform(kw_only_default=True, field_specifiers=(says,))
 def part(*needs: Needs) -> Callable[[Part], Part]:
     """Decorate a class of fields that act only where `needs` hold."""
 
     def declare(cls: Part) -> Part:
-        declared = dataclass(kw_only=True, init=False, repr=False, eq=False)(cls)
-        for item in fields(declared):
+        dataclass(kw_only=True, init=False, repr=False, eq=False)(cls)
+        for item in fields(cls):
             facts = item.metadata["facts"]
-            item.metadata = {"facts": replace(facts, needs=(*needs, *facts.needs))}
-        return declared
+            item.metadata = MappingProxyType({"facts": replace(facts, needs=(*needs, *facts.needs))})
+        return cls
 
     return declare
 

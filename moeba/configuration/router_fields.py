@@ -60,120 +60,131 @@ class RouterFields:
     """Routers (`modeling/router.py`)."""
 
     router_type: Literal["topk", "topk_softmax", "topk_sigmoid", "sparsemixer"] = says(
-        "topk", "see `modeling/router.py`",
+        "see `modeling/router.py`", default="topk",
         wrong=(WrongValue("softmax and sigmoid of the chosen logits exchanged",
                           lambda c: {"router_type": TOP_LOGITS[c.router_type]},
                           lambda c: c.router_type in TOP_LOGITS and (_several(c) or not c.norm_topk_prob),
                           distinct_experts=True),),
     )  # fmt: skip
     scoring_func: Literal["softmax", "sigmoid"] = says(
-        "softmax", "turns router logits into scores", needs=(_TOPK,),
+        "turns router logits into scores", default="softmax", needs=(_TOPK,),
         wrong=(WrongValue("softmax and sigmoid scores exchanged",
                           lambda c: {"scoring_func": "sigmoid" if c.scoring_func == "softmax" else "softmax"},
                           _weighs_scores, distinct_experts=True),),
     )  # fmt: skip
     norm_topk_prob: bool = says(
-        True, "renormalise the chosen scores to sum to 1 (`topk_sigmoid` too)",
+        "renormalise the chosen scores to sum to 1 (`topk_sigmoid` too)", default=True,
         needs=(Needs(lambda c: c.router_type in ("topk", "topk_sigmoid"), "router_type 'topk' or 'topk_sigmoid'"),),
         wrong=(WrongValue("renormalisation of the chosen scores flipped",
                           lambda c: {"norm_topk_prob": not c.norm_topk_prob}, chooses),),
     )  # fmt: skip
     norm_topk_eps: float = says(
-        0.0,
         "added to that sum",
+        default=0.0,
         within=NOT_NEGATIVE,
         needs=(_NORMALISED, _TOPK),
         unplanted="lost in rounding",
     )
     norm_topk_min: float = says(
-        0.0, "the least that it counts as", within=NOT_NEGATIVE, needs=(_NORMALISED, _TOPK),
+        "the least that it counts as", default=0.0, within=NOT_NEGATIVE, needs=(_NORMALISED, _TOPK),
         unplanted="lost in rounding",
     )  # fmt: skip
     topk_sorted: bool = says(
-        True, "sum the chosen scores best first, or as top-k leaves them", needs=(_TOPK,), effect="rounding"
+        "sum the chosen scores best first, or as top-k leaves them",
+        default=True,
+        needs=(_TOPK,),
+        effect="rounding",
     )
     n_group: int = says(
-        1, "groups of experts", within=between(1, MOST_EXPERTS), needs=(_TOPK,), unplanted="as topk_group"
+        "groups of experts",
+        default=1,
+        within=between(1, MOST_EXPERTS),
+        needs=(_TOPK,),
+        unplanted="as topk_group",
     )
     topk_group: int = says(
-        1, "experts are chosen from that many best groups", within=between(1, MOST_EXPERTS), needs=(_GROUPS,),
+        "experts are chosen from that many best groups",
+        default=1, within=between(1, MOST_EXPERTS), needs=(_GROUPS,),
         wrong=(WrongValue("more or fewer expert groups open", _other_groups, _closes_groups, distinct_experts=True),),
     )  # fmt: skip
     group_scoring: Literal["top2_sum", "max"] = says(
-        "top2_sum", "of a group's experts: its score", needs=(_GROUPS,), unplanted="as topk_group"
+        "of a group's experts: its score", default="top2_sum", needs=(_GROUPS,), unplanted="as topk_group"
     )
     group_mask: Literal["excluded", "zero"] = says(
-        "excluded", "what becomes of the other groups' experts: they score nothing, or `zero` (Mistral 4)",
+        "what becomes of the other groups' experts: they score nothing, or `zero` (Mistral 4)", default="excluded",
         needs=(_GROUPS,), unplanted="differs where scores are zero",
     )  # fmt: skip
     router_selection_bias: bool = says(
-        False, "a buffer added to the scores for choosing only (loss-free balancing)", needs=(_TOPK,),
+        "a buffer added to the scores for choosing only (loss-free balancing)", default=False, needs=(_TOPK,),
         unplanted="a fault of tensors",
     )  # fmt: skip
     routed_scaling_factor: float | int = says(
-        1.0, "factor on the routed experts' weights", within=POSITIVE, needs=(_TOPK,),
+        "factor on the routed experts' weights", default=1.0, within=POSITIVE, needs=(_TOPK,),
         wrong=(dropped("routed scaling factor dropped", "routed_scaling_factor", 1.0),),
     )  # fmt: skip
-    router_bias: bool = says(False, "bias of the router's projection", unplanted="a fault of tensors")
+    router_bias: bool = says("bias of the router's projection", default=False, unplanted="a fault of tensors")
     router_logit_softcapping: float | int | None = says(
-        None, "router logits become `c * tanh(logits / c)`", within=POSITIVE,
+        "router logits become `c * tanh(logits / c)`", default=None, within=POSITIVE,
         # A lower cap would leave the choice of experts to their selection bias alone.
         small=lambda cap: cap and max(cap, 2.0),
         wrong=(dropped("router softcap dropped", "router_logit_softcapping", None, distinct_experts=True,
                        shows=_weights_vary),),
     )  # fmt: skip
     router_param_dtype: Literal["model", "float32"] = says(
-        "model", "of the router's parameter",
+        "of the router's parameter", default="model",
         # Multiplied in float32 either way. Releases of transformers differ in how native models hold it, so a folder
         # made on one of them must find its home on the other.
         needs=(_IN_MODEL_DTYPE,), may_idle=True, unplanted=_HALF_PRECISION,
     )  # fmt: skip
     router_matmul_dtype: Literal["model", "float32"] = says(
-        "model", "of its product",
+        "of its product", default="model",
         wrong=(WrongValue("router's product in another precision",
                           lambda c: {"router_matmul_dtype": "float32" if c.router_matmul_dtype == "model" else "model"},
                           in_half=True),),
     )  # fmt: skip
     router_score_dtype: Literal["model", "float32"] = says(
-        "float32", "of the scores", needs=(_TOPK,), unplanted=_HALF_PRECISION
+        "of the scores", default="float32", needs=(_TOPK,), unplanted=_HALF_PRECISION
     )
     router_weight_dtype: Literal["model", "float32"] = says(
-        "model",
         "of the weights that result; all four decide which experts win in bf16",
+        default="model",
         unplanted=_HALF_PRECISION,
     )
     sparsemixer_eps: float = says(
-        0.01, "logits so much below the best are left out, as a share", within=NOT_NEGATIVE,
+        "logits so much below the best are left out, as a share", default=0.01, within=NOT_NEGATIVE,
         needs=(Needs(lambda c: c.router_type == "sparsemixer", "router_type='sparsemixer'"),),
         unplanted="acts on close logits",
     )  # fmt: skip
     router_jitter_noise: float | int = says(
-        0.0, "in training, the layer input is multiplied by uniform(1 - x, 1 + x)", within=FRACTION, may_idle=True,
+        "in training, the layer input is multiplied by uniform(1 - x, 1 + x)",
+        default=0.0, within=FRACTION, may_idle=True,
         effect="training",
     )  # fmt: skip
     router_jitter_draws: int = says(
-        1,
         "that many times (Phi-3.5-MoE: 2)",
+        default=1,
         within=COUNT,
         needs=(_JITTER,),
         may_idle=True,
         effect="training",
     )
     router_loss: Literal["training", "with_router_logits", "none"] = says(
-        "training", "when router losses join `.loss` (`modeling/balancing.py`): in `training`, and only there; "
-        "`with_router_logits`, as in transformers' own models, in evaluation too; or never",
+        "when router losses join `.loss` (`modeling/balancing.py`): in `training`, and only there; "
+        "`with_router_logits`, as in transformers' own models, in evaluation too; or never", default="training",
         may_idle=True, effect="training", live=True,
     )  # fmt: skip
     router_aux_loss_coef: float | int = says(
-        0.001, "factor of the balance loss", within=NOT_NEGATIVE, needs=(_LOSSES,), may_idle=True, effect="training",
+        "factor of the balance loss",
+        default=0.001, within=NOT_NEGATIVE, needs=(_LOSSES,), may_idle=True, effect="training",
         live=True,
     )  # fmt: skip
     router_z_loss_coef: float | int = says(
-        0.0, "factor of the z-loss, with `training` only", within=NOT_NEGATIVE, may_idle=True, effect="training",
+        "factor of the z-loss, with `training` only",
+        default=0.0, within=NOT_NEGATIVE, may_idle=True, effect="training",
         live=True,
     )  # fmt: skip
     output_router_logits: bool = says(
-        False, "return each router's logits", may_idle=True, effect="training", live=True
+        "return each router's logits", default=False, may_idle=True, effect="training", live=True
     )
 
 

@@ -12,22 +12,29 @@ class TrainingFields:
     """Dropouts, initialisation, records."""
 
     attention_dropout: float | int = says(
-        0.0, "share of attention weights", within=FRACTION, effect="training"
+        "share of attention weights", default=0.0, within=FRACTION, effect="training"
     )
     hidden_dropout: float | int = says(
-        0.0, "share of each branch's answer", within=FRACTION, effect="training"
+        "share of each branch's answer", default=0.0, within=FRACTION, effect="training"
     )
-    embedding_dropout: float | int = says(0.0, "share of the embeddings", within=FRACTION, effect="training")
+    embedding_dropout: float | int = says(
+        "share of the embeddings", default=0.0, within=FRACTION, effect="training"
+    )
     classifier_dropout: float | int = says(
-        0.0, "share of what the heads of other tasks read", within=FRACTION, effect="training", live=True
+        "share of what the heads of other tasks read",
+        default=0.0,
+        within=FRACTION,
+        effect="training",
+        live=True,
     )
     initializer_range: float = says(
-        0.02, "standard deviation of fresh weights", within=NOT_NEGATIVE, effect="training", live=True
+        "standard deviation of fresh weights", default=0.02, within=NOT_NEGATIVE, effect="training", live=True
     )
-    use_cache: bool = says(True, "keep keys and values in generation", effect="training", live=True)
+    use_cache: bool = says("keep keys and values in generation", default=True, effect="training", live=True)
     native_fields: dict | None = says(
-        None, "by family, what the config.json that the model was converted from says beside its function; nothing "
-        "here reads it, and an export to that family says it again", effect="metadata", small=lambda said: None,
+        "by family, what the config.json that the model was converted from says beside its function; nothing "
+        "here reads it, and an export to that family says it again",
+        default=None, effect="metadata", small=lambda said: None,
     )  # fmt: skip
 
 

@@ -18,70 +18,75 @@ class VocabularyFields:
     """Embeddings and head (`modeling/modeling_moeba.py`)."""
 
     vocab_size: int = says(
-        32000,
         "number of token ids",
+        default=32000,
         within=COUNT,
         live=True,
         small=lambda size: min(size, 96),
         unplanted="a shape",
     )
-    hidden_size: int = says(768, "width of the residual stream", within=COUNT, unplanted="a shape")
+    hidden_size: int = says("width of the residual stream", default=768, within=COUNT, unplanted="a shape")
     embedding_size: Filled[int] = says(
-        None,
         "width of the embedding table, default `hidden_size`; another width is projected in and out (OPT-350m)",
+        default=None,
         within=COUNT,
         fills=lambda c: c.hidden_size,
         unplanted="a shape",
     )
     tie_word_embeddings: bool = says(
-        False, "embedding and head are one table", live=True, unplanted="a fault of tensors"
+        "embedding and head are one table", default=False, live=True, unplanted="a fault of tensors"
     )
     embedding_norm: bool = says(
-        False, "normalise the embedded tokens (BLOOM)",
+        "normalise the embedded tokens (BLOOM)", default=False,
         wrong=(dropped("embedding norm dropped", "embedding_norm", False),),
     )  # fmt: skip
     embedding_multiplier: float | int = says(
-        1.0, "factor on the token embeddings", within=NOT_ZERO, live=True,
+        "factor on the token embeddings", default=1.0, within=NOT_ZERO, live=True,
         wrong=(dropped("embedding multiplier dropped", "embedding_multiplier", 1.0),),
     )  # fmt: skip
     round_embedding_multiplier: bool = says(
-        False, "round that factor to the model's dtype first (Gemma)", live=True,
+        "round that factor to the model's dtype first (Gemma)", default=False, live=True,
         needs=(Needs(lambda c: c.embedding_multiplier != 1.0, "an embedding_multiplier"),),
         wrong=(WrongValue("rounding of the embedding multiplier flipped",
                      lambda c: {"round_embedding_multiplier": not c.round_embedding_multiplier}, in_half=True),),
     )  # fmt: skip
     train_padding_embedding: bool = says(
-        False, "the embedding of `pad_token_id` learns like any other (GPT-2)",
+        "the embedding of `pad_token_id` learns like any other (GPT-2)", default=False,
         needs=(_PADS,), may_idle=True, effect="training", live=True,
     )  # fmt: skip
     lm_head_bias: bool = says(
-        False, "bias of the head", needs=(Needs(lambda c: c.is_causal, "is_causal=True"),),
+        "bias of the head", default=False, needs=(Needs(lambda c: c.is_causal, "is_causal=True"),),
         unplanted="a fault of tensors",
     )  # fmt: skip
     logit_scale: float | int = says(
-        1.0, "what logits are scaled by", within=NOT_ZERO, live=True,
+        "what logits are scaled by", default=1.0, within=NOT_ZERO, live=True,
         wrong=(dropped("logit scale dropped", "logit_scale", 1.0),),
     )  # fmt: skip
     logit_scale_operation: Literal["multiply", "divide"] = says(
-        "multiply", "by that number as a factor (Cohere) or as a divisor (Granite's `logits_scaling`)", live=True,
+        "by that number as a factor (Cohere) or as a divisor (Granite's `logits_scaling`)",
+        default="multiply", live=True,
         needs=(Needs(lambda c: c.logit_scale != 1.0, "a logit_scale"),), unplanted="as a dropped logit_scale",
     )  # fmt: skip
     final_logit_softcapping: float | int | None = says(
-        None, "logits become `c * tanh(logits / c)`", within=POSITIVE, live=True,
+        "logits become `c * tanh(logits / c)`", default=None, within=POSITIVE, live=True,
         wrong=(dropped("final softcap dropped", "final_logit_softcapping", None),),
     )  # fmt: skip
     pad_token_id: int | None = says(
-        None,
         "the token that fills a batch",
+        default=None,
         live=True,
         small=lambda token: None,
         unplanted="read by generation",
     )
     bos_token_id: int | None = says(
-        None, "the token that begins a text", live=True, small=_one, unplanted="read by generation"
+        "the token that begins a text", default=None, live=True, small=_one, unplanted="read by generation"
     )
     eos_token_id: int | list[int] | None = says(
-        None, "the token, or tokens, that end it", live=True, small=_one, unplanted="read by generation"
+        "the token, or tokens, that end it",
+        default=None,
+        live=True,
+        small=_one,
+        unplanted="read by generation",
     )
 
 
