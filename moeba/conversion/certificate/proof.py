@@ -28,6 +28,7 @@ from ..threads import one_thread
 from .battery import build_battery
 from .comparison import EXACT, REORDERED, Comparison, first_divergence, implementations, rounding_noise
 from .controls import faults_for
+from .faint import FAINT_FAULTS, caught_by_faint_inputs, faint_inputs
 from .half_precision import HALVES, Order, compare_halves
 from .report import Certificate, Check, Control
 from .training import AMPLIFIED, LOSS_FAULT, TRAINING_FAULT, NoLossError, lost_fields
@@ -120,7 +121,7 @@ def certify_folders(
             _compare(
                 certificate, one, other, LONGEST_TWIN, tolerance, "randomised twin", first, second, trains
             )
-            _plant(certificate, one, other, tolerance, equal)
+            _plant(certificate, one, other, tolerance, equal, _module_pairs(first, second))
             if twins is None:
                 halves = half_twins(one, other, folder, first.half)
                 _compare_halves(certificate, *halves, "randomised twin", first, second)
@@ -134,7 +135,7 @@ def certify_folders(
     if not certificate.negative_controls and not _fresh(one):
         if not any(isinstance(model, MoebaForCausalLM) for model in (one, other)):
             other = _as_moeba(second)
-        _plant(certificate, one, other, tolerance, equal)
+        _plant(certificate, one, other, tolerance, equal, _module_pairs(first, second))
     if first.dtype in HALVES and not expanded:
         del one, other
         halves = load_model(source, first.drops, first.half), load_model(target, second.drops, first.half)
@@ -357,6 +358,8 @@ def _compare(
 ) -> None:  # fmt: skip
     battery = build_battery(_moeba_config(one, other, second), limit)
     checks = Comparison(one, other, battery, tolerance, on, trains_otherwise).run()
+    same_routers = bool(first.config.sparse_layers) == bool(second.config.sparse_layers)
+    checks.append(faint_inputs(one, other, _module_pairs(first, second), same_routers, on))
     certificate.checks += checks
     if any(check.status == "failed" for check in checks) and certificate.first_divergence is None:
         found = first_divergence(one, other, battery.longest, _module_pairs(first, second), tolerance)
@@ -434,6 +437,7 @@ def _plant(
     other: PreTrainedModel,
     tolerance: float,
     equal_experts: bool,
+    pairs: list[tuple[str, str]],
 ) -> None:
     """Damage the Moeba side in every way that its config allows; each must push the difference over the tolerance."""
     target_is_ours = isinstance(other, MoebaForCausalLM)
@@ -455,6 +459,12 @@ def _plant(
         with suppress(NoLossError):
             gap = Comparison(first, second, battery, tolerance, "").loss_difference()
             certificate.negative_controls.append(Control(LOSS_FAULT.name, gap > AMPLIFIED * tolerance, gap))
+    for fault in FAINT_FAULTS:
+        if fault.applies(ours.config):
+            damaged = fault.plant(ours)
+            first, second = (one, damaged) if target_is_ours else (damaged, other)
+            if (gap := caught_by_faint_inputs(first, second, pairs)) is not None:
+                certificate.negative_controls.append(Control(fault.name, *gap))
     for fault in faults_for(ours.config, equal_experts):
         if not fault.finds_something(ours):
             continue
