@@ -85,7 +85,9 @@ def code_changes(folder: Path, proven: str) -> tuple[str, ...]:
     if found == ours or _joint_sha256(found) == proven:
         return ()
     changed = sorted(name for name in {*ours, *found} if ours.get(name) != found.get(name))
-    return (f"{listing(changed)}: not the code that was proven, nor what `moeba bundle` of this release writes",)
+    return (
+        f"{listing(changed)}: not the code that was proven, nor what `moeba bundle` of this release writes",
+    )
 
 
 def _joint_sha256(files: Mapping[str, str]) -> str:

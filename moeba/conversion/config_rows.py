@@ -345,7 +345,11 @@ def nearest_native(rows: Sequence[ConfigRow], model_type: str, config: MoebaConf
             raise
         raise CannotHold(model_type, uneven) from error
     except (ValueError, ArithmeticError) as error:
-        told = one_line(error) if isinstance(error, ValueError) else f"{row.theirs} would be no numbers ({error})"
+        told = (
+            one_line(error)
+            if isinstance(error, ValueError)
+            else f"{row.theirs} would be no numbers ({error})"
+        )
         raise ValueError(f"'{model_type}' cannot hold this model: {told}") from error
     labels = {name: values.pop(name) for name in ("id2label", "label2id")}
     if config.num_labels != 2:

@@ -100,7 +100,9 @@ def test_a_twin_turns_by_every_setting_of_yarn(changed):
 
     rope = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 32768}
     turned = [
-        build_rotary(shrink(tiny_config(head_dim=128, max_position_embeddings=131072, rope_parameters=settings))).inv_freq
+        build_rotary(
+            shrink(tiny_config(head_dim=128, max_position_embeddings=131072, rope_parameters=settings))
+        ).inv_freq
         for settings in (rope, {**rope, **changed})
     ]
     assert (turned[0] - turned[1]).abs().max() > 1e-5

@@ -210,7 +210,9 @@ def test_numbers_that_have_no_counterpart_are_no_fault_of_ours(multiplier):
     with pytest.raises(ValueError, match="'gemma2' cannot hold this model: .*query_pre_attn_scalar"):
         family_of("gemma2").to_native(config)
     with pytest.raises(ValueError, match="gemma2 config: query_pre_attn_scalar=0 gives no number"):
-        family_of("gemma2").to_moeba(family_of("gemma2").read_config({"model_type": "gemma2", "query_pre_attn_scalar": 0}))
+        family_of("gemma2").to_moeba(
+            family_of("gemma2").read_config({"model_type": "gemma2", "query_pre_attn_scalar": 0})
+        )
 
 
 def test_from_pretrained_keeps_the_stored_dtype_unless_told(tmp_path):

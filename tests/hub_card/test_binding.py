@@ -125,7 +125,9 @@ def test_code_is_bound(proven, tmp_path):
     assert gather_facts(hub).certificate.changes[0].startswith(told)
     assert "**verified**" not in write_card(hub).read_text()
     assert inspect_folder(hub)["certificate"]["verdict"] == "changed"
-    assert "**verified**" in (bundle(hub, tmp_path / "again") / "README.md").read_text()  # which writes it anew
+    assert (
+        "**verified**" in (bundle(hub, tmp_path / "again") / "README.md").read_text()
+    )  # which writes it anew
 
 
 def test_code_of_the_release_that_proved_it_is_good(proven, tmp_path, monkeypatch):

@@ -75,7 +75,9 @@ def _submodule(model: nn.Module, name: str) -> Any:
 
 
 def _is_norm(module: Any) -> bool:
-    return "norm" in type(module).__name__.lower() and isinstance(module.weight, torch.Tensor)
+    return "norm" in type(module).__name__.lower() and isinstance(
+        getattr(module, "weight", None), torch.Tensor
+    )
 
 
 def _faint_rows(norms: Sequence[Any]) -> torch.Tensor | None:

@@ -121,9 +121,6 @@ TRAINING_FAULT = Fault(
 )
 LOSS_FAULT = Fault(
     "coefficient of the balance loss raised",
-    lambda config: (
-        bool(config.sparse_layers)
-        and config.router_loss == "with_router_logits"
-    ),
+    lambda config: bool(config.sparse_layers) and config.router_loss == "with_router_logits",
     config=lambda config: {"router_aux_loss_coef": config.router_aux_loss_coef + 0.01},
 )
