@@ -81,11 +81,10 @@ def _is_norm(module: Any) -> bool:
 
 
 def _faint_rows(norms: Sequence[Any]) -> torch.Tensor | None:
-    """One row, smaller and smaller, `[sizes, *shape of the weight]`."""
-    shape = norms[0].weight.shape
-    if norms[1].weight.shape != shape:
+    """One row, smaller and smaller, `[sizes, *shape of the weight]`; channels in another order are no same function."""
+    if not torch.equal(norms[0].weight, norms[1].weight):
         return None
-    row = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    row = torch.randn(norms[0].weight.shape, generator=torch.Generator().manual_seed(0))
     return torch.stack([size * row for size in _SIZES])
 
 
