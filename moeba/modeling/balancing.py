@@ -100,16 +100,14 @@ class PooledLoss(LayerwiseLoss):
         return len(visits) * ((visits / count) * (probabilities / count)).sum(), None
 
 
+def _never(*asked: bool) -> bool:
+    return False
+
+
 class NoLoss(LayerwiseLoss):
     """No head asks for any. Asked by hand, a model gives those of `LayerwiseLoss`."""
 
-    @staticmethod
-    def wanted(training: bool, labelled: bool, output_router_logits: bool, weighed: bool) -> bool:
-        return False
-
-    @staticmethod
-    def joins(training: bool, output_router_logits: bool) -> bool:
-        return False
+    wanted = joins = staticmethod(_never)  # type: ignore[assignment]
 
 
 ROUTER_LOSSES: dict[str, type[LayerwiseLoss]] = {

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from operator import itemgetter
 from typing import Any
@@ -38,7 +38,7 @@ class Built:
 
     names: tuple[str, ...]
     values: tuple[Any, ...]
-    read: Callable[[dict[str, Any]], tuple[Any, ...]]
+    read: Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
 
 def built_with(config: MoebaConfig) -> Built:

@@ -60,7 +60,7 @@ def balanced_loss(
         loss = own(outputs, labels, num_items_in_batch=num_items_in_batch)
         if getattr(outputs, "aux_loss", None) is None:
             return loss
-        share = share_of_tokens(*((labels, None) if shifts else (None, labels)), num_items_in_batch)
+        share = share_of_tokens(labels if shifts else None, None if shifts else labels, num_items_in_batch)
         shown = getattr(outputs, "router_logits", None) is not None
         return head.with_router_losses(loss, outputs.aux_loss, outputs.z_loss, shown, share)
 

@@ -463,8 +463,8 @@ def _plant(
         if fault.applies(ours.config):
             damaged = fault.plant(ours)
             first, second = (one, damaged) if target_is_ours else (damaged, other)
-            if (gap := caught_by_faint_inputs(first, second, pairs)) is not None:
-                certificate.negative_controls.append(Control(fault.name, *gap))
+            if (found := caught_by_faint_inputs(first, second, pairs)) is not None:
+                certificate.negative_controls.append(Control(fault.name, *found))
     for fault in faults_for(ours.config, equal_experts):
         if not fault.finds_something(ours):
             continue
