@@ -59,8 +59,8 @@ class PooledLoss(LayerwiseLoss):
     """The balance loss of transformers' own models: counts and scores of all layers are pooled before the product.
 
     It is there when router logits are asked for, in evaluation too, and is about the softmax of the logits and its best
-    experts, however the router scores and chooses. Under gradient accumulation it is weighted by the micro-batch's share of
-    the step's tokens; a stock model adds it whole to each, so that its coefficient grows with their number.
+    experts, however the router scores and chooses. Under gradient accumulation it is weighted by the micro-batch's
+    share of the step's tokens; a stock model adds it whole to each, so that its coefficient grows with their number.
     """
 
     @staticmethod
