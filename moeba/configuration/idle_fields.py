@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
-from .model_facts import NORMS_WITH_BIAS, layer_view, longrope_switch
+from .model_facts import NORMS_WITH_BIAS, layer_view, longrope_switch, rope_of
+from .rope_rules import unread_rope_keys
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ IDLE: tuple[Idle, ...] = (
     _idle("router_jitter_draws", lambda c: not c.router_jitter_noise, "router_jitter_noise"),
     _idle("train_padding_embedding", lambda c: c.pad_token_id is None, "a pad_token_id"),
     _idle("lm_head_bias", lambda c: not c.is_causal, "is_causal=True"),
+    _idle("chunk_size_feed_forward", lambda c: True, "a feed-forward in chunks, which Moeba has not"),
 )  # fmt: skip
 
 # Said although nothing acts on it here: sizes that a config always has and tools read, a dtype of storage, what equals
@@ -140,6 +142,8 @@ def said_in_vain(config: Any) -> dict[str, str]:
                 problems[name] = (
                     f"{name}={value!r} has no effect without {idle.needs}: leave it out, or set that"
                 )
+    if unread := unread_rope_keys(rope_of(config)):
+        problems["rope_parameters"] = f"rope_parameters has {'; '.join(unread)}"
     return problems
 
 

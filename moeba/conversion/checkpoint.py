@@ -31,7 +31,7 @@ from .hashes import sha256_of
 from .inputs import Inputs
 from .json_files import listing, read_json
 from .pieces import TensorSource, read_pieces
-from .selection import HUB_PATTERNS, select_side_files
+from .selection import HUB_PATTERNS
 from .sizes import check_names, check_sizes
 from .weight_files import (
     DTYPES,
@@ -101,15 +101,6 @@ class Checkpoint:
         self._header_sizes = {file.path: file.header_size for file in files}
         self._sha256: dict[str, str] = {}
         self.inputs = Inputs(self.weight_files)
-
-    @property
-    def side_files(self) -> tuple[Path, ...]:
-        """Tokenizer, generation config, licence, …: what travels with the weights, sorted by name.
-
-        Raises:
-            ValueError: see `select_side_files`.
-        """
-        return tuple(self.folder / path for path in select_side_files(self.folder).files)
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor called `name`, bit for bit as stored, contiguous on the CPU and shared with nothing.

@@ -68,9 +68,7 @@ def bundle(
             f"{source} is a '{checkpoint.config.get('model_type')}' checkpoint and not a Moeba one: "
             "convert it first (moeba.convert), then bundle the result"
         )
-    check_companions(source, checkpoint.config.get("vocab_size"))
-    if (surgery := source / SURGERY).is_file():
-        read_json(surgery)  # which the card tells of: a broken one is named where it lies
+    check_companions(source, checkpoint.config.get("vocab_size"), (SURGERY,))
     destination = Path(destination).expanduser().resolve()
     files, left_out = _side_files(checkpoint)
 

@@ -95,7 +95,7 @@ class MoebaPreTrainedModel(MoebaFolders, PreTrainedModel):
 
     def __init__(self, config: MoebaConfig, *args: Any, **kwargs: Any) -> None:
         if isinstance(config, MoebaConfig):  # whose fields may have been set since it was made
-            config.validate()
+            config.settle()
         super().__init__(config, *args, **kwargs)
         # Of all that the class can hold, what this model does hold.
         self._no_split_modules = [BLOCKS[config.block_order].__name__]

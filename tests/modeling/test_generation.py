@@ -370,9 +370,7 @@ def test_position_biases_know_which_keys_a_window_has_forgotten(positions, cache
     ids = prompt(window + 3)
     padded = torch.nn.functional.pad(ids, (2, 0), value=PAD)
     real = torch.nn.functional.pad(torch.ones_like(ids), (2, 0))
-    out = model.generate(
-        padded, attention_mask=real, max_new_tokens=window + NEW, cache_implementation=cache
-    )
+    out = model.generate(padded, attention_mask=real, max_new_tokens=window + NEW, cache_implementation=cache)
     torch.testing.assert_close(out[:, 2:], greedy_by_hand(model, ids, window + NEW))
 
 
