@@ -30,6 +30,7 @@ from .families import family_of
 from .hashes import sha256_of
 from .inputs import Inputs
 from .json_files import listing, read_json
+from .paths import expanded
 from .pieces import TensorSource, read_pieces
 from .selection import HUB_PATTERNS
 from .sizes import check_names, check_sizes
@@ -85,7 +86,7 @@ class Checkpoint:
     inputs: Inputs  # the files that tensors are read from, as they were when it was opened
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).expanduser()
+        self.folder = expanded(folder)
         if not self.folder.exists():
             raise FileNotFoundError(f"there is no folder {self.folder}")
         if not self.folder.is_dir():
@@ -165,7 +166,7 @@ def resolve(path_or_repo_id: str | Path, revision: str | None = None, *, any_typ
     """
     if not str(path_or_repo_id).strip():
         raise ValueError("the path is empty: give the model's folder, or . for this one")
-    path = Path(path_or_repo_id).expanduser()
+    path = expanded(path_or_repo_id)
     if path.is_dir():
         return path
     if path.exists():

@@ -61,7 +61,7 @@ def check_names(config: Mapping[str, Any], where: str) -> None:
     if not all(isinstance(sizes, Mapping) for sizes in uneven.values()):
         raise ValueError(f"{where} has per_layer_config={short(uneven)}, which holds no JSON object a layer")
     classes = config.get("architectures")
-    if not isinstance(config.get("model_type", ""), str):
+    if not isinstance(name := config.get("model_type", ""), str) or len(name) > 100:
         raise ValueError(
             f"{where} has model_type={short(config['model_type'])}, which is no name of a family"
         )

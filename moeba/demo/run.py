@@ -16,6 +16,7 @@ import transformers
 
 import moeba
 
+from ..conversion.paths import expanded
 from .journal import Entry, Journal, key_of
 from .settings import DemoSettings
 from .steps import STEPS, Step, Workspace
@@ -38,7 +39,7 @@ def run(
             claims.
     """
     settings, watcher = settings or DemoSettings(), watcher or Watcher()
-    root = Path(folder).expanduser()
+    root = expanded(folder)
     keys: dict[str, str] = {}
     done = []
     program = _program()

@@ -14,6 +14,7 @@ from ..conversion.checkpoint import Checkpoint
 from ..conversion.companions import check_companions
 from ..conversion.copying import CopiedPart
 from ..conversion.json_files import listing, read_json
+from ..conversion.paths import expanded, resolved
 from ..conversion.provenance import OWN_FILES
 from ..conversion.selection import (
     ENTRIES,
@@ -60,7 +61,7 @@ def bundle(
             holds a secret or is a link that leads out of the folder; or the destination is taken, would damage
             something or cannot be linked to.
     """
-    source = Path(source).expanduser()
+    source = expanded(source)
     check_destination(source, destination, overwrite)
     checkpoint = Checkpoint(source)
     if checkpoint.config.get("model_type") != MoebaConfig.model_type:
@@ -69,7 +70,7 @@ def bundle(
             "convert it first (moeba.convert), then bundle the result"
         )
     check_companions(source, checkpoint.config.get("vocab_size"), (SURGERY,))
-    destination = Path(destination).expanduser().resolve()
+    destination = resolved(destination)
     files, left_out = _side_files(checkpoint)
 
     def finish(folder: Path) -> None:

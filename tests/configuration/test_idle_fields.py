@@ -39,6 +39,19 @@ NAMED = {"topk_group": "group_scoring"}
 
 
 @pytest.mark.parametrize("name", SAID_IN_VAIN)
+def test_what_is_set_in_vain_is_refused_when_the_model_is_built(name):
+    said = {**SIZES, **SAID_IN_VAIN[name]}
+    field = NAMED.get(name, name)
+    value = said.pop(field)
+    config = MoebaConfig(**said)
+    setattr(config, field, value)
+    assert "_said" not in config.to_dict() and config == copy.deepcopy(config)
+    with pytest.raises(ValueError, match=f"{field}=.* has no effect without"):
+        MoebaForCausalLM(config)
+    MoebaForCausalLM(MoebaConfig.from_dict(config.to_dict()))  # a file may say it
+
+
+@pytest.mark.parametrize("name", SAID_IN_VAIN)
 def test_said_to_the_constructor(name):
     with pytest.raises(ValueError, match=f"{NAMED.get(name, name)}=.* has no effect without"):
         tiny_config(**SAID_IN_VAIN[name])
@@ -129,6 +142,7 @@ def test_what_changes_nothing_is_refused(base):
             continue
         changed = copy.deepcopy(config)
         setattr(changed, field.name, value)
+        changed._said.clear()  # as if a file said it
         try:
             other = MoebaForCausalLM(changed)
         except ValueError:
