@@ -53,6 +53,19 @@ TINY = ("norm_eps", "qk_norm_eps")
 FRACTIONS = (
     "attention_dropout", "hidden_dropout", "embedding_dropout", "classifier_dropout", "router_jitter_noise",
 )  # fmt: skip
+# What attention, routers and experts read of their own layer's config; all else is read for all layers at once.
+PER_LAYER = frozenset(
+    (
+        "num_attention_heads", "num_key_value_heads", "head_dim", "v_head_dim", "q_lora_rank", "kv_lora_rank",
+        "attention_bias", "attention_output_bias", "attention_dropout", "attention_multiplier",
+        "attention_value_multiplier", "attention_softmax_dtype", "clip_qkv", "scale_attn_by_inverse_layer_idx",
+        "qk_norm_type", "qk_norm_eps", "qk_norm_bias", "qk_norm_after_rope", "intermediate_size", "num_experts",
+        "num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size", "n_group", "topk_group",
+        "group_scoring", "group_mask", "norm_topk_prob", "norm_topk_eps", "norm_topk_min", "topk_sorted",
+        "routed_scaling_factor", "router_bias", "router_logit_softcapping", "router_matmul_dtype",
+        "router_score_dtype", "router_weight_dtype",
+    )
+)  # fmt: skip
 # Fields of the library's own base class, whose types it does not check.
 INHERITED: dict[str, type] = {
     "id2label": dict, "label2id": dict, "output_hidden_states": bool, "return_dict": bool, "problem_type": str,
@@ -84,6 +97,10 @@ def out_of_range(values: Mapping[str, Any]) -> Iterator[str]:
     for index, sizes in (values.get("per_layer_config") or {}).items():
         if not isinstance(sizes, Mapping):
             yield f"per_layer_config={short({index: sizes})} must hold a dict of fields for each layer"
+            continue
+        for name, value in sizes.items():
+            if name not in PER_LAYER and value != values.get(name):
+                yield f"per_layer_config has {name}={short(value)} for layer {index}: only all layers together have one"
     for name, (least, most) in COUNTS.items():
         value = values.get(name)
         if value is not None and not least <= value <= most:

@@ -203,6 +203,17 @@ def test_labels_are_counted_before_they_are_named():
         tiny_config(num_labels=10**12)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("hidden_act", "gelu"), ("hidden_size", 64), ("qk_norm", "head")]
+)
+def test_what_layers_have_together(name, value):
+    with pytest.raises(
+        ValueError, match=rf"per_layer_config has {name}=.* for layer 1: only all layers together"
+    ):
+        tiny_config(per_layer_config={1: {name: value}})
+    tiny_config(per_layer_config={1: {name: getattr(tiny_config(), name), "intermediate_size": 32}})
+
+
 def test_no_file_takes_a_methods_place():
     with pytest.raises(ValueError, match="config.json has to_dict: a config has a method of that name"):
         MoebaConfig.from_dict({"model_type": "moeba", "to_dict": 5})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ from ..json_files import listing
 from ..pieces import TensorSource, pieces, read_pieces, same_bytes
 from ..plan import PlannedTensors, moeba_shapes, plan_export, plan_import
 from ..provenance import versions
+from ..scratch import scratch
 from ..threads import one_thread
 from .battery import build_battery
 from .comparison import EXACT, REORDERED, Comparison, first_divergence, implementations, rounding_noise
@@ -112,17 +112,17 @@ def certify_folders(
         noise = rounding_noise((one, other), build_battery(_moeba_config(one, other, first), limit))
         return max(REORDERED if expanded else EXACT, 4 * noise)
 
-    with tempfile.TemporaryDirectory() as folder, one_thread():
+    with scratch("twins") as folder, one_thread():
         build = twins or _family_twins(first, second)
         if build is not None:
-            one, other = build(Path(folder))
+            one, other = build(folder)
             tolerance = tolerance_for(one, other, LONGEST_TWIN)
             _compare(
                 certificate, one, other, LONGEST_TWIN, tolerance, "randomised twin", first, second, trains
             )
             _plant(certificate, one, other, tolerance, equal)
             if twins is None:
-                halves = half_twins(one, other, Path(folder), first.half)
+                halves = half_twins(one, other, folder, first.half)
                 _compare_halves(certificate, *halves, "randomised twin", first, second)
     if first.parameters + second.parameters > LARGEST_RUN:
         detail = f"{first.parameters + second.parameters:,} parameters are too many to run here"

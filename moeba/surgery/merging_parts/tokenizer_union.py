@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from ...conversion.json_files import listing
+from ...conversion.scratch import scratch
 from ...tokenization.adopt import copy_tokenizer, tokenizer_files
 
 # What a tokenizer knows of its own loading, and a folder that is published should not.
@@ -25,11 +25,11 @@ def with_tokens(folder: Path, tokens: Sequence[Any]) -> Any:
     """
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     tokenizer.add_tokens(list(tokens))
-    with tempfile.TemporaryDirectory() as scratch:
-        copy_tokenizer(folder, scratch)
-        append_tokens(Path(scratch), tokenizer, tokens)
+    with scratch("tokenizer") as copy:
+        copy_tokenizer(folder, copy)
+        append_tokens(copy, tokenizer, tokens)
         try:
-            written = AutoTokenizer.from_pretrained(scratch, local_files_only=True)
+            written = AutoTokenizer.from_pretrained(copy, local_files_only=True)
         except Exception:  # tokenizer backends raise anything
             written = None
     if written is None or written.get_vocab() != tokenizer.get_vocab():
