@@ -370,7 +370,7 @@ class MoebaConfig(PreTrainedConfig):
         if not from_file:
             self.validate()
             self._refuse(said_in_vain(self).values())
-        self._said = set()
+        self._said: set[str] = set()
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
