@@ -12,6 +12,7 @@ from transformers.utils import logging
 from ..configuration import MoebaConfig
 from ..conversion.checkpoint import Checkpoint
 from ..conversion.companions import check_companions
+from ..conversion.convert import moeba_config
 from ..conversion.copying import CopiedPart
 from ..conversion.json_files import listing, read_json
 from ..conversion.paths import expanded, resolved
@@ -64,11 +65,7 @@ def bundle(
     source = expanded(source)
     check_destination(source, destination, overwrite)
     checkpoint = Checkpoint(source)
-    if checkpoint.config.get("model_type") != MoebaConfig.model_type:
-        raise ValueError(
-            f"{source} is a '{checkpoint.config.get('model_type')}' checkpoint and not a Moeba one: "
-            "convert it first (moeba.convert), then bundle the result"
-        )
+    moeba_config(checkpoint)
     check_companions(source, checkpoint.config.get("vocab_size"), (SURGERY,))
     destination = resolved(destination)
     files, left_out = _side_files(checkpoint)
