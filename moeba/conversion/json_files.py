@@ -18,7 +18,9 @@ def listing(offenders: Sequence[str]) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. ValueError where it is not valid, not an object, or says a key twice."""
+    """The JSON object in `path`. ValueError where it is no file, not valid, not an object, or says a key twice."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file, but a folder, a pipe or a device")
     return parse_json(path.read_bytes(), str(path))
 
 

@@ -65,7 +65,7 @@ def bundle(
     source = expanded(source)
     check_destination(source, destination, overwrite)
     checkpoint = Checkpoint(source)
-    moeba_config(checkpoint)
+    moeba_config(checkpoint, keeps_unknown=True)
     check_companions(source, checkpoint.config.get("vocab_size"), (SURGERY,))
     destination = resolved(destination)
     files, left_out = _side_files(checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -16,6 +17,7 @@ from moeba import MoebaForCausalLM, convert, export, upcycle
 from moeba.conversion import Checkpoint
 from moeba.conversion.checkpoint import check_loadable
 from moeba.conversion.convert import moeba_config
+from moeba.conversion.json_files import read_json
 from moeba.conversion.shards import parse_size
 from moeba.surgery import grow, split
 from moeba.tokenization import MoebaTokenizer
@@ -192,6 +194,15 @@ def test_a_header_with_metadata_that_safetensors_refuses(folder, tmp_path):
     (source / WEIGHTS).write_bytes(data[:8] + header + data[8 + len(header) :])
     with pytest.raises(ValueError, match="has a wrong header: its __metadata__ is"):
         convert(source, tmp_path / "out")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_a_record_that_is_no_file_is_not_waited_for(tmp_path, kind):
+    path = tmp_path / "parity.json"
+    {"pipe": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero"), "folder": os.mkdir}[kind](path)
+    with pytest.raises(ValueError, match="parity.json is no file, but"):
+        read_json(path)
 
 
 def test_links_in_a_circle(folder, tmp_path):
