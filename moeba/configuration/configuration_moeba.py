@@ -486,11 +486,15 @@ class MoebaConfig(PreTrainedConfig):
     def settle(self) -> None:
         """Called when a model is built: fields may have been set since the config was made.
 
+        One that was set and has nothing to act on is told, and not refused: tools set such on the config of any model.
+
         Raises:
-            ValueError: as the constructor, of the fields as they are now; idle ones only if they were set since.
+            ValueError: as the constructor, of the fields as they are now.
         """
         self.validate()
-        self._refuse(why for name, why in said_in_vain(self).items() if name in self._said)
+        for name, why in said_in_vain(self).items():
+            if name in self._said:
+                logger.warning(why)
         self.base_model_tp_plan = tensor_parallel_plan(self)
 
     def validate_architecture(self) -> None:

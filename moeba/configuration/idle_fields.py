@@ -96,7 +96,6 @@ IDLE: tuple[Idle, ...] = (
     _idle("router_jitter_draws", lambda c: not c.router_jitter_noise, "router_jitter_noise"),
     _idle("train_padding_embedding", lambda c: c.pad_token_id is None, "a pad_token_id"),
     _idle("lm_head_bias", lambda c: not c.is_causal, "is_causal=True"),
-    _idle("chunk_size_feed_forward", lambda c: True, "a feed-forward in chunks, which Moeba has not"),
 )  # fmt: skip
 
 # Said although nothing acts on it here: sizes that a config always has and tools read, a dtype of storage, what equals

@@ -196,6 +196,16 @@ def test_a_header_with_metadata_that_safetensors_refuses(folder, tmp_path):
         convert(source, tmp_path / "out")
 
 
+def test_a_record_that_is_nested_deeply(tmp_path):
+    path = tmp_path / "moeba_provenance.json"
+    for depth in (90, 900):
+        path.write_text('{"a": ' + "[" * depth + "]" * depth + "}")
+        if depth == 90:
+            read_json(path)
+    with pytest.raises(ValueError, match=r"moeba_provenance.json is nested more than 100 levels deep"):
+        read_json(path)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
 def test_a_record_that_is_no_file_is_not_waited_for(tmp_path, kind):
