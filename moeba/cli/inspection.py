@@ -67,7 +67,7 @@ def serving(checkpoint: Checkpoint, config: MoebaConfig | None = None) -> str | 
     architectures = checkpoint.config.get("architectures") or []
     if checkpoint.config.get("model_type") != MoebaConfig.model_type or architectures != ["MoebaForCausalLM"]:
         return None
-    return advice(config or _config(checkpoint))
+    return advice(config or moeba_config(checkpoint, keeps_unknown=True))
 
 
 def _config(checkpoint: Checkpoint) -> MoebaConfig:

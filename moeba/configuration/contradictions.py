@@ -5,12 +5,13 @@ Each function yields one sentence a problem; `MoebaConfig` raises the first of t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, get_args
 
 from .model_facts import rope_of
-from .ranges import dtype_problems, nearest, out_of_range, token_ids_out_of_range
+from .ranges import dtype_problems, nearest, out_of_range, short, token_ids_out_of_range
 from .rope_rules import rope_problems
 
 # Optional at construction, which gives them a value.
@@ -38,10 +39,18 @@ def _names(config: Any) -> Iterator[str]:
     norms = get_args(next(field.type for field in fields(config) if field.name == "norm_type"))
     if config.qk_norm_type not in norms:
         yield f"qk_norm_type={config.qk_norm_type!r} is no norm_type (nearest: '{nearest(config.qk_norm_type, norms)}')"
-    if not all(isinstance(said, dict) for said in (config.native_fields or {}).values()):
-        yield f"native_fields={config.native_fields} must hold a dict for each family"
+    if not _is_by_family(config.native_fields or {}):
+        yield f"native_fields={short(config.native_fields)} must hold a dict of JSON values for each family"
     if "layernorm" not in config.norm_type and not config.norm_bias:
         yield f"norm_bias=False is about layer norms, but norm_type='{config.norm_type}'"
+
+
+def _is_by_family(said: dict[Any, Any]) -> bool:
+    try:
+        json.dumps(said)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return all(isinstance(name, str) and isinstance(values, dict) for name, values in said.items())
 
 
 def _attention(config: Any) -> Iterator[str]:

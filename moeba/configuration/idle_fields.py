@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
-from .model_facts import NORMS_WITH_BIAS, layer_view, longrope_switch
+from .model_facts import NORMS_WITH_BIAS, layer_view, longrope_switch, rope_of
+from .rope_rules import unread_rope_keys
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ def said_in_vain(config: Any) -> dict[str, str]:
                 problems[name] = (
                     f"{name}={value!r} has no effect without {idle.needs}: leave it out, or set that"
                 )
+    if unread := unread_rope_keys(rope_of(config)):
+        problems["rope_parameters"] = f"rope_parameters has {'; '.join(unread)}"
     return problems
 
 

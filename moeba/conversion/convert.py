@@ -106,8 +106,11 @@ def read_native(
     return config, {name: planned.read(name) for name in planned.tensors}
 
 
-def moeba_config(checkpoint: Checkpoint) -> MoebaConfig:
+def moeba_config(checkpoint: Checkpoint, keeps_unknown: bool = False) -> MoebaConfig:
     """The config of a Moeba folder.
+
+    Args:
+        keeps_unknown: take attributes that are no fields, as where a model is loaded: they change nothing.
 
     Raises:
         ValueError: the folder holds a model of another type, or its config is invalid.
@@ -118,7 +121,8 @@ def moeba_config(checkpoint: Checkpoint) -> MoebaConfig:
             f"{checkpoint.folder} holds a {model_type!r} model, not a Moeba one: convert it first (moeba convert)."
         )
     try:
-        MoebaConfig.refuse_unknown(checkpoint.config)
+        if not keeps_unknown:
+            MoebaConfig.refuse_unknown(checkpoint.config)
         return MoebaConfig.from_dict(dict(checkpoint.config))
     except Exception as error:
         raise ValueError(f"{checkpoint.folder}/config.json: {' '.join(str(error).split())}") from error

@@ -20,6 +20,7 @@ from .destination import check_apart, check_free, partial_folder
 from .hashes import hashing
 from .inputs import Inputs
 from .json_files import read_json
+from .paths import resolved
 from .plan import Plan
 from .provenance import CERTIFICATE_FILE, OWN_FILES, describe_source, read_history, write_provenance
 from .selection import (
@@ -87,7 +88,7 @@ def _leftovers_told(destination: Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        folder = partial_folder(destination.expanduser().resolve())
+        folder = partial_folder(resolved(destination))
         text = str(error).rstrip(".")
         if folder.exists() and str(folder) not in text:
             error.args = (
@@ -106,7 +107,7 @@ def check_start(origins: Sequence[Origin], destination: str | Path, options: Run
     for origin in origins:
         check_apart(origin.checkpoint.folder, destination)
     folders = [origin.checkpoint.folder for origin in origins]
-    check_free(Path(destination).expanduser().resolve(), options.overwrite, folders)
+    check_free(resolved(destination), options.overwrite, folders)
 
 
 @dataclass(frozen=True)

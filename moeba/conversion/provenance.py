@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from ..version import __version__
 from .checkpoint import Checkpoint
 from .json_files import read_json
+from .paths import expanded
 from .selection import what_it_is
 
 FILE = "moeba_provenance.json"
@@ -38,7 +39,7 @@ def describe_source(checkpoint: Checkpoint, given: str, revision: str | None) ->
 
     The record is published with the model, so it holds no path of this machine.
     """
-    local = Path(given).expanduser().exists()
+    local = expanded(given).exists()
     return {
         "path": checkpoint.folder.resolve().name if local else None,
         "repo_id": None if local else given,

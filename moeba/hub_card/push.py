@@ -13,6 +13,7 @@ from huggingface_hub import CommitInfo, HfApi, ModelCard
 
 from ..configuration import MoebaConfig
 from ..conversion.checkpoint import Checkpoint
+from ..conversion.paths import expanded
 from ..conversion.scratch import scratch
 from ..conversion.selection import names_foreign_code
 from ..conversion.weight_files import WEIGHT_SUFFIXES
@@ -91,7 +92,7 @@ def push(
         PushError: the Hub or the network refused; nothing was committed, or the message says otherwise.
     """
     say_untested()
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     if pr and branch:
         raise ValueError(
             f"pr and branch={branch!r}: a pull request is opened on the main branch; leave one out"

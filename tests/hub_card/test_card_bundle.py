@@ -277,11 +277,18 @@ def test_a_file_that_must_not_go_along_is_refused_by_name(kind, name, dense, tmp
     assert not (tmp_path / "hub").exists()
 
 
-def test_other_checkpoints_are_refused(dense, tmp_path):
-    write_json(dense, "config.json", {"model_type": "llama"})
-    with pytest.raises(ValueError, match=r"is a 'llama' checkpoint and not a Moeba one: convert it first"):
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"model_type": "llama"}, "holds a 'llama' model, not a Moeba one: convert it first"),
+        ({"model_type": "moeba", "norm_eps": -1.0}, "dense/config.json: .*norm_eps=-1.0 must be positive"),
+    ],
+)
+def test_other_checkpoints_are_refused(dense, tmp_path, said, message):
+    write_json(dense, "config.json", said)
+    with pytest.raises(ValueError, match=message):
         bundle(dense, tmp_path / "hub")
-    assert not (tmp_path / "hub").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["dense"]
 
 
 def test_a_taken_destination_is_refused_and_replaced_on_demand(dense, tmp_path):

@@ -25,6 +25,7 @@ from ..alignment import align
 from ..checkpoint import Checkpoint, TensorSource
 from ..family import Family
 from ..plan import PlannedTensors, plan_export, plan_import
+from ..stock_loading import load_stock
 from ..weight_files import TensorInfo
 from .battery import ropes_of, turns
 from .comparison import has_experts
@@ -301,8 +302,8 @@ def load_model(
     Raises:
         ValueError: transformers found missing, unexpected or misshapen tensors, which it would replace by random ones.
     """
-    model, info = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, output_loading_info=True, local_files_only=True
+    model, info = load_stock(
+        AutoModelForCausalLM, folder, dtype=dtype, output_loading_info=True, local_files_only=True
     )
     wrong = {
         name: sorted(key for key in map(str, info[name]) if not drops(key))

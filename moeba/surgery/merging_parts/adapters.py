@@ -27,6 +27,7 @@ from ...conversion.convert import moeba_config
 from ...conversion.families import family_of
 from ...conversion.inputs import Inputs
 from ...conversion.json_files import listing, read_json
+from ...conversion.paths import expanded
 from ...conversion.weight_files import PickledFile, SafetensorsFile, TensorInfo, WeightFile
 
 CONFIG_FILE, SAFE_FILE, PICKLE_FILE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -252,7 +253,7 @@ def resolve_adapter(given: str | Path, revision: str | None = None) -> Path:
     Raises:
         ValueError: there is no adapter.
     """
-    folder = Path(given).expanduser()
+    folder = expanded(given)
     if not folder.is_dir():
         try:
             patterns = [CONFIG_FILE, SAFE_FILE, PICKLE_FILE, "tokenizer*", "special_tokens_map.json"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ...conversion.paths import expanded
 from .published_recipe import published, published_text
 
 PROMPTED = ("hidden", "hidden_avg", "hidden_last", "cheap_embed")
@@ -118,7 +119,7 @@ def read_recipe(recipe: str | Path | Mapping[str, Any]) -> MergeRecipe:
     """
     if isinstance(recipe, Mapping):
         return _parse(dict(recipe), Path(), None)
-    path = Path(recipe).expanduser()
+    path = expanded(recipe)
     try:
         text = path.read_text(encoding="utf-8")
         given = yaml.load(text, _StrictLoader)  # a SafeLoader: nothing in it is run
@@ -289,15 +290,15 @@ def _path_and_revision(given: Any, place: str) -> tuple[str | None, str | None]:
         raise ValueError(f"{place}: a model must be a folder or a Hub id, not {_short(given)}")
     text = str(given)
     path, at, revision = text.rpartition("@")
-    return (path, revision) if at and not Path(text).expanduser().exists() else (text, None)
+    return (path, revision) if at and not expanded(text).exists() else (text, None)
 
 
 def _is_here(path: str, folder: Path) -> bool:
-    return any(place.exists() for place in (folder / Path(path).expanduser(), Path(path).expanduser()))
+    return any(place.exists() for place in (folder / expanded(path), expanded(path)))
 
 
 def _located(path: str, folder: Path) -> str:
-    beside = folder / Path(path).expanduser()
+    beside = folder / expanded(path)
     return str(beside) if beside.exists() else path
 
 
@@ -305,7 +306,7 @@ def _files(given: Any, folder: Path, place: str) -> tuple[Path, ...]:
     files = [] if given is None else [given] if isinstance(given, str | Path) else given
     if not isinstance(files, list | tuple) or not all(isinstance(file, str | Path) for file in files):
         raise ValueError(f"{place}: calibration must be text files, not {_short(given)}")
-    return tuple(Path(_located(str(file), folder)).expanduser() for file in files)
+    return tuple(expanded(_located(str(file), folder)) for file in files)
 
 
 def _short(value: Any) -> str:
