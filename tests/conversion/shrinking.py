@@ -50,7 +50,7 @@ def shrink(published: dict[str, Any]) -> dict[str, Any]:
         if raw[name] is None and name not in published:
             del raw[name]
     if "n_positions" in raw:
-        raw["n_positions"] = CONTEXT
+        raw |= {name: CONTEXT for name in ("n_positions", "n_ctx") if name in raw}
     elif not any("rope" in name or "rotary" in name for name in raw) and "max_position_embeddings" in raw:
         raw["max_position_embeddings"] = CONTEXT
     if "max_seq_len" in raw:

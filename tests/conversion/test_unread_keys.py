@@ -224,6 +224,17 @@ def test_a_key_named_like_a_method_is_left_out():
     assert family_of("llama").to_native(config).to_dict()["license"] == "mit"
 
 
+def test_a_key_with_a_dot_comes_back():
+    """SmolLM2's files have such a one for transformers.js; MPT's have nested configs."""
+    given = {"transformers.js_config": {"dtype": "q4"}, "a.b.c": 1}
+    config = family_of("llama").take(raw_of("llama", **given))
+    assert given.items() <= family_of("llama").to_native(config).to_dict().items()
+    raw = raw_of("mpt", **given)
+    raw["attn_config"] |= {"attn_type.note": "x"}
+    said = family_of("mpt").to_native(family_of("mpt").take(raw)).to_dict()
+    assert given.items() <= said.items() and said["attn_config"]["attn_type.note"] == "x"
+
+
 def test_kept_fields_that_are_none_are_refused():
     with pytest.raises(
         (ValueError, StrictDataclassError), match="native_fields=.* must hold a dict for each family"
