@@ -107,7 +107,10 @@ def _shrink_heads(raw: dict[str, Any], published: dict[str, Any]) -> None:
     raw[width] = 4 * (small if given == usual or "qk_nope_head_dim" in raw else small + 2)
     if "swa_head_dim" in raw:
         raw |= {name: raw.get(size, size) for name, size in SLIDING.items()}
-        raw |= {"swa_num_attention_heads": raw[heads], "swa_num_key_value_heads": 2 * raw["num_key_value_heads"]}
+        raw |= {
+            "swa_num_attention_heads": raw[heads],
+            "swa_num_key_value_heads": 2 * raw["num_key_value_heads"],
+        }
     if "word_embed_proj_dim" in raw:
         raw["word_embed_proj_dim"] = (
             raw[width] if published["word_embed_proj_dim"] == published[width] else 24

@@ -161,7 +161,9 @@ def test_what_engines_read_is_stated_also_of_a_model_made_here(tmp_path, model_t
     family.take(said)
 
 
-@pytest.mark.parametrize("model_type, name", [("axk1", "first_k_dense_replace"), ("cohere2_moe", "first_k_dense_replace")])
+@pytest.mark.parametrize(
+    "model_type, name", [("axk1", "first_k_dense_replace"), ("cohere2_moe", "first_k_dense_replace")]
+)
 def test_old_spelling_of_the_dense_layers_is_stated(model_type, name):
     """Where they come first; engines know no other spelling."""
     family = family_of(model_type)

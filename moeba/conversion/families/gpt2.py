@@ -76,7 +76,9 @@ FAMILY = Family(
         Inert("reorder_and_upcast_attn", "another order of the same product, in float32"),
         Fixed("position_embedding_type", "learned"),
         Stated(
-            "n_ctx", lambda config: config.max_position_embeddings, "llama.cpp's converter fails where it is not said",
+            "n_ctx",
+            lambda config: config.max_position_embeddings,
+            "llama.cpp's converter fails where it is not said",
             required=False,
         ),
     ),

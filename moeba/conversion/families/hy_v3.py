@@ -40,7 +40,9 @@ FAMILY = Family(
         LEADING_DENSE,
         NO_FURTHER_LAYERS,
         Stated(
-            "expert_hidden_dim", lambda config: config.moe_intermediate_size, "vLLM takes the experts' width from it"
+            "expert_hidden_dim",
+            lambda config: config.moe_intermediate_size,
+            "vLLM takes the experts' width from it",
         ),
         Stated("route_norm", True, "vLLM and SGLang fail where it is not said"),
         Stated("qk_norm", True, "vLLM and SGLang leave the norms out where it is not said"),
