@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
 )
 
 from ..configuration import MoebaConfig
-from .families import family_of
+from .families import family_of_config
 from .hashes import sha256_of
 from .inputs import Inputs
 from .json_files import listing, read_json
@@ -233,7 +233,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _refuse_unsupported(config: Mapping[str, Any]) -> None:
     """Raise the ValueError that says why a model of this config cannot be converted."""
     if config.get("model_type") != MoebaConfig.model_type:
-        family_of(config.get("model_type"))
+        family_of_config(config)
 
 
 def _download(repo_id: str, revision: str | None, any_type: bool) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -360,10 +361,16 @@ def _compare(
     checks = Comparison(one, other, battery, tolerance, on, trains_otherwise).run()
     same_routers = bool(first.config.sparse_layers) == bool(second.config.sparse_layers)
     checks.append(faint_inputs(one, other, _module_pairs(first, second), same_routers, on))
-    certificate.checks += checks
+    certificate.checks += [_with_reason(check, _order(first, second).reason) for check in checks]
     if any(check.status == "failed" for check in checks) and certificate.first_divergence is None:
         found = first_divergence(one, other, battery.longest, _module_pairs(first, second), tolerance)
         certificate.first_divergence = found and f"{found} ({on})"
+
+
+def _with_reason(check: Check, reason: str) -> Check:
+    """Logits that are equal to rounding say why, and what the stock model does otherwise in one way of running it."""
+    told = reason and check.name.startswith("logits,")
+    return replace(check, detail=f"{check.detail}; {reason}") if told else check
 
 
 def _order(first: Side, second: Side) -> Order:

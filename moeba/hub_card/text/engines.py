@@ -1,7 +1,8 @@
 """Which serving engines know which native layouts by name, and how to start each of them.
 
 An engine finds a model's code by the architecture that config.json names. The names below stand in vLLM's registry of
-models, among the entry classes of SGLang's, and in the table of llama.cpp's converter, as read in November 2026.
+models (0.33), among the entry classes of SGLang's (0.5.23), and in the tables of llama.cpp's converter, as read in
+November 2026.
 
 vLLM and SGLang run what they do not know by name through transformers: the model's own code, with attention and experts
 replaced by theirs. What those replacements leave out of a Moeba folder served as it is, `left_out_as_it_is` says.
@@ -27,18 +28,20 @@ class Engine:
 
 
 _ALL = """
-Llama Mistral Mixtral Qwen2 Qwen2Moe Qwen3 Qwen3Moe Phi Phi3 Gemma Gemma2 Gemma3 Olmo Olmo2 Olmoe Granite GraniteMoe
-Glm4 Glm4Moe GptOss GPTBigCode DeepseekV2 DeepseekV3
+Afmoe Apertus Arcee Cohere Cohere2 Cohere2Moe Dbrx DeepseekV2 DeepseekV3 Ernie4_5_Moe Exaone4 ExaoneMoe Gemma Gemma2
+Gemma3 Glm4 Glm4Moe Glm4MoeLite GPTBigCode GptOss Granite GraniteMoe GraniteMoeShared GraniteMoeSWA GraniteSWA
+HunYuanDenseV1 HunYuanMoEV1 HYV3 Laguna Llama Mellum MiMoV2Flash MiniCPM3 MiniMaxM2 Ministral3 Mistral Mixtral Olmo
+Olmo2 Olmoe Phi Phi3 PhiMoE Qwen2 Qwen2Moe Qwen3 Qwen3Moe StableLm Starcoder2
 """
 _VLLM = """
-Afmoe Apertus Arcee Bloom Cohere Cohere2 Cwm Dots1 Ernie4_5 Ernie4_5_Moe Exaone4 Falcon FlexOlmo Glm GPTJ GPTNeoX
-GraniteMoeShared HunYuanDenseV1 HunYuanMoEV1 Jais2 MiMoV2Flash MiniMaxM2 Mpt Nemotron Olmo3 OPT Persimmon SeedOss
-StableLm Starcoder2
+AXK1 Bloom Cwm Ernie4_5 Falcon FlexOlmo Flint Glm GPTJ GPTNeoX HyperCLOVAX Jais2 Nemotron Olmo3 OPT SeedOss SmolLM3
+VaultGemma
+"""
+_SGLANG = """
+GPTJ OPT Persimmon
 """
 _LLAMA_CPP = """
-Afmoe Apertus Arcee Bloom Cohere Cohere2 Cohere2Moe Dots1 Ernie4_5 Ernie4_5_Moe Exaone4 Falcon Glm Glm4MoeLite GPTNeoX
-GraniteMoeShared HunYuanDenseV1 HunYuanMoEV1 Jais2 Mellum MiMoV2Flash MiniMaxM2 Ministral3 Nemotron Olmo3 SeedOss
-SmolLM3 SolarOpen StableLm Starcoder2 Youtu
+Bloom Dots1 Ernie4_5 Falcon Glm GPTNeoX Jais2 MPT Nemotron Olmo3 SeedOss SmolLM3 SolarOpen Youtu
 """
 
 
@@ -48,7 +51,7 @@ def _names(*lists: str) -> frozenset[str]:
 
 ENGINES = (
     Engine("vLLM", "vllm serve {folder}", _names(_ALL, _VLLM)),
-    Engine("SGLang", "python -m sglang.launch_server --model-path {folder}", _names(_ALL)),
+    Engine("SGLang", "python -m sglang.launch_server --model-path {folder}", _names(_ALL, _SGLANG)),
     Engine(
         "llama.cpp",
         "python convert_hf_to_gguf.py {folder} --outfile model.gguf\nllama-server -m model.gguf",
@@ -116,7 +119,7 @@ def registering(architecture: str | None) -> tuple[Engine, ...]:
 def holders(config: MoebaConfig) -> Iterator[str]:
     """The families that an engine serves and whose config can say all of a model's, the widest served first."""
     for model_type in candidates("moe" if config.sparse_layers else "dense"):
-        if not registering(FAMILIES[model_type].architecture):
+        if not registering(FAMILIES[model_type].architectures[0]):
             continue
         try:
             family_of(model_type).to_native(config)
@@ -130,7 +133,7 @@ def export_targets(config: MoebaConfig) -> dict[str, tuple[Engine, ...]]:
     targets: dict[str, tuple[Engine, ...]] = {}
     missing = set(ENGINES)
     for model_type in holders(config):
-        engines = tuple(e for e in registering(FAMILIES[model_type].architecture) if e in missing)
+        engines = tuple(e for e in registering(FAMILIES[model_type].architectures[0]) if e in missing)
         if engines:
             targets[model_type] = engines
             missing -= set(engines)

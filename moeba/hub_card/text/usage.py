@@ -139,8 +139,8 @@ def serving(facts: Facts) -> list[Snippet]:
 
 def _export_and_serve(target: str, engines: Sequence[Engine]) -> Snippet:
     words = (
-        f"{_known(engines)} {code(FAMILIES[target].architecture)} by name. The config of this model fits that native "
-        f"layout, so export it to {code(target)} first:"
+        f"{_known(engines)} {code(FAMILIES[target].architectures[0])} by name. The config of this model fits that "
+        f"native layout, so export it to {code(target)} first:"
     )
     return _serve(words, engines, "exported", f"moeba export {_HERE} exported --to {target}\n\n")
 

@@ -32,6 +32,11 @@ _RECIPE_KEYS = (
     "base_model", "experts", "shared_experts", "gate_mode", "dtype", "experts_per_token", "architecture",
     "others", "layers", "seed", "vocab", "pad_to_multiple_of",
 )  # fmt: skip
+# Of mergekit's other methods: its own reader of recipes for mixtures passes over them.
+_OF_OTHER_METHODS = (
+    "chat_template", "merge_method", "models", "name", "out_dtype", "parameters", "slices", "tokenizer",
+    "tokenizer_source",
+)  # fmt: skip
 _EXPERT_KEYS = (
     "source_model", "positive_prompts", "negative_prompts", "noise_scale", "residual_scale",
     "name", "adapter", "calibration",
@@ -81,6 +86,7 @@ class MergeRecipe:
         vocab: what is done where the models differ in tokens or rows, one of `VOCABULARIES`; None: the default.
         multiple: rows of the embedding are filled up to a multiple of it.
         given: the recipe as its record shows it, without paths; text: its file's, if it came from one.
+        unread: its keys that no recipe for a mixture has.
     """
 
     base_model: ModelReference
@@ -97,6 +103,7 @@ class MergeRecipe:
     multiple: int | None
     given: Mapping[str, Any]
     text: str | None = None
+    unread: tuple[str, ...] = ()
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -133,6 +140,8 @@ def read_recipe(recipe: str | Path | Mapping[str, Any]) -> MergeRecipe:
 
 
 def _parse(given: dict[str, Any], folder: Path, text: str | None) -> MergeRecipe:
+    unread = tuple(key for key in given if key in _OF_OTHER_METHODS)
+    given = {key: value for key, value in given.items() if key not in unread}
     _check_keys(given, _RECIPE_KEYS, "the recipe")
     for key in ("base_model", "experts"):
         if not given.get(key):
@@ -166,6 +175,7 @@ def _parse(given: dict[str, Any], folder: Path, text: str | None) -> MergeRecipe
         multiple=_whole(given, "pad_to_multiple_of", 0) or None,
         given=published(given, folder),
         text=text and published_text(text, folder),
+        unread=unread,
     )
     _check_prompts(recipe)
     return recipe
