@@ -18,6 +18,7 @@ from ..conversion.provenance import OWN_FILES
 from ..conversion.selection import (
     ENTRIES,
     LeftOut,
+    check_read,
     drop_foreign_code,
     refuse,
     secret_in,
@@ -71,6 +72,7 @@ def bundle(
     check_companions(source, checkpoint.config.get("vocab_size"))
     if (surgery := source / SURGERY).is_file():
         read_json(surgery)  # which the card tells of: a broken one is named where it lies
+    check_read(source, [path.name for path in checkpoint.weight_files])
     destination = Path(destination).expanduser().resolve()
     files, left_out = _side_files(checkpoint)
 

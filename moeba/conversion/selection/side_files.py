@@ -6,6 +6,8 @@ and licences. A model folder is also where people train and keep things: what is
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -13,9 +15,9 @@ from pathlib import Path
 
 from ...tokenization.adopt import TOKENIZER_FILES, TOKENIZER_PATTERNS
 from ..json_files import listing
-from ..weight_files import WEIGHT_SUFFIXES
+from ..weight_files import PICKLE_INDEX, SAFE_INDEX, WEIGHT_SUFFIXES
 from .links import leads_out, what_it_is
-from .secrets import secret_in, secret_name
+from .secrets import secret_in, secret_in_text, secret_name
 
 _READ = (
     *TOKENIZER_FILES,
@@ -39,6 +41,7 @@ HUB_PATTERNS = (
     *("".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in p.replace("[sc]", "?")) for p in _LEGAL),
 )
 _CODE_SUFFIXES = (".py", ".pyc", ".so", ".pyd", ".dll", ".dylib")
+_END_OF_HEAD = re.compile(r"(?<=\S)\s*^---\s*$", re.MULTILINE)  # the second such line: of a card's metadata
 # Written anew, or of no use elsewhere: they stay and nobody needs to be told.
 _QUIET = ("config.json", "README.md", "__pycache__", "figures", "explorer")
 
@@ -96,6 +99,27 @@ def select_side_files(folder: Path, known: Collection[str] = ()) -> SideFiles:
             files.append(path)
     refuse(folder, offenders)
     return SideFiles(tuple(sorted(files)), tuple(sorted(left_out, key=lambda left: left.path)))
+
+
+def check_read(folder: Path, names: Collection[str]) -> None:
+    """The same for what is read and written anew: config.json, weights and their index, and the head of the card.
+
+    Args:
+        names: of the files that tensors are read from.
+
+    Raises:
+        ValueError: one is a link to somewhere else, whose contents would be published, or holds a secret.
+    """
+    offenders = []
+    for name in (*names, SAFE_INDEX, PICKLE_INDEX, "config.json"):
+        if os.path.lexists(folder / name) and (reason := what_it_is(folder / name, folder)):
+            offenders.append(f"{name} ({reason})")
+    for name, end in (("config.json", None), ("README.md", _END_OF_HEAD)):
+        if not what_it_is(folder / name, folder):
+            text = (folder / name).read_text(encoding="utf-8", errors="replace")
+            if reason := secret_in_text(text if end is None else end.split(text, maxsplit=1)[0]):
+                offenders.append(f"{name} ({reason})")
+    refuse(folder, offenders)
 
 
 def refuse(folder: Path, offenders: list[str]) -> None:
