@@ -147,16 +147,20 @@ def _as_reread(native: PreTrainedConfig, rows: Sequence[ConfigRow]) -> MoebaConf
     return to_moeba(rows, read_native_config(native.to_dict()))
 
 
+def _place(config: Any, name: str) -> tuple[Any, str]:
+    """The config that a dotted name means, and its field; a dot may also be part of a stranger's key."""
+    outer, dot, inner = name.partition(".")
+    is_nested = dot and outer in type(config).sub_configs
+    return _place(getattr(config, outer), inner) if is_nested else (config, name)
+
+
 def _said(
     native: PreTrainedConfig, values: Mapping[str, Any], config: MoebaConfig, rows: Sequence[ConfigRow]
 ) -> bool:
     """Set fields, if the function stays that of `config`."""
     before = []
     for name, value in values.items():
-        owner: Any = native
-        *outer, field = name.split(".")
-        for part in outer:
-            owner = getattr(owner, part)
+        owner, field = _place(native, name)
         before.append((owner, field, field in vars(owner), getattr(owner, field, None)))
         try:
             setattr(owner, field, copy.deepcopy(value))

@@ -16,7 +16,8 @@ from moeba.conversion import family_of
 from moeba.conversion.claims import CLAIMED
 
 KEPT = dict(max_window_layers=48, license="mit", model_name="mine", neftune_noise_alpha=5, use_flash_attn=True,
-            _flash_attn_2_enabled=True, is_decoder=True, mup_note=None)  # fmt: skip
+            _flash_attn_2_enabled=True, is_decoder=True, mup_note=None,
+            **{"a.dotted.name": 3})  # fmt: skip
 
 
 def raw_of(model_type: str, **fields: Any) -> dict[str, Any]:
