@@ -13,7 +13,14 @@ from native import read_all
 
 from moeba import MoebaTokenizer, convert, export, merge
 from moeba.conversion.provenance import describe_source
-from moeba.conversion.selection import leads_out, names_only, secret_in, select_side_files, what_it_is
+from moeba.conversion.selection import (
+    leads_out,
+    names_only,
+    scrub_card,
+    secret_in,
+    select_side_files,
+    what_it_is,
+)
 from moeba.conversion.selection.private_paths import rewritten, without_paths
 from moeba.conversion.selection.side_files import travels
 from moeba.hub_card.bundle import bundle
@@ -155,6 +162,14 @@ def test_paths_become_names(text, told):
     assert names_only({"positive_prompts": [text]}) == {"positive_prompts": [text]}
 
 
+def test_the_head_of_a_card_names_no_folder_of_this_machine(tmp_path):
+    """As PEFT writes it."""
+    card = tmp_path / "README.md"
+    text = "---\nbase_model: {0}x\ntags:\n- base_model:adapter:{0}x\n- a/b\n---\n\n# From /home/me/x\n"
+    card.write_text(text.format("/home/me/acme/"))
+    assert scrub_card(tmp_path) and card.read_text() == text.format("") and not scrub_card(tmp_path)
+
+
 def test_the_text_of_a_recipe_keeps_all_but_paths():
     text = """# by me, from /home/me/acme
 base_model: &base /home/me/acme/base  # of /data/acme
@@ -232,7 +247,11 @@ def test_a_folder_that_is_made_holds_what_is_known(source, tmp_path):
     paths = {"cache_dir": str(tmp_path / "cache"), "stop_strings": ["/a/b/c"], "x": {"y": [f"{tmp_path}/z"]}}
     (source / "generation_config.json").write_text(json.dumps(paths))
     before.add("generation_config.json")
-    dropped = {"auto_map of tokenizer_config.json": "it names code of others"}
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "other/repository--evil.Evil"}]
+    (source / "modules.json").write_text(json.dumps(modules))
+    dropped = {
+        name: "it names code of others" for name in ("auto_map of tokenizer_config.json", "modules.json")
+    }
 
     planned = convert(source, tmp_path / "moeba", dry_run=True)
     assert {left.path: left.reason for left in planned.left_out} == LEFT

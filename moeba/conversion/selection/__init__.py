@@ -3,7 +3,7 @@
 from ...modeling.folders import leads_out
 from .foreign_code import ENTRIES, drop_foreign_code, foreign_entries, names_foreign_code
 from .links import what_it_is
-from .private_paths import names_only, scrub_companions, scrub_records
+from .private_paths import names_only, scrub_card, scrub_companions, scrub_records
 from .secrets import secret_in, secret_name
 from .side_files import HUB_PATTERNS, LeftOut, SideFiles, check_read, is_code, refuse, select_side_files
 
@@ -20,6 +20,7 @@ __all__ = [
     "names_foreign_code",
     "names_only",
     "refuse",
+    "scrub_card",
     "scrub_companions",
     "scrub_records",
     "secret_in",

@@ -28,6 +28,7 @@ PROMPTS = ("positive_prompts", "negative_prompts")
 _UNREAD = (*PROMPTS, "log_history")  # the last has figures alone, and many
 _RECIPE = "recipe_text"  # of surgery.json: YAML
 _TAGS = re.compile(r"(?:[&!]\S*\s+)*")  # in YAML: an anchor that other places refer to, or a type
+_HEAD = re.compile(r"---[^\S\n]*\n.*?\n---[^\S\n]*(?:\n|\Z)", re.DOTALL)
 # Files of a model that hold settings, which tools fill with the paths that they read from or write to.
 _COMPANIONS = (
     *("tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "adapter_config.json"),
@@ -98,6 +99,25 @@ def _without_whole_paths(value: Any) -> Any:
         return [_without_whole_paths(item) for item in value]
     is_path = isinstance(value, str) and _WHOLE.fullmatch(value) and _ABSOLUTE.match(value)
     return without_paths(value) if is_path else value
+
+
+def head_of_card(text: str) -> str:
+    """The lines of a card that hold its metadata, `---` before and after; empty where it has none."""
+    found = _HEAD.match(text)
+    return found[0] if found else ""
+
+
+def scrub_card(folder: Path) -> bool:
+    """The same for the metadata of README.md, where tools name the folder that a model was made from."""
+    path = folder / "README.md"
+    if what_it_is(path, folder):
+        return False
+    text = path.read_bytes().decode("utf-8", errors="surrogateescape")
+    head = head_of_card(text)
+    if (told := rewritten(head)) == head:
+        return False
+    path.write_bytes((told + text[len(head) :]).encode("utf-8", errors="surrogateescape"))
+    return True
 
 
 def _scrub(path: Path, folder: Path, told: Callable[[Any], Any]) -> bool:

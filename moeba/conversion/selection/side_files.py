@@ -7,7 +7,6 @@ and licences. A model folder is also where people train and keep things: what is
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,6 +16,7 @@ from ...tokenization.adopt import TOKENIZER_FILES, TOKENIZER_PATTERNS
 from ..json_files import listing
 from ..weight_files import PICKLE_INDEX, SAFE_INDEX, WEIGHT_SUFFIXES
 from .links import leads_out, what_it_is
+from .private_paths import head_of_card
 from .secrets import secret_in, secret_in_text, secret_name
 
 _READ = (
@@ -41,7 +41,6 @@ HUB_PATTERNS = (
     *("".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in p.replace("[sc]", "?")) for p in _LEGAL),
 )
 _CODE_SUFFIXES = (".py", ".pyc", ".so", ".pyd", ".dll", ".dylib")
-_END_OF_HEAD = re.compile(r"(?<=\S)\s*^---\s*$", re.MULTILINE)  # the second such line: of a card's metadata
 # Written anew, or of no use elsewhere: they stay and nobody needs to be told.
 _QUIET = ("config.json", "README.md", "__pycache__", "figures", "explorer")
 
@@ -114,10 +113,10 @@ def check_read(folder: Path, names: Collection[str]) -> None:
     for name in (*names, SAFE_INDEX, PICKLE_INDEX, "config.json"):
         if os.path.lexists(folder / name) and (reason := what_it_is(folder / name, folder)):
             offenders.append(f"{name} ({reason})")
-    for name, end in (("config.json", None), ("README.md", _END_OF_HEAD)):
+    for name in ("config.json", "README.md"):
         if not what_it_is(folder / name, folder):
             text = (folder / name).read_text(encoding="utf-8", errors="replace")
-            if reason := secret_in_text(text if end is None else end.split(text, maxsplit=1)[0]):
+            if reason := secret_in_text(head_of_card(text) if name == "README.md" else text):
                 offenders.append(f"{name} ({reason})")
     refuse(folder, offenders)
 
