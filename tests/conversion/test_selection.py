@@ -249,9 +249,7 @@ def test_a_folder_that_is_made_holds_what_is_known(source, tmp_path):
     before.add("generation_config.json")
     modules = [{"idx": 0, "name": "0", "path": "", "type": "other/repository--evil.Evil"}]
     (source / "modules.json").write_text(json.dumps(modules))
-    dropped = {
-        name: "it names code of others" for name in ("auto_map of tokenizer_config.json", "modules.json")
-    }
+    dropped = dict.fromkeys(("auto_map of tokenizer_config.json", "modules.json"), "it names code of others")
 
     planned = convert(source, tmp_path / "moeba", dry_run=True)
     assert {left.path: left.reason for left in planned.left_out} == LEFT
