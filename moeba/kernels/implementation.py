@@ -8,6 +8,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
+from ..library.torch_internals import is_transformed
 from ..library.upstream import ALL_EXPERTS_FUNCTIONS, logging
 from . import composed, cpu, gpu
 from .layer import foreign_type, layer_of
@@ -26,11 +27,12 @@ def moeba_experts_forward(
 ) -> torch.Tensor:
     """The experts' answer, `[tokens, hidden]` in and out; `top_k_index` and `top_k_weights` `[tokens, top_k]`.
 
-    Takes the fastest path that can run this module here, and transformers' `grouped_mm` where none can or where
-    `torch.export` or `torch.jit.trace` records the model; for quantised tensors the module's own loop over experts.
+    Takes the fastest path that can run this module here, and transformers' `grouped_mm` where none can, where
+    `torch.export` or `torch.jit.trace` records the model, and under `torch.func`; for quantised tensors the module's
+    own loop over experts.
     """
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
-        # The recorded program is to run where Moeba's operators are not.
+    if torch.compiler.is_exporting() or torch.jit.is_tracing() or is_transformed():
+        # The recorded program is to run where Moeba's operators are not, and those know no transforms.
         return ALL_EXPERTS_FUNCTIONS["grouped_mm"](self, hidden_states, top_k_index, top_k_weights)
     layer = layer_of(self)
     for path in PATHS.get(hidden_states.device.type, ()):

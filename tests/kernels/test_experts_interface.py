@@ -251,3 +251,10 @@ def test_quantised_experts_run_one_after_the_other():
                 held = getattr(module, name).detach().as_subclass(Quantised)
                 setattr(module, name, torch.nn.Parameter(held, requires_grad=False))
     assert torch.equal(model(ids).logits.as_subclass(torch.Tensor), wanted)
+
+
+def test_under_a_transform_of_torch_func():
+    model, ids = tiny_model("moe", attn_implementation="eager"), random_ids(3, 5)
+    wanted = model(ids, use_cache=False).logits
+    found = torch.func.vmap(lambda one: model(one[None], use_cache=False).logits[0])(ids)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
