@@ -26,10 +26,13 @@ from .provenance import CERTIFICATE_FILE, OWN_FILES, describe_source, read_histo
 from .selection import (
     LeftOut,
     SideFiles,
+    check_read,
     drop_foreign_code,
     names_only,
+    refuse,
+    scrub_companions,
     scrub_records,
-    scrub_tokenizer,
+    secret_in,
     select_side_files,
 )
 from .shards import parse_size
@@ -167,6 +170,9 @@ class Job:
         """
         rows = None if self.brings_tokenizer else self.plan.target_config.get("vocab_size")
         check_companions(self.origins[0].checkpoint.folder, rows)
+        for origin in self.origins:
+            read = origin.checkpoint
+            check_read(read.folder, [path.name for path in read.weight_files])
         side_files = self._side_files()
         self._left_out = list(side_files.left_out)
         if options.dry_run:
@@ -227,7 +233,7 @@ class Job:
             (folder / path).parent.mkdir(exist_ok=True)
             shutil.copyfile(first.folder / path, folder / path)
         self._left_out += drop_foreign_code(folder)
-        scrub_tokenizer(folder)
+        scrub_companions(folder)
         self.save_config(folder)
         if read_json(folder / "config.json").get("model_type") != MoebaConfig.model_type:
             self._left_out += drop_foreign_code(folder, ("config.json",))
@@ -241,6 +247,9 @@ class Job:
             names_only(read_history(first.folder)),
             lossy=self.lossy,
         )
+        # Such as in the comments of a recipe: said before it is proven, and never published.
+        written = [folder / name for name in OWN_FILES if (folder / name).is_file()]
+        refuse(folder, [f"{path.name} ({reason})" for path in written if (reason := secret_in(path))])
 
     def _certify(self, folder: Path) -> Outcome:
         return Outcome(certify_folders(self.origins[0].checkpoint.folder, folder))

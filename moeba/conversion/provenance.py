@@ -14,7 +14,7 @@ from ..version import __version__
 from .checkpoint import Checkpoint
 from .json_files import read_json
 from .paths import expanded
-from .selection import what_it_is
+from .selection import names_only, what_it_is
 
 FILE = "moeba_provenance.json"
 CERTIFICATE_FILE = "parity.json"
@@ -45,7 +45,7 @@ def describe_source(checkpoint: Checkpoint, given: str, revision: str | None) ->
         "repo_id": None if local else given,
         "revision": revision,
         "model_type": checkpoint.config.get("model_type"),
-        **_card_facts(checkpoint.folder),
+        **names_only(_card_facts(checkpoint.folder)),
         "files": checkpoint.sha256(),
     }
 

@@ -20,6 +20,7 @@ from ..conversion.provenance import OWN_FILES
 from ..conversion.selection import (
     ENTRIES,
     LeftOut,
+    check_read,
     drop_foreign_code,
     refuse,
     secret_in,
@@ -67,6 +68,7 @@ def bundle(
     checkpoint = Checkpoint(source)
     moeba_config(checkpoint, keeps_unknown=True)
     check_companions(source, checkpoint.config.get("vocab_size"), (SURGERY,))
+    check_read(source, [path.name for path in checkpoint.weight_files])
     destination = resolved(destination)
     files, left_out = _side_files(checkpoint)
 

@@ -17,7 +17,8 @@ from moeba.conversion.claims import CLAIMED
 from moeba.hub_card.text.engines import registering
 
 KEPT = dict(max_window_layers=48, license="mit", model_name="mine", neftune_noise_alpha=5, use_flash_attn=True,
-            _flash_attn_2_enabled=True, is_decoder=True, mup_note=None)  # fmt: skip
+            _flash_attn_2_enabled=True, is_decoder=True, mup_note=None,
+            **{"a.dotted.name": 3})  # fmt: skip
 
 
 def raw_of(model_type: str, **fields: Any) -> dict[str, Any]:

@@ -101,8 +101,11 @@ def test_writing_into_a_bundle_leaves_the_source_alone(dense, tmp_path):
 def test_sharded_and_linked_weights(dense, tmp_path, hardlink):
     MoebaForCausalLM.from_pretrained(dense).save_pretrained(dense, max_shard_size="20kB")
     (dense / "model.safetensors").unlink(missing_ok=True)
+    repository = tmp_path / "models--user--name"  # as in the cache of the Hub
+    (repository / "snapshots").mkdir(parents=True)
+    dense = dense.rename(repository / "snapshots" / "abc")
     shard = next(iter(sorted(dense.glob("model-*.safetensors"))))
-    blob = shard.rename(tmp_path / "blob")  # as in the cache of the Hub
+    blob = shard.rename(repository / "blob")
     shard.symlink_to(blob)
     made = bundle(dense, tmp_path / "hub", hardlink=hardlink)
     assert (made / "model.safetensors.index.json").is_file()

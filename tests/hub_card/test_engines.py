@@ -12,6 +12,7 @@ from moeba.cli.app import run
 from moeba.conversion import family_of
 from moeba.hub_card.card import write_card
 from moeba.hub_card.text.engines import OWN_TOKENIZER, OWN_TOKENIZER_COMMAND, advice, left_out_as_it_is
+from moeba.modeling.norms import NORMS
 from moeba.tokenization import MoebaTokenizer
 
 CLAMPED = dict(**SPARSE, feed_forward_type="clamped_gated")
@@ -30,6 +31,10 @@ SINKS = dict(attention_sink_layer_types=["full_attention"])
         ("biased_experts", {}, ["activation"]),
         ("capped", {}, ["cap on attention scores"]),
         ("learned_mlp", dict(position_embedding_type="alibi"), ["bias of positions"]),
+        ("dense", dict(logits_scaling=4.0), ["divisor of the logits"]),
+        ("dense", dict(logit_scale=4.0, final_logit_softcapping=30.0), []),
+        ("dense", dict(lm_head_bias=True), ["head's bias"]),
+        ("dense", dict(embedding_size=8), ["narrower"]),
     ],
 )
 def test_what_a_transformers_backend_leaves_out(variant, changes, words):
@@ -39,6 +44,15 @@ def test_what_a_transformers_backend_leaves_out(variant, changes, words):
     said = advice(config)
     assert ("may serve this folder as it is" in said) == (not words)
     assert all(one in said for one in found)
+
+
+@pytest.mark.parametrize("name, norm_class", NORMS.items())
+def test_engines_see_how_a_norm_counts_its_weight(name, norm_class):
+    """As they look: they replace what is called an RMSNorm, and make one of width 1 for it."""
+    if norm_class.__name__.endswith("RMSNorm"):
+        norm, plain = norm_class(4, eps=0.5), norm_class(1).weight
+        assert norm.variance_epsilon == 0.5
+        assert "nonparametric" in name if plain is None else plain.item() == float("unit_offset" not in name)
 
 
 def test_an_export_is_named_where_one_holds_the_model():

@@ -4,8 +4,9 @@ An engine finds a model's code by the architecture that config.json names. The n
 models (0.33), among the entry classes of SGLang's (0.5.23), and in the tables of llama.cpp's converter, as read in
 November 2026.
 
-vLLM and SGLang run what they do not know by name through transformers: the model's own code, with attention and experts
-replaced by theirs. What those replacements leave out of a Moeba folder served as it is, `left_out_as_it_is` says.
+vLLM and SGLang run what they do not know by name through transformers: the base model's own code, with attention,
+experts, RMS norms, embedding and head replaced by theirs. What either leaves out of a Moeba folder served as it is
+says `left_out_as_it_is`, as read in both then (vLLM of late takes sinks and a head's bias, SGLang neither).
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ ENGINES = (
 )
 
 
-# What the replaced parts do not compute: they are given queries, keys, values, a scale and a window, and experts get
-# the activation that vLLM reads off the architecture's name, which is silu for every name but those of two families.
+# What the replaced parts do not compute: they are given queries, keys, values, a scale and a window, experts get the
+# activation that is read off the architecture's name, which is silu for every name but those of two families, and the
+# head gets `logit_scale` and `final_logit_softcapping` of the config.
 _LEFT_OUT: tuple[tuple[Callable[[MoebaConfig], bool], str], ...] = (
     (
         lambda c: bool(c.sparse_layers) and (c.feed_forward_type, c.hidden_act) != ("gated", "silu"),
@@ -74,6 +76,9 @@ _LEFT_OUT: tuple[tuple[Callable[[MoebaConfig], bool], str], ...] = (
         "the bias of positions on attention scores",
     ),
     (lambda c: c.attention_type == "latent", "values narrower than keys (latent attention)"),
+    (lambda c: c.logits_scaling != 1.0, "the divisor of the logits"),
+    (lambda c: c.lm_head_bias, "the head's bias"),
+    (lambda c: c.embedding_size != c.hidden_size, "a head narrower than the layers"),
     (lambda c: c.is_heterogeneous, "sizes that differ between layers"),
 )
 
