@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, TokenizersBackend
 
-from .sentencepiece_model import write_sentencepiece
+from .sentencepiece_model import FILE, has_sentencepiece_form, write_sentencepiece
 
 TOKENIZER_FILES = (
     "added_tokens.json",
@@ -43,6 +43,15 @@ TOKENIZER_PATTERNS = (
     *("vocab.bpe", "vocab*.json", "vocab*.txt", "additional_chat_templates/*.jinja"),
 )
 """The same for names that vary."""
+
+_PIECES = """
+Afmoe Apertus Arcee Ernie4_5 Ernie4_5_Moe Gemma Gemma2 Gemma3 Granite GraniteSWA GraniteMoe GraniteMoeSWA
+GraniteMoeShared InternLM3 IQuestCoder Llama Ministral3 Mistral Mixtral SmolLM3
+"""
+PIECES_IN_LLAMA_CPP = frozenset(f"{name}ForCausalLM" for name in _PIECES.split())
+"""Of these architectures llama.cpp's converter takes `tokenizer.model`, and what is said of spaces. Of others (Qwen3,
+Phi3, MiniCPM3) it takes the file alone, and the library puts a space before each text: without it the script refuses.
+"""
 
 STOCK_CLASS = "PreTrainedTokenizerFast"
 """The one class name of the Rust backend that both transformers 4 and 5 know."""
@@ -90,18 +99,25 @@ def use_stock_names(folder: str | os.PathLike[str]) -> bool:
 
     For native checkpoints that Moeba writes. transformers 5 reads an unknown class as the stock one by
     itself; transformers 4 refuses it, and knows the list of further special tokens by its older name, which 5
-    accepts. `tokenizer.model`, which stock classes do not save again, is written where it is missing.
+    accepts. `tokenizer.model` lies there where llama.cpp's converter reads it rightly, and only there.
     Returns whether anything was changed: a tokenizer from elsewhere stays as it is.
     """
     config = _own_settings(Path(folder))
     if config is None:
         return False
     config["tokenizer_class"] = STOCK_CLASS
+    # Classes that transformers builds for a folder's type, Qwen2's for one, would add theirs after the last id.
+    config.setdefault("unk_token", None)
     if "extra_special_tokens" in config:
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (Path(folder) / "tokenizer_config.json").write_text(text, encoding="utf-8")
-    write_sentencepiece(folder)
+    architectures = _architectures(Path(folder))
+    if architectures and has_sentencepiece_form(folder):
+        if PIECES_IN_LLAMA_CPP.issuperset(architectures):
+            write_sentencepiece(folder)
+        else:
+            (Path(folder) / FILE).unlink(missing_ok=True)
     return True
 
 
@@ -130,6 +146,11 @@ def check_stock_reading(folder: str | os.PathLike[str], model_type: str) -> None
 
 
 _SAMPLE = "def f(x):\n    return x ** 2024  # don't, na\u00efve \u65e5\u672c\r\n\r\n\t1.5"
+
+
+def _architectures(folder: Path) -> list[str]:
+    path = folder / "config.json"
+    return (json.loads(path.read_text(encoding="utf-8")).get("architectures") or []) if path.is_file() else []
 
 
 def _own_settings(folder: Path) -> dict[str, Any] | None:

@@ -3,8 +3,8 @@
 Beside byte-level BPE, because llama.cpp's converter knows a byte-level tokenizer by a hash of its ids, and so refuses
 each that it has not met. SentencePiece's form it takes from any vocabulary, for the layouts whose models have it.
 
-SentencePiece, and llama.cpp with it, joins in the whole text the neighbours that make the earliest learnt piece, whatever
-two parts it is made of. So that `tokenizer.json` gives the same ids,
+SentencePiece, and llama.cpp with it, joins in the whole text the neighbours that make the earliest learnt piece,
+whatever two parts it is made of. So that `tokenizer.json` gives the same ids,
 
 - words end where two neighbours say so and nothing else: at a fall in the order of blanks, marks and letters, and at
   digits and line breaks. No piece holds such a pair, so joining within words is joining in the whole text;
@@ -13,8 +13,12 @@ two parts it is made of. So that `tokenizer.json` gives the same ids,
 
 from __future__ import annotations
 
+import json
+import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import IO
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -32,7 +36,6 @@ _MARK = rf"[^\s{SPACE}\p{{L}}\p{{M}}\p{{N}}]"
 WORDS = rf"\p{{N}}|[\r\n]+|(?=[^\r\n\p{{N}}]){_BLANK}*{_MARK}*{_LETTER}*"
 
 
-
 def train_backend(
     texts: Iterable[str],
     vocab_size: int,
@@ -42,25 +45,37 @@ def train_backend(
     length: int | None,
     show_progress: bool,
 ) -> Tokenizer:
-    """Learn from `texts`: first `special`, UNKNOWN and bytes, then pieces as learnt."""
+    """Learn from `texts`: first `special`, UNKNOWN and bytes, then characters by code, then what is merged of them.
+
+    The texts are read once. In between they lie in a temporary file, since the characters must be counted before
+    anything is merged.
+    """
     fixed = [*special, UNKNOWN, *BYTE_PIECES]
     room = vocab_size - len(fixed)
-    counts: Counter[str] = Counter()
-    learner = _backend(models.BPE())
-    # Every character enters the trainer's vocabulary, and those that are left out below make room for more merges.
-    trainer = trainers.BpeTrainer(
-        vocab_size=room + room // 2, min_frequency=min_frequency, show_progress=show_progress
-    )
-    learner.train_from_iterator(_counted(texts, counts), trainer, length=length)
-    # Rarer characters are spelt in bytes.
-    characters = _common(counts, max(room // 4, min(room // 2, 128)), min_frequency)
-    pieces = [*sorted(characters), *_merged(learner, characters, set(fixed))][:room]
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+        # Rarer characters are spelt in bytes.
+        characters = _common(_written(texts, file), max(room // 4, min(room // 2, 128)), min_frequency)
+        trainer = trainers.BpeTrainer(
+            vocab_size=room,
+            min_frequency=min_frequency,
+            initial_alphabet=characters,
+            limit_alphabet=len(characters),
+            show_progress=show_progress,
+        )
+        learner = _backend(models.BPE())
+        learner.train_from_iterator(_spelt(file, characters), trainer, length=length)
+    learnt = [token for token, _ in sorted(learner.get_vocab().items(), key=lambda item: item[1])]
+    pieces = [token for token in learnt if token not in fixed][:room]
     vocabulary = {piece: place for place, piece in enumerate([*fixed, *pieces])}
     backend = _backend(
         models.BPE(vocab=vocabulary, merges=list(_joins(pieces)), byte_fallback=True, fuse_unk=False)
     )
-    backend.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
-    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in fixed[: len(special) + 1]])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    backend.add_special_tokens(
+        [AddedToken(token, normalized=False, special=True) for token in fixed[: len(special) + 1]]
+    )
     return backend
 
 
@@ -71,10 +86,12 @@ def _backend(model: models.BPE) -> Tokenizer:
     return backend
 
 
-def _counted(texts: Iterable[str], counts: Counter[str]) -> Iterator[str]:
+def _written(texts: Iterable[str], file: IO[str]) -> Counter[str]:
+    counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text)
-        yield text
+        file.write(json.dumps(text) + "\n")
+    return counts
 
 
 def _common(counts: Counter[str], limit: int, min_frequency: int) -> list[str]:
@@ -85,12 +102,12 @@ def _common(counts: Counter[str], limit: int, min_frequency: int) -> list[str]:
     return sorted(often, key=lambda character: (-counts[character], character))[:limit]
 
 
-def _merged(learner: Tokenizer, characters: Iterable[str], taken: set[str]) -> Iterator[str]:
-    """What the trainer merged, in its order, of characters that stay and unlike tokens that are there already."""
-    known = {*characters}
-    for token, _ in sorted(learner.get_vocab().items(), key=lambda item: item[1]):
-        if len(token) > 1 and token not in taken and known.issuperset(token):
-            yield token
+def _spelt(file: IO[str], characters: Sequence[str]) -> Iterator[list[str]]:
+    """Each text in the parts between characters that are spelt in bytes: nothing is merged across these."""
+    file.seek(0)
+    spelt = re.compile(f"[^{re.escape(' ' + ''.join(characters))}]+")
+    for line in file:
+        yield spelt.split(json.loads(line))
 
 
 def _joins(pieces: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Write SentencePiece's `tokenizer.model`, which llama.cpp's converter reads, from a backend of that form.
 
-The file is one protocol buffer (`sentencepiece_model.proto`): pieces with score and kind, then how the model was trained
-and how a text is normalised. Scores fall by one a piece, so that earlier learnt pieces are joined first.
+The file is one protocol buffer (`sentencepiece_model.proto`): pieces with score and kind, then how the model was
+trained and how a text is normalised. Scores fall by one a piece, so that earlier learnt pieces are joined first.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def write_sentencepiece(folder: str | os.PathLike[str], adds: Mapping[str, bool]
     settings = json.loads(path.read_text(encoding="utf-8"))
     if adds is not None:
         settings |= adds
-        path.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     special = {name: _id_of(backend, settings.get(f"{name}_token")) for name in ("bos", "eos", "pad")}
     (root / FILE).write_bytes(sentencepiece_model(backend, special))
     return str(root / FILE)
@@ -59,13 +61,17 @@ def _id_of(backend: Tokenizer, token: str | Mapping[str, str] | None) -> int | N
 
 
 def sentencepiece_model(backend: Tokenizer, special: Mapping[str, int | None]) -> bytes:
-    """The contents of `tokenizer.model`; `special` gives the ids of `bos`, `eos` and `pad`, None where there is none."""
+    """The contents of `tokenizer.model`; `special` gives the ids of `bos`, `eos` and `pad`, or None."""
     pieces = list(_pieces(backend))
     unknown = backend.token_to_id(UNKNOWN)
-    trained = _number(3, 2) + _number(4, len(pieces)) + _number(35, 1) + _number(40, unknown) + _text(45, UNKNOWN)
+    trained = (
+        _number(3, 2) + _number(4, len(pieces)) + _number(35, 1) + _number(40, unknown) + _text(45, UNKNOWN)
+    )
     for name, (number, text) in {"bos": (41, 46), "eos": (42, 47), "pad": (43, 48)}.items():
         place = special[name]
-        trained += _number(number, -1) if place is None else _number(number, place) + _text(text, pieces[place][0])
+        trained += (
+            _number(number, -1) if place is None else _number(number, place) + _text(text, pieces[place][0])
+        )
     normalised = _text(1, "identity") + _number(3, 0) + _number(4, 0) + _number(5, 1)
     body = b"".join(
         _block(1, _text(1, text) + _real(2, -float(place)) + _number(3, kind))

@@ -24,8 +24,8 @@ BYTES = 256
 Form = Literal["sentencepiece", "byte_level"]
 CHAT_MARKERS = ("<|im_start|>", "<|im_end|>")
 
-# Qwen2's splitting into words, for the byte-level form: digits one by one, line breaks apart from indentation. Taken over exactly,
-# because transformers 5 reads any tokenizer in a folder of type `qwen2` as Qwen2's, whatever it says itself.
+# Of the byte-level form, Qwen2's splitting into words: digits one by one, line breaks apart from indentation. Taken
+# over exactly, because transformers 5 reads any tokenizer in a folder of type `qwen2` as Qwen2's, whatever it says.
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -125,7 +125,6 @@ class MoebaTokenizer(TokenizersBackend):
             padding_side="left",
             **settings,
         )
-
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any

@@ -32,8 +32,8 @@ Glm4 Glm4Moe GptOss GPTBigCode DeepseekV2 DeepseekV3
 """
 _VLLM = """
 Afmoe Apertus Arcee Bloom Cohere Cohere2 Cwm Dots1 Ernie4_5 Ernie4_5_Moe Exaone4 Falcon FlexOlmo Glm GPTJ GPTNeoX
-GraniteMoeShared HunYuanDenseV1 HunYuanMoEV1 Jais2 MiMoV2Flash MiniMaxM2 Mpt Nemotron Olmo3 OPT Persimmon SeedOss
-StableLm Starcoder2
+GraniteMoeShared HunYuanDenseV1 HunYuanMoEV1 Jais2 MiMoV2Flash MiniMaxM2 Mpt MPT Nemotron Olmo3 OPT Persimmon PhiMoE
+SeedOss StableLm Starcoder2
 """
 _LLAMA_CPP = """
 Afmoe Apertus Arcee Bloom Cohere Cohere2 Cohere2Moe Dots1 Ernie4_5 Ernie4_5_Moe Exaone4 Falcon Glm Glm4MoeLite GPTNeoX
@@ -96,15 +96,20 @@ def advice(config: MoebaConfig) -> str:
     )
 
 
-# llama.cpp's converter tells how a tokenizer splits text into words by a hash of the token ids of one long text. They
-# hang on the vocabulary, so no tokenizer that a user trained can stand in its table. Moeba's splits as Qwen2's does.
+# llama.cpp's converter tells how a byte-level tokenizer splits text into words by a hash of the ids of one long text.
+# They hang on the vocabulary, so none that a user trained can stand in its table. Moeba's splits as Qwen2's.
 OWN_TOKENIZER = (
-    "llama.cpp's converter refuses tokenizers that it has not met (`BPE pre-tokenizer was not recognized`). This one "
-    "was trained with Moeba and splits text as Qwen2's, so tell the converter once:"
+    "llama.cpp's converter refuses byte-level tokenizers that it has not met (`BPE pre-tokenizer was not recognized`). "
+    "This one was trained with Moeba and splits text as Qwen2's, so tell the converter once:"
 )
 OWN_TOKENIZER_COMMAND = (
     "grep -rl --include='*.py' 'pre-tokenizer was not recognized - update' llama.cpp | xargs sed -i "
     '\'s/raise NotImplementedError("BPE pre-tokenizer was not recognized.*/res = "qwen2"/\''
+)
+PIECES_REFUSED = (
+    "llama.cpp's converter does not take a tokenizer of SentencePiece's form, as this one is, in that layout: it reads "
+    "it in those of Llama, Mistral, Mixtral, Granite and Gemma among others. Elsewhere it takes one that was trained "
+    'with `MoebaTokenizer.train(..., form="byte_level")`, once told how that splits.'
 )
 
 
@@ -116,7 +121,7 @@ def registering(architecture: str | None) -> tuple[Engine, ...]:
 def holders(config: MoebaConfig) -> Iterator[str]:
     """The families that an engine serves and whose config can say all of a model's, the widest served first."""
     for model_type in candidates("moe" if config.sparse_layers else "dense"):
-        if not registering(FAMILIES[model_type].architecture):
+        if not registering(FAMILIES[model_type].exported_architecture):
             continue
         try:
             family_of(model_type).to_native(config)
@@ -130,7 +135,7 @@ def export_targets(config: MoebaConfig) -> dict[str, tuple[Engine, ...]]:
     targets: dict[str, tuple[Engine, ...]] = {}
     missing = set(ENGINES)
     for model_type in holders(config):
-        engines = tuple(e for e in registering(FAMILIES[model_type].architecture) if e in missing)
+        engines = tuple(e for e in registering(FAMILIES[model_type].exported_architecture) if e in missing)
         if engines:
             targets[model_type] = engines
             missing -= set(engines)
