@@ -64,6 +64,8 @@ LENGTH = 40
 AGREE = 1e-3
 # What the shrunk configs must keep for the library to know the model, or the script its widths.
 KEPT: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "afmoe": lambda raw: {"mup_enabled": True},
+    "mimo_v2_flash": lambda raw: {"partial_rotary_factor": 0.5},
     "deepseek-ai/DeepSeek-V2-Lite": lambda raw: {"num_hidden_layers": 27},
     "moonshotai/Moonlight-16B-A3B": lambda raw: {"num_hidden_layers": 27},
     "google/gemma-2-9b": lambda raw: {"query_pre_attn_scalar": raw["head_dim"]},
@@ -76,9 +78,8 @@ KEPT: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     },
 }
 # Tokens that the script looks up by name in layouts of this model type.
-ASKED_FOR = {
-    "glm": ("[gMASK]", "<sop>", "<|user|>", "<|endoftext|>", "<|observation|>", "<|assistant|>", "<|system|>")
-}
+_GLM = ("[gMASK]", "<sop>", "<|user|>", "<|endoftext|>", "<|observation|>", "<|assistant|>", "<|system|>")
+ASKED_FOR = dict.fromkeys(("glm", "sarvam_moe", "solar_open"), _GLM)
 PARTS = (
     "def self return  \t\n \r\n \n\n 'll don't 12 3.14 === -- __ naïve Straße Привет мир 日本語 한국어 ไทย "
     "ខ្មែរ हिन्दी 🦙 👩‍🚀 e\u0301 \u00a0 \u2028 <|im_start|> <|im_end|>"
@@ -159,6 +160,11 @@ def by_default(model_type: str, folder: Path) -> Path:
     """The same with what the family's stock config says by itself."""
     raw = shrink(CONFIG_MAPPING[model_type]().to_dict())
     raw |= {"vocab_size": VOCAB, "dtype": "float32"}
+    raw.pop("qk_head_dim", None)
+    if "qk_rope_head_dim" in raw and "head_dim" in raw:
+        raw["head_dim"] = raw["qk_rope_head_dim"]
+    if model_type in KEPT:
+        raw |= KEPT[model_type](raw)
     native.save(native.build(as_read(raw)), folder / "native")
     return folder / "native"
 

@@ -140,6 +140,7 @@ def test_what_means_another_function_is_refused_with_its_reason(model_type, fiel
     ("deepseek_v2", dict(scoring_func="softmax", moe_layer_freq=1)),
     ("minimax_m2", dict(scoring_func="sigmoid", use_routing_bias=True, use_qk_norm=True, use_mtp=False)),
     ("gpt_neox", dict(rotary_pct=...)),
+    ("glm", dict(rope_ratio=..., layernorm_epsilon=..., seq_length=...)),
     ("phi", dict(partial_rotary_factor=...)),
     ("stablelm", dict(partial_rotary_factor=...)),
     ("nemotron", dict(partial_rotary_factor=...)),

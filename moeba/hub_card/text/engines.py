@@ -1,7 +1,8 @@
 """Which serving engines know which native layouts by name, and how to start each of them.
 
 An engine finds a model's code by the architecture that config.json names. The names below stand in vLLM's registry of
-models, among the entry classes of SGLang's, and in the table of llama.cpp's converter, as read in November 2026.
+models, among the entry classes of SGLang's, as read in November 2026, and in the table of llama.cpp's converter, as
+measured then.
 
 vLLM and SGLang run what they do not know by name through transformers: the model's own code, with attention and experts
 replaced by theirs. What those replacements leave out of a Moeba folder served as it is, `left_out_as_it_is` says.
@@ -35,11 +36,29 @@ Afmoe Apertus Arcee Bloom Cohere Cohere2 Cwm Dots1 Ernie4_5 Ernie4_5_Moe Exaone4
 GraniteMoeShared HunYuanDenseV1 HunYuanMoEV1 Jais2 MiMoV2Flash MiniMaxM2 Mpt MPT Nemotron Olmo3 OPT Persimmon PhiMoE
 SeedOss StableLm Starcoder2
 """
+# Exports to these were put through llama.cpp (benchmarks/through_llama_cpp.py), and its logits are transformers',
+# within what LIMITS says. Left out is what it knows and computes otherwise (PhiMoE, Laguna), or what was not brought to
+# run with small sizes (Dbrx, HunYuanMoEV1, Mellum, MiMoV2Flash, MiniCPM3, SolarOpen).
 _LLAMA_CPP = """
-Afmoe Apertus Arcee Bloom Cohere Cohere2 Cohere2Moe Dots1 Ernie4_5 Ernie4_5_Moe Exaone4 Falcon Glm Glm4MoeLite GPTNeoX
-GraniteMoeShared HunYuanDenseV1 HunYuanMoEV1 Jais2 Mellum MiMoV2Flash MiniMaxM2 Ministral3 Nemotron Olmo3 SeedOss
-SmolLM3 SolarOpen StableLm Starcoder2 Youtu
+Afmoe Apertus Arcee Bloom Cohere Cohere2 Cohere2Moe Dots1 Ernie4_5 Ernie4_5_Moe Exaone4 ExaoneMoe Falcon Glm Glm4MoeLite
+GPTNeoX GraniteMoeShared GraniteMoeSWA GraniteSWA HunYuanDenseV1 HYV3 Jais2 MiniMaxM2 Ministral3 MPT Nemotron Olmo3
+SeedOss SmolLM3 StableLm Starcoder2 Youtu
 """
+_FEW_LAYERS = "a model without q_lora_rank loads at 26 or 27 layers only"
+_GEMMA = "scores are scaled by the width of a head, whatever query_pre_attn_scalar says"
+_ONE_TOKENIZER = "its converter takes no tokenizer that was trained with Moeba in this layout"
+LIMITS = {
+    "DeepseekV2": f"of groups of experts the two best experts count, not the best one; {_FEW_LAYERS}",
+    "DeepseekV3": _FEW_LAYERS,
+    "Falcon": "its converter refuses a model whose heads share one key/value head if num_kv_heads says otherwise",
+    "Gemma2": _GEMMA,
+    "Gemma3": _GEMMA,
+    "GPTNeoX": "its converter needs transformers 4",
+    "GptOss": "yarn's bounds are rounded to whole dimensions, also where truncate is false",
+    "Nemotron": _ONE_TOKENIZER,
+    "Phi3": _ONE_TOKENIZER,
+}
+"""What llama.cpp does otherwise than transformers, by architecture, as measured in November 2026."""
 
 
 def _names(*lists: str) -> frozenset[str]:
@@ -111,6 +130,12 @@ PIECES_REFUSED = (
     "it in those of Llama, Mistral, Mixtral, Granite and Gemma among others. Elsewhere it takes one that was trained "
     'with `MoebaTokenizer.train(..., form="byte_level")`, once told how that splits.'
 )
+
+
+def limit_of_llama_cpp(architecture: str | None) -> str:
+    """A sentence on what llama.cpp does otherwise with an architecture; empty if nothing is known."""
+    words = LIMITS.get((architecture or "").removesuffix("ForCausalLM"))
+    return f" llama.cpp: {words}." if words else ""
 
 
 def registering(architecture: str | None) -> tuple[Engine, ...]:

@@ -18,6 +18,7 @@ from .engines import (
     Engine,
     advice,
     export_targets,
+    limit_of_llama_cpp,
     registering,
 )
 from .words import code, listing
@@ -121,7 +122,14 @@ def serving(facts: Facts) -> list[Snippet]:
     if not model.is_moeba:
         engines = registering(model.architecture)
         return (
-            [_serve(f"{_known(engines)} {code(model.architecture)} by name.", engines, _HERE)]
+            [
+                _serve(
+                    f"{_known(engines)} {code(model.architecture)} by name.",
+                    engines,
+                    model.architecture,
+                    _HERE,
+                )
+            ]
             if engines
             else []
         )
@@ -152,17 +160,22 @@ def _own_tokenizer(
 
 
 def _export_and_serve(target: str, engines: Sequence[Engine]) -> Snippet:
+    name = FAMILIES[target].exported_architecture
     words = (
-        f"{_known(engines)} {code(FAMILIES[target].exported_architecture)} by name. The config of this model fits that "
-        f"native layout, so export it to {code(target)} first:"
+        f"{_known(engines)} {code(name)} by name. The config of this model fits that native layout, so export it to "
+        f"{code(target)} first."
     )
-    return _serve(words, engines, "exported", f"moeba export {_HERE} exported --to {target}\n\n")
+    return _serve(words, engines, name, "exported", f"moeba export {_HERE} exported --to {target}\n\n")
 
 
 def _known(engines: Sequence[Engine]) -> str:
     return f"{listing(engine.name for engine in engines)} {'know' if len(engines) > 1 else 'knows'}"
 
 
-def _serve(words: str, engines: Sequence[Engine], folder: str, before: str = "") -> Snippet:
+def _serve(
+    words: str, engines: Sequence[Engine], architecture: str | None, folder: str, before: str = ""
+) -> Snippet:
+    if any(engine.name == "llama.cpp" for engine in engines):
+        words += limit_of_llama_cpp(architecture)
     commands = [f"# {engine.name}\n{engine.command.format(folder=folder)}" for engine in engines]
     return Snippet(words, before + "\n\n".join(commands), "bash")
