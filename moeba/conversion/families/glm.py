@@ -1,15 +1,21 @@
 """GLM-4 of 2024: Llama's block with half of each head rotated, in neighbouring pairs (GLM team 2024)."""
 
+from ...configuration import MoebaConfig
 from ..config_rows import Fixed, Pair, Stated, pairs
 from ..family import Family
 from .shared_fields import PARTIAL_ROPE, SIZES, rotated_share, single_rope, without
 from .shared_tensors import EMBEDDINGS_AND_HEAD, FUSED_GATED_MLP, INTERLEAVED_ATTENTION, PRE_NORMS
 
+
+def _rope_ratio(config: MoebaConfig) -> float:
+    return (single_rope(config) or {}).get("rope_theta", 10_000) / 10_000
+
+
 OF_THE_AUTHORS = (
-    ("rope_ratio", lambda config: single_rope(config)["rope_theta"] / 10_000, "the base of rotations"),
+    ("rope_ratio", _rope_ratio, "the base of rotations"),
     ("layernorm_epsilon", lambda config: config.norm_eps, "the norms' epsilon"),
     ("seq_length", lambda config: config.max_position_embeddings, "the longest context"),
-)  # fmt: skip
+)
 
 FAMILY = Family(
     model_type="glm",
@@ -26,7 +32,7 @@ FAMILY = Family(
             Stated(name, value, f"llama.cpp's converter takes {what} from it, as the authors' code does")
             for name, value, what in OF_THE_AUTHORS
         ),
-    ),  # fmt: skip
+    ),
     rows=(*EMBEDDINGS_AND_HEAD, *INTERLEAVED_ATTENTION, *FUSED_GATED_MLP, *PRE_NORMS),
     reordered="stock rotates neighbouring entries, whose products with the keys are added in another order",
 )
