@@ -53,8 +53,9 @@ def train_backend(
     fixed = [*special, UNKNOWN, *BYTE_PIECES]
     room = vocab_size - len(fixed)
     with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
-        # Rarer characters are spelt in bytes.
-        characters = _common(_written(texts, file), max(room // 4, min(room // 2, 128)), min_frequency)
+        common = _by_frequency(_written(texts, file), min_frequency)
+        # Rarer characters are spelt in bytes, unless merges leave room.
+        characters = common[: max(room // 4, min(room // 2, 128))]
         trainer = trainers.BpeTrainer(
             vocab_size=room,
             min_frequency=min_frequency,
@@ -65,7 +66,7 @@ def train_backend(
         learner = _backend(models.BPE())
         learner.train_from_iterator(_spelt(file, characters), trainer, length=length)
     learnt = [token for token, _ in sorted(learner.get_vocab().items(), key=lambda item: item[1])]
-    pieces = [token for token in learnt if token not in fixed][:room]
+    pieces = [*(token for token in learnt if token not in fixed), *common[len(characters) :]][:room]
     vocabulary = {piece: place for place, piece in enumerate([*fixed, *pieces])}
     backend = _backend(
         models.BPE(vocab=vocabulary, merges=list(_joins(pieces)), byte_fallback=True, fuse_unk=False)
@@ -94,12 +95,15 @@ def _written(texts: Iterable[str], file: IO[str]) -> Counter[str]:
     return counts
 
 
-def _common(counts: Counter[str], limit: int, min_frequency: int) -> list[str]:
-    """The most frequent characters, ties by code. NUL is spelt in bytes: it would end a piece's text in C."""
+def _by_frequency(counts: Counter[str], min_frequency: int) -> list[str]:
+    """Characters that occur as often, the most frequent first, ties by code.
+
+    NUL is spelt in bytes: it would end a piece's text in C.
+    """
     counts[SPACE] += counts.pop(" ", 0)
     counts.pop("\0", None)
     often = [character for character, count in counts.items() if count >= min_frequency]
-    return sorted(often, key=lambda character: (-counts[character], character))[:limit]
+    return sorted(often, key=lambda character: (-counts[character], character))
 
 
 def _spelt(file: IO[str], characters: Sequence[str]) -> Iterator[list[str]]:
