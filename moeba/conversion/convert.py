@@ -9,7 +9,7 @@ import torch
 
 from ..configuration import MoebaConfig
 from ..modeling.code_files import AUTO_MAP, write_code
-from ..tokenization.adopt import use_stock_names
+from ..tokenization.adopt import check_stock_reading, use_stock_names
 from .checkpoint import Checkpoint, resolve
 from .families import family_of
 from .family import Family
@@ -91,6 +91,7 @@ def export(
     plan = first_that_holds(planned, kind) if to == "auto" else planned(to)
     recipe = {"to": to, "chosen": plan.target_config["model_type"]}
     family = family_of(plan.target_config["model_type"])
+    check_stock_reading(checkpoint.folder, plan.target_config["model_type"])
     origin = Origin(checkpoint, str(source), revision)
     job = Job(plan, [origin], Path(destination), recipe, partial(save_native, config, family))
     return job.run(options)

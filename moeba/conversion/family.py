@@ -36,11 +36,11 @@ class Family:
         rows: every tensor of the native checkpoint, once.
         dropped: source tensors that carry nothing.
         base_prefix: what a checkpoint saved from the bare model leaves off its names.
-        engines_name: what published checkpoints and engines call the class, where that is another name.
         aliases: other `model_type`s that transformers reads with the same classes.
         since: the release of transformers that brought it; empty for those of the oldest one that Moeba runs with.
         trains_otherwise: what the stock model drops out in training that ours does not, if its dropouts are above 0.
         reordered: why float32 sums run in another order than the stock model's; empty where logits are bit-identical.
+        served_as: the class name by which engines and published checkpoints call it, where it is not transformers' own.
         rounds_otherwise: what `reordered` says also moves roundings in half precision, beyond those of the sums.
     """
 
@@ -51,17 +51,17 @@ class Family:
     rows: tuple[Row, ...]
     dropped: tuple[Dropped, ...] = ()
     base_prefix: str = "model."
-    engines_name: str = ""
     aliases: tuple[str, ...] = ()
     since: str = ""
     reordered: str = ""
     rounds_otherwise: bool = False
     trains_otherwise: str = ""
+    served_as: str = ""
 
     @property
-    def architectures(self) -> list[str]:
-        """What config.json calls the class; the first one is what engines go by."""
-        return [name for name in (self.engines_name, self.architecture) if name]
+    def exported_architecture(self) -> str:
+        """The class name that exports give in config.json, by which engines find their code."""
+        return self.served_as or self.architecture
 
     @property
     def layer_prefix(self) -> str:
@@ -108,7 +108,7 @@ class Family:
         native = self._translated(config)
         kept = (config.native_fields or {}).get(self.model_type, {})
         restore(native, kept, self.config_rows, self._interleaved)
-        native.architectures = self.architectures
+        native.architectures = [self.exported_architecture]
         return native
 
     def rederived(self, config: MoebaConfig) -> MoebaConfig:

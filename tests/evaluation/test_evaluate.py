@@ -210,5 +210,6 @@ def test_a_tokenizer_of_another_model(llama, corpus, tmp_path):
     folder = copy(llama, tmp_path / "mixed", ("tokenizer.json", "tokenizer_config.json"))
     texts = ["naïve mats on logs — 中文 😀 " * 4, "the dog saw a cat, and the cat saw the dog: 12 " * 4]
     MoebaTokenizer.train(texts, 400, show_progress=False).save_pretrained(folder)
-    with pytest.raises(ValueError, match="but the model embeds only 283: the two do not belong together"):
+    rows = json.loads((folder / "config.json").read_text())["vocab_size"]
+    with pytest.raises(ValueError, match=f"but the model embeds only {rows}: the two do not belong together"):
         evaluate(folder, corpus)

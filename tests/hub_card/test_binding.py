@@ -70,7 +70,7 @@ CHANGES = {
     "tokens": (swap_two_tokens, "tokenizer.json: it was changed"),
     "settings": (
         lambda f: edit(f, "tokenizer_config.json", add_bos_token=True),
-        "tokenizer_config.json: add_bos_token not given → true",
+        "tokenizer_config.json: add_bos_token false → true",
     ),
     "template": (
         lambda f: (f / "chat_template.jinja").write_text("{{ messages }}"), "chat_template.jinja: it was",

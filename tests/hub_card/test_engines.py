@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 import pytest
 from native import draw
@@ -11,9 +12,17 @@ from support import SPARSE, tiny_config, tiny_model
 from moeba.cli.app import run
 from moeba.conversion import family_of
 from moeba.hub_card.card import write_card
-from moeba.hub_card.text.engines import OWN_TOKENIZER, OWN_TOKENIZER_COMMAND, advice, left_out_as_it_is
+from moeba.hub_card.text.engines import (
+    ENGINES,
+    OWN_TOKENIZER,
+    OWN_TOKENIZER_COMMAND,
+    PIECES_REFUSED,
+    advice,
+    left_out_as_it_is,
+)
 from moeba.modeling.norms import NORMS
 from moeba.tokenization import MoebaTokenizer
+from moeba.tokenization.tokenization_moeba import Form
 
 CLAMPED = dict(**SPARSE, feed_forward_type="clamped_gated")
 SINKS = dict(attention_sink_layer_types=["full_attention"])
@@ -71,10 +80,23 @@ def test_the_card_tells_the_converter_how_our_own_tokenizer_splits(tmp_path):
     converter.write_text(f"if res is None:\n    {source}")
     tiny_model("dense").save_pretrained(tmp_path / "model")
     assert OWN_TOKENIZER not in write_card(tmp_path / "model").read_text(encoding="utf-8")
-    MoebaTokenizer.train(["a cat sat"] * 4, 300, show_progress=False).save_pretrained(tmp_path / "model")
+    train_tokenizer(tmp_path / "model", "byte_level")
     assert OWN_TOKENIZER in write_card(tmp_path / "model").read_text(encoding="utf-8")
     subprocess.run(OWN_TOKENIZER_COMMAND, shell=True, check=True, cwd=tmp_path)
     assert converter.read_text() == 'if res is None:\n    res = "qwen2"\n'
+
+
+@pytest.mark.parametrize("to, refused", [("llama", False), ("qwen3", True)])
+def test_the_card_says_where_the_converter_does_not_take_our_pieces(tmp_path, monkeypatch, to, refused):
+    monkeypatch.setattr("moeba.hub_card.text.usage.export_targets", lambda config: {to: ENGINES})
+    tiny_model("dense").save_pretrained(tmp_path)
+    train_tokenizer(tmp_path, "sentencepiece")
+    card = write_card(tmp_path).read_text(encoding="utf-8")
+    assert (PIECES_REFUSED in card) == refused and OWN_TOKENIZER not in card
+
+
+def train_tokenizer(folder: Path, form: Form) -> None:
+    MoebaTokenizer.train(["a cat sat"] * 4, 300, form=form, show_progress=False).save_pretrained(folder)
 
 
 def test_card_inspect_and_bundle_say_the_same(tmp_path, capsys):

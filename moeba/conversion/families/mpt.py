@@ -26,7 +26,7 @@ def _norm_type(native: Any) -> dict[str, Any]:
 FAMILY = Family(
     model_type="mpt",
     architecture="MptForCausalLM",
-    engines_name="MPTForCausalLM",
+    served_as="MPTForCausalLM",
     kind="dense",
     config_rows=(
         Computed(

@@ -49,7 +49,7 @@ def _rope_back(config: MoebaConfig) -> dict[str, Any]:
 FAMILY = Family(
     model_type="phimoe",
     architecture="PhimoeForCausalLM",
-    engines_name="PhiMoEForCausalLM",
+    served_as="PhiMoEForCausalLM",
     kind="moe",
     config_rows=(
         *without(SIZES, "head_dim", "intermediate_size", "rope_parameters"),

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from ...conversion.json_files import listing
 from ...conversion.scratch import scratch
 from ...tokenization.adopt import copy_tokenizer, tokenizer_files
+from ...tokenization.sentencepiece_model import write_sentencepiece
 
 # What a tokenizer knows of its own loading, and a folder that is published should not.
 _OF_LOADING = ("is_local", "local_files_only", "name_or_path")
@@ -79,6 +80,7 @@ def append_tokens(folder: Path, tokenizer: Any, tokens: Sequence[Any]) -> None:
         folder / "added_tokens.json",
         lambda listed: listed.update({entry["content"]: entry["id"] for entry in entries}),
     )
+    write_sentencepiece(folder)
 
 
 def _edit(path: Path, change: Any) -> None:
