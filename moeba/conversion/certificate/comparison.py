@@ -42,6 +42,7 @@ class Comparison:
         tolerance: see `EXACT` and `REORDERED`.
         on: which weights these are, for the report.
         trains_otherwise: why the two need not agree where something is dropped out; see `Family`.
+        rebuilt: the experts of the one were made of the feed-forwards of the other, and balance for themselves.
     """
 
     def __init__(
@@ -52,9 +53,11 @@ class Comparison:
         tolerance: float,
         on: str,
         trains_otherwise: str = "",
+        rebuilt: bool = False,
     ) -> None:
         self.source, self.target, self.battery = source, target, battery
         self.tolerance, self.on, self.trains_otherwise = tolerance, on, trains_otherwise
+        self.rebuilt = rebuilt
 
     def run(self) -> list[Check]:
         """Every check."""
@@ -255,6 +258,9 @@ class Comparison:
         )
         if own[0] != own[1] and (own[0] or self.trains_otherwise) and (train or shown):
             detail = "one side alone has router losses, as its config says"
+            return Check(name, "not applicable", detail=detail, on=self.on)
+        if self.rebuilt and shown:
+            detail = "other experts have another balance loss"
             return Check(name, "not applicable", detail=detail, on=self.on)
         try:
             a, b = (own_loss(model, self.battery.longest, train, router_logits) for model in self._pair)

@@ -107,8 +107,6 @@ def certify_folders(
         certificate.checks.append(Check("logits", "failed", detail=detail))
         return certificate
 
-    trains = _trains_otherwise(first, second, expanded)
-
     def tolerance_for(one: PreTrainedModel, other: PreTrainedModel, limit: int) -> float:
         # A sum over several experts rounds otherwise than one feed-forward, and some models amplify any rounding.
         noise = rounding_noise((one, other), build_battery(_moeba_config(one, other, first), limit))
@@ -120,7 +118,7 @@ def certify_folders(
             one, other = build(folder)
             tolerance = tolerance_for(one, other, LONGEST_TWIN)
             _compare(
-                certificate, one, other, LONGEST_TWIN, tolerance, "randomised twin", first, second, trains
+                certificate, one, other, LONGEST_TWIN, tolerance, "randomised twin", first, second, expanded
             )
             _plant(certificate, one, other, tolerance, equal, _module_pairs(first, second))
             if twins is None:
@@ -132,7 +130,7 @@ def certify_folders(
         return certificate
     one, other = load_model(source, first.drops), load_model(target, second.drops)
     tolerance = tolerance_for(one, other, LONGEST_ACTUAL)
-    _compare(certificate, one, other, LONGEST_ACTUAL, tolerance, "checkpoint", first, second, trains)
+    _compare(certificate, one, other, LONGEST_ACTUAL, tolerance, "checkpoint", first, second, expanded)
     if not certificate.negative_controls and not _fresh(one):
         if not any(isinstance(model, MoebaForCausalLM) for model in (one, other)):
             other = _as_moeba(second)
@@ -355,10 +353,11 @@ def _family_twins(first: Side, second: Side) -> Twins | None:
 
 def _compare(
     certificate: Certificate, one: PreTrainedModel, other: PreTrainedModel, limit: int, tolerance: float, on: str,
-    first: Side, second: Side, trains_otherwise: str,
+    first: Side, second: Side, expanded: bool,
 ) -> None:  # fmt: skip
     battery = build_battery(_moeba_config(one, other, second), limit)
-    checks = Comparison(one, other, battery, tolerance, on, trains_otherwise).run()
+    trains_otherwise = _trains_otherwise(first, second, expanded)
+    checks = Comparison(one, other, battery, tolerance, on, trains_otherwise, expanded).run()
     same_routers = bool(first.config.sparse_layers) == bool(second.config.sparse_layers)
     checks.append(faint_inputs(one, other, _module_pairs(first, second), same_routers, on))
     certificate.checks += [_with_reason(check, _order(first, second).reason) for check in checks]
