@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import Any
 
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 received: list[int] = []  # the signals that a running command was stopped by
@@ -27,6 +28,7 @@ def main() -> None:
         # The package's own refusal of a library says what to do.
         sys.exit(f"Error: {reason if reason.startswith('Moeba needs') else _broken(error, reason)}")
     heed(interrupt)
+    sys.unraisablehook = _unless_stopped
     try:
         command()
     except KeyboardInterrupt:
@@ -50,6 +52,12 @@ def interrupt(number: int, frame: FrameType | None = None) -> None:
     """As Ctrl-C does: whatever is at work can clean up."""
     received.append(number)
     raise KeyboardInterrupt(number)
+
+
+def _unless_stopped(unraisable: Any) -> None:
+    """Report what no code could catch; not of a thread that just began when a signal came."""
+    if not received:
+        sys.__unraisablehook__(unraisable)
 
 
 def said(number: int) -> str:

@@ -53,6 +53,7 @@ SIZES: dict[str, Any] = dict(
 )
 # 12 experts: ten and more sort before two as text; 3 of 12: the choice matters.
 SPARSE: dict[str, Any] = dict(num_experts=12, num_experts_per_tok=3, moe_intermediate_size=24)
+ALL_SPARSE: dict[str, Any] = dict(mlp_layer_types=["sparse", "sparse"])  # of the variant `moe`
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "dense": {},

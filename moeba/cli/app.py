@@ -63,7 +63,10 @@ def _with_libraries(verb: Callable[..., Any]) -> Callable[..., Any]:
 
         register()
         quiet_libraries()
-        return verb(*args, **kwargs)
+        try:
+            return verb(*args, **kwargs)
+        except EOFError as error:  # which click takes for Ctrl-D
+            raise ValueError(f"a file ends before its time: {one_line(error)}") from error
 
     return run_verb
 

@@ -26,6 +26,8 @@ from rich.progress import (
 
 OK, USER_ERROR, USAGE_ERROR, NOT_CERTIFIED, INTERRUPTED = 0, 1, 2, 3, 130
 
+_LONGEST = 2000  # characters of a message
+
 # What a user can cause and mend. Anything else that is raised is a fault of Moeba or of a library.
 USER_ERRORS = (ValueError, OSError, ImportError)
 
@@ -66,8 +68,15 @@ def emit(value: Any) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an exception without its line breaks; its type where it has no message."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The message of an exception without its line breaks; its type where it has no message.
+
+    Names and values in it are strangers': what steers a terminal is shown as Python writes it, and the middle of a very
+    long message is left out.
+    """
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(str(error).split()))
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} […] {text[-_LONGEST // 2 :]}"
+    return text or type(error).__name__
 
 
 def quiet_libraries() -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_seed
+from transformers import AutoModelForCausalLM, TextStreamer, set_seed
 
 from ..conversion import resolve
-from ..conversion.checkpoint import check_loadable
+from ..conversion.stock_loading import load_stock, load_tokenizer
 
 
 def continue_text(
@@ -30,11 +29,10 @@ def continue_text(
         ValueError: the folder has no tokenizer, or `chat` finds no chat template, or the prompt is empty.
     """
     folder = resolve(model, any_type=True)
-    check_loadable(folder)
-    tokenizer = _load(AutoTokenizer, folder)
+    tokenizer = load_tokenizer(folder)
     inputs = _encode(tokenizer, prompt, chat)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = _load(AutoModelForCausalLM, folder, dtype="auto").to(device)
+    network = load_stock(AutoModelForCausalLM, folder, dtype="auto").to(device)
     rows = network.get_input_embeddings().weight.shape[0]
     if (largest := int(inputs["input_ids"].max())) >= rows:
         raise ValueError(
@@ -68,16 +66,6 @@ def continue_text(
             f"{folder} loads, but what its config.json and generation_config.json say does not generate: {reason}"
         ) from error
     return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-
-
-def _load(loader: Any, folder: Path, **options: Any) -> Any:
-    try:
-        return loader.from_pretrained(folder, **options)
-    except (OSError, ImportError):  # said well by the library
-        raise
-    except Exception as error:  # whatever a malformed file provokes there
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{folder} is not loaded by transformers' {loader.__name__}: {reason}") from error
 
 
 def _encode(tokenizer: Any, prompt: str, chat: bool) -> Any:

@@ -10,7 +10,7 @@ from ..configuration import MoebaConfig
 from ..configuration.model_facts import layer_view
 from ..conversion.checkpoint import Checkpoint, read_json
 from ..conversion.convert import moeba_config
-from ..conversion.families import family_of
+from ..conversion.families import family_of_config
 from ..conversion.provenance import read_history
 from ..hub_card.reading.facts import of_these_weights
 from ..hub_card.reading.records import read_certificate
@@ -67,13 +67,13 @@ def serving(checkpoint: Checkpoint, config: MoebaConfig | None = None) -> str | 
     architectures = checkpoint.config.get("architectures") or []
     if checkpoint.config.get("model_type") != MoebaConfig.model_type or architectures != ["MoebaForCausalLM"]:
         return None
-    return advice(config or _config(checkpoint))
+    return advice(config or moeba_config(checkpoint, keeps_unknown=True))
 
 
 def _config(checkpoint: Checkpoint) -> MoebaConfig:
     if checkpoint.config.get("model_type") == MoebaConfig.model_type:
         return moeba_config(checkpoint)
-    family = family_of(checkpoint.config.get("model_type"))
+    family = family_of_config(checkpoint.config)
     return family.to_moeba(family.read_config(checkpoint.config))
 
 

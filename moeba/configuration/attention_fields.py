@@ -6,7 +6,7 @@ from typing import Any, Literal
 from .block_fields import NORMS_WITH_BIAS, norm_kind
 from .fields import Filled, Needs, WrongValue, dropped, part, says
 from .position_fields import ROTATES, rotates
-from .ranges import COUNT, MOST, POSITIVE, between
+from .ranges import COUNT, EPSILON, MOST, POSITIVE, between
 
 KINDS = ("full_attention", "sliding_attention")
 SMALL_WINDOW, SMALL_LIMIT = 8, 0.5
@@ -39,17 +39,22 @@ def _scale(config: Any) -> float:
 class AttentionFields:
     """Attention (`modeling/attention.py`, `modeling/latent_attention.py`)."""
 
-    num_attention_heads: int = says("query heads", default=12, within=COUNT, unplanted="a shape")
+    num_attention_heads: int = says(
+        "query heads", default=12, per_layer=True, within=COUNT, unplanted="a shape"
+    )
     num_key_value_heads: Filled[int] = says(
-        "key/value heads (grouped-query attention); default: one per query head", default=None, within=COUNT,
+        "key/value heads (grouped-query attention); default: one per query head",
+        default=None, per_layer=True, within=COUNT,
         fills=lambda c: c.num_attention_heads, unplanted="a shape",
     )  # fmt: skip
     head_dim: Filled[int] = says(
-        "width of one head; default `hidden_size // num_attention_heads`", default=None, within=COUNT,
+        "width of one head; default `hidden_size // num_attention_heads`",
+        default=None, per_layer=True, within=COUNT,
         fills=lambda c: _divided(c), unplanted="a shape",
     )  # fmt: skip
     v_head_dim: Filled[int] = says(
-        "width of a value head; default `head_dim`", default=None, within=COUNT, fills=lambda c: c.head_dim,
+        "width of a value head; default `head_dim`",
+        default=None, per_layer=True, within=COUNT, fills=lambda c: c.head_dim,
         unplanted="a shape",
     )  # fmt: skip
     attention_type: Literal["grouped_query", "latent"] = says(
@@ -60,10 +65,13 @@ class AttentionFields:
     q_lora_rank: int | None = says(
         "width of latent attention's query projection; None for a full one",
         default=None,
+        per_layer=True,
         within=COUNT,
         unplanted="a shape",
     )
-    kv_lora_rank: int | None = says("width of that vector", default=None, within=COUNT, unplanted="a shape")
+    kv_lora_rank: int | None = says(
+        "width of that vector", default=None, per_layer=True, within=COUNT, unplanted="a shape"
+    )
     qk_rope_head_dim: int | None = says(
         "the part of latent attention's `head_dim` that rotates",
         default=None,
@@ -71,16 +79,19 @@ class AttentionFields:
         unplanted="a shape",
     )
     attention_bias: bool = says(
-        "bias of the query, key and value projections", default=False, unplanted="a fault of tensors"
+        "bias of the query, key and value projections",
+        default=False,
+        per_layer=True,
+        unplanted="a fault of tensors",
     )
     attention_output_bias: Filled[bool] = says(
         "bias of the output projection; default: as `attention_bias`",
-        default=None, fills=lambda c: c.attention_bias,
+        default=None, per_layer=True, fills=lambda c: c.attention_bias,
         unplanted="a fault of tensors",
     )  # fmt: skip
     clip_qkv: float | int | None = says(
         "queries, keys and values are clamped to this size",
-        default=None, within=POSITIVE, small=at_most(SMALL_LIMIT),
+        default=None, per_layer=True, within=POSITIVE, small=at_most(SMALL_LIMIT),
         wrong=(dropped("queries, keys and values unclipped", "clip_qkv", None),),
     )  # fmt: skip
     qk_norm: Literal["none", "head", "per_head", "full"] = says(
@@ -89,32 +100,33 @@ class AttentionFields:
     )  # fmt: skip
     qk_norm_type: Filled[str] = says(
         "their kind, and that of latent attention's inner norms; default: the block's",
-        default=None, within=norm_kind,
+        default=None, per_layer=True, within=norm_kind,
         needs=(_INNER_NORMS,),
         fills=lambda c: c.norm_type, unplanted="as the block's",
     )  # fmt: skip
     qk_norm_eps: Filled[float] = says(
-        "their epsilon; default: the block's", default=None, within=POSITIVE, needs=(_INNER_NORMS,),
+        "their epsilon; default: the block's", default=None, per_layer=True, within=EPSILON, needs=(_INNER_NORMS,),
         fills=lambda c: c.norm_eps, unplanted="as the block's",
     )  # fmt: skip
     qk_norm_bias: Filled[bool] = says(
-        "their biases; default: as the block's", default=None,
+        "their biases; default: as the block's", default=None, per_layer=True,
         needs=(_INNER_NORMS, Needs(lambda c: c.qk_norm_type in NORMS_WITH_BIAS, f"qk_norm_type in {NORMS_WITH_BIAS}")),
         fills=lambda c: c.norm_bias, unplanted="as the block's",
     )  # fmt: skip
     qk_norm_after_rope: bool = says(
-        "whether they follow the rotation", default=False,
+        "whether they follow the rotation", default=False, per_layer=True,
         needs=(_INNER_NORMS, Needs(lambda c: not _latent(c) and ROTATES.holds(c), "a qk_norm and layers that rotate")),
         wrong=(WrongValue("query norm on the other side of the rotation",
                           lambda c: {"qk_norm_after_rope": not c.qk_norm_after_rope},
                           lambda c: rotates(c) and not c.qk_norm_type.endswith("nonparametric")),),
     )  # fmt: skip
     attention_multiplier: float | int | None = says(
-        "factor on query-key products; default `head_dim ** -0.5`", default=None, within=POSITIVE, means=_scale,
+        "factor on query-key products; default `head_dim ** -0.5`",
+        default=None, per_layer=True, within=POSITIVE, means=_scale,
         wrong=(WrongValue("attention scale changed", lambda c: {"attention_multiplier": _scale(c) * 1.1}),),
     )  # fmt: skip
     scale_attn_by_inverse_layer_idx: bool = says(
-        "divide it by the layer's number, from 1 on (GPT-2)", default=False,
+        "divide it by the layer's number, from 1 on (GPT-2)", default=False, per_layer=True,
         wrong=(WrongValue("layer number left out of the attention scale",
                           lambda c: {"scale_attn_by_inverse_layer_idx": False},
                           lambda c: c.scale_attn_by_inverse_layer_idx and c.num_hidden_layers > 1),),
@@ -124,7 +136,7 @@ class AttentionFields:
         unplanted="roundings of single layers are compared",
     )  # fmt: skip
     attention_softmax_dtype: Literal["model", "float32"] = says(
-        "of their softmax, which is `model` in any layer with sinks", default="float32",
+        "of their softmax, which is `model` in any layer with sinks", default="float32", per_layer=True,
         needs=(Needs(lambda c: not set(c.layer_types) <= set(c.attention_sink_layer_types or ()),
                      "a layer without sinks (attention_sink_layer_types)"),),
         unplanted="roundings of single layers are compared",
@@ -134,7 +146,7 @@ class AttentionFields:
         wrong=(dropped("attention softcap dropped", "attn_logit_softcapping", None),),
     )  # fmt: skip
     attention_value_multiplier: float | int = says(
-        "factor on the values", default=1.0,
+        "factor on the values", default=1.0, per_layer=True,
         wrong=(dropped("value multiplier dropped", "attention_value_multiplier", 1.0),),
     )  # fmt: skip
     attention_sink_layer_types: list[str] | None = says(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 from .fields import Needs, WrongValue, dropped, part, says
-from .ranges import MOST_LAYERS, POSITIVE, between, nearest
+from .ranges import EPSILON, MOST_LAYERS, between, nearest
 
 NormType = Literal[
     "rmsnorm",
@@ -81,7 +81,7 @@ class BlockFields:
         ),
     )  # fmt: skip
     norm_eps: float = says(
-        "added to a variance before its root is taken", default=1e-6, within=POSITIVE,
+        "added to a variance before its root is taken", default=1e-6, within=EPSILON,
         # BERT's epsilon of 1e-12, ten times as large, is still lost beside any variance.
         wrong=(WrongValue("norm epsilon times ten", lambda c: {"norm_eps": max(c.norm_eps * 10, 1e-5)}),),
     )  # fmt: skip

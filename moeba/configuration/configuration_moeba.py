@@ -22,10 +22,10 @@ from .model_facts import count_params, flops_per_token, kv_cache_bytes_per_token
 from .overrides import OLD_NAMES, ROPE_NAMES, overridden, with_new_names
 from .parallel_plans import EXPERT_PARALLEL, PIPELINE_PARALLEL, TENSOR_PARALLEL, tensor_parallel_plan
 from .position_fields import PositionFields
-from .ranges import dtype_problems, nearest, out_of_range
-from .rope_rules import two_ropes, unknown_rope_keys
+from .ranges import dtype_problems, nearest, short
+from .rope_rules import two_ropes
 from .router_fields import RouterFields
-from .schema import FILLED_IN, PARTS, RANGES, contradictions, idle_and_unsaid, said_in_vain
+from .schema import FILLED_IN, PARTS, alone_wrong, contradictions, idle_and_unsaid, said_in_vain
 from .training_fields import TrainingFields
 from .validation import with_value_errors
 from .vocabulary_fields import VocabularyFields
@@ -97,7 +97,7 @@ class MoebaConfig(
         self.refuse_unknown(kwargs)
         self._take_other_spellings(kwargs)
         self._refuse(dtype_problems(self.dtype, kwargs.get("torch_dtype")))
-        self._refuse(out_of_range(vars(self), RANGES))  # before lists as long as a number says are made
+        self._refuse(alone_wrong(vars(self) | kwargs))  # before lists as long as a number says are made
         for name, value in FILLED_IN.items():
             if getattr(self, name) is None:
                 setattr(self, name, value(self))
@@ -107,9 +107,13 @@ class MoebaConfig(
         self.base_model_tp_plan = tensor_parallel_plan(self)
         if not from_file:
             self.validate()
-            unread = [key for rope in self._ropes() for key in unknown_rope_keys(rope)]
-            self._refuse(f"rope_parameters has {key}, which no rope type reads" for key in unread)
             self._refuse(said_in_vain(self).values())
+        self._said: set[str] = set()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if "_said" in vars(self):
+            self._said.add(self.attribute_map.get(name, name))
 
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """Gather all spellings of the rope settings in `rope_parameters`; refuse them without rope."""
@@ -169,11 +173,13 @@ class MoebaConfig(
     @classmethod
     def refuse_unknown(cls, values: Mapping[str, Any]) -> None:
         """Raise a ValueError that names each unknown field, its value and the nearest field there is."""
-        hints = []
-        for name in cls.unknown_fields(values):
-            hints.append(f"{name}={values[name]!r} (nearest field: {nearest(name, cls._known())})")
-        if hints:
-            raise ValueError(f"MoebaConfig has no field {'; '.join(hints)}.")
+        if unknown := cls.unknown_fields(values):
+            hints = [
+                f"{name}={short(values[name])} (nearest field: {nearest(name, cls._known())})"
+                for name in unknown[:10]
+            ]
+            more = f"; … and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+            raise ValueError(f"MoebaConfig has no field {'; '.join(hints)}{more}.")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -195,25 +201,50 @@ class MoebaConfig(
         said = {cls.attribute_map.get(name, name): value for name, value in given.items()}
         values = overridden(config_dict, said, cls.attribute_map)
         extra = {name: values.pop(name) for name in cls.unknown_fields(values)}
+        cls._refuse(
+            f"config.json has {name}: a config has a method of that name"
+            for name in extra
+            if hasattr(cls, name)
+        )
         result = super().from_dict({**values, _FROM_FILE: True}, **kwargs)
         config = result[0] if isinstance(result, tuple) else result
         if said:
+            said |= {"rope_parameters": None} if "rope_scaling" in said else {}
             cls._refuse(why for name, why in said_in_vain(config).items() if name in said)
         for name, value in extra.items():
             logger.warning(
                 f"config.json has {name}={value!r}, which MoebaConfig does not know: it changes nothing."
             )
             setattr(config, name, value)
+        config._said = set()
         return result
 
     def __eq__(self, other: object) -> bool:
         """Equal in all that they hold; `rope_parameters` may be absent, which a dataclass would not take."""
-        return vars(self) == vars(other) if isinstance(other, MoebaConfig) else NotImplemented
+        if not isinstance(other, MoebaConfig):
+            return NotImplemented
+        return {**vars(self), "_said": None} == {**vars(other), "_said": None}
 
     def to_dict(self) -> dict[str, Any]:
         """As in transformers. PEFT calls it before it looks a model type's targets up, which is when it learns them."""
         fill_peft_tables(self.model_type)
-        return super().to_dict()
+        values = super().to_dict()
+        values.pop("_said", None)
+        return values
+
+    def settle(self) -> None:
+        """Called when a model is built: fields may have been set since the config was made.
+
+        One that was set and has nothing to act on is told, and not refused: tools set such on the config of any model.
+
+        Raises:
+            ValueError: as the constructor, of the fields as they are now.
+        """
+        self.validate()
+        for name, why in said_in_vain(self).items():
+            if name in self._said:
+                logger.warning(why)
+        self.base_model_tp_plan = tensor_parallel_plan(self)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What config.json says: a field that has nothing to act on is left out where nobody gave it a value."""
@@ -239,7 +270,11 @@ class MoebaConfig(
         if self.qk_rope_head_dim is not None:
             view = copy.copy(view)
             view.head_dim = self.qk_rope_head_dim
-        super(MoebaConfig, view).validate_rope()
+        try:
+            super(MoebaConfig, view).validate_rope()
+        except (TypeError, ValueError, KeyError):  # said better with the field and its value
+            self._refuse(contradictions(view))
+            raise
 
     @property
     def rope_is_per_layer_type(self) -> bool:

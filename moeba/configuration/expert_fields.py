@@ -40,7 +40,8 @@ class LayerKindFields:
     """Which feed-forwards are mixtures."""
 
     num_experts: int = says(
-        "routed experts of a sparse layer; 0 makes the model dense", default=0, within=between(0, MOST_EXPERTS),
+        "routed experts of a sparse layer; 0 makes the model dense",
+        default=0, per_layer=True, within=between(0, MOST_EXPERTS),
         unplanted="a shape",
     )  # fmt: skip
     mlp_layer_types: Filled[list[str]] = says(
@@ -54,7 +55,7 @@ class ExpertFields:
     """Experts (`modeling/experts.py`)."""
 
     num_experts_per_tok: int = says(
-        "experts that each token visits", default=2, within=between(1, MOST_EXPERTS),
+        "experts that each token visits", default=2, per_layer=True, within=between(1, MOST_EXPERTS),
         wrong=(WrongValue("one expert fewer a token",
                           lambda c: {"num_experts_per_tok": c.num_experts_per_tok - 1},
                           lambda c: not is_uneven(c, "num_experts_per_tok")
@@ -62,14 +63,15 @@ class ExpertFields:
                           distinct_experts=True),),
     )  # fmt: skip
     moe_intermediate_size: Filled[int] = says(
-        "width of one expert; default `intermediate_size`", default=None, within=COUNT,
+        "width of one expert; default `intermediate_size`", default=None, per_layer=True, within=COUNT,
         fills=lambda c: c.intermediate_size, unplanted="a shape",
     )  # fmt: skip
     expert_bias: bool = says(
         "biases inside the routed experts", default=False, unplanted="a fault of tensors"
     )
     shared_expert_intermediate_size: int = says(
-        "width of the expert that every token visits; 0 for none", default=0, within=between(0, MOST),
+        "width of the expert that every token visits; 0 for none",
+        default=0, per_layer=True, within=between(0, MOST),
         unplanted="a fault of tensors",
     )  # fmt: skip
     shared_expert_gate: bool = says(

@@ -19,7 +19,8 @@ class FeedForwardFields:
     """Feed-forwards (`modeling/feed_forward.py`)."""
 
     intermediate_size: int = says(
-        "width of a dense feed-forward", default=2048, within=COUNT, may_idle=True, unplanted="a shape",
+        "width of a dense feed-forward",
+        default=2048, per_layer=True, within=COUNT, may_idle=True, unplanted="a shape",
         needs=(Needs(_has_dense, "'dense' in mlp_layer_types"),),
     )  # fmt: skip
     feed_forward_type: Literal["gated", "clamped_gated", "mlp"] = says(

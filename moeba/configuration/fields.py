@@ -82,6 +82,8 @@ class Facts:
         fills: config -> what it is where nobody says it. Fields declared earlier have their values by then.
         effect: what it changes: what inference computes (`function`), only how that is rounded in float32 too
             (`rounding`), training or the form of outputs (`training`), or nothing that is computed (`metadata`).
+        per_layer: attention, routers or experts read it of their own layer's config (`per_layer_config`); all else is
+            read for all layers at once.
         live: models read it anew at each forward, or never: it may be set on the config of a model that is built.
         wrong: the wrong values that certificates plant.
         unplanted: why there are none.
@@ -95,6 +97,7 @@ class Facts:
     may_idle: bool = False
     fills: Callable[[Any], Any] | None = None
     effect: Literal["function", "rounding", "training", "metadata"] = "function"
+    per_layer: bool = False
     live: bool = False
     wrong: tuple[WrongValue, ...] = ()
     unplanted: str = ""

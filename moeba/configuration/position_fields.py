@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from .fields import Filled, Needs, WrongValue, part, says
 from .model_facts import longrope_switch, rope_of, rotated_width
-from .ranges import COUNT, MOST, POSITIVE, between
+from .ranges import COUNT, MOST, NOT_ZERO, POSITIVE, between
 from .rope_rules import rope_problems
 
 TABLES = ("learned", "sinusoidal", "sinusoidal_fairseq")
@@ -178,7 +178,7 @@ class PositionFields:
         unplanted="as alibi_multiplier",
     )  # fmt: skip
     alibi_multiplier: float | int = says(
-        "factor on that bias", default=1.0, needs=(_SLOPES,),
+        "factor on that bias", default=1.0, within=NOT_ZERO, needs=(_SLOPES,),
         wrong=(WrongValue("slopes of distance doubled", lambda c: {"alibi_multiplier": 2 * c.alibi_multiplier}),),
     )  # fmt: skip
     alibi_dtype: Literal["model", "bfloat16", "float32"] = says(

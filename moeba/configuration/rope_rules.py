@@ -23,6 +23,18 @@ _NEEDED = {
     "yarn": ("factor", "original_max_position_embeddings"),
     "longrope": ("short_factor", "long_factor", "original_max_position_embeddings"),
 }
+# What types read of their own beside `rope_theta`, the part that rotates, and the length of its training.
+_LIKE_YARN = "factor attention_factor beta_fast beta_slow mscale mscale_all_dim truncate"
+_READ = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": tuple(_LIKE_YARN.split()),
+    "longrope": ("factor", "attention_factor", "short_factor", "long_factor"),
+}
+_ALWAYS_READ = (
+    "rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings",
+)  # fmt: skip
 _POSITIVE = (
     "rope_theta", "factor", "attention_factor", "beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor",
 )  # fmt: skip
@@ -56,6 +68,8 @@ def rope_problems(rope: Mapping[str, Any], head_dim: int) -> Iterator[str]:
     if original is not None and not (is_number(original) and original == int(original) and original >= 1):
         yield f"original_max_position_embeddings={original!r} in rope_parameters must be a whole number from 1 on"
         return
+    if kind == "longrope" and original == 1 and rope.get("attention_factor") is None:
+        yield "original_max_position_embeddings=1 in rope_parameters: 'longrope' divides by its logarithm"
     low, high = rope.get("low_freq_factor"), rope.get("high_freq_factor")
     if low is not None and high is not None and high <= low:
         yield f"high_freq_factor={high} in rope_parameters must be above low_freq_factor={low}"
@@ -94,6 +108,30 @@ def two_ropes(values: Mapping[str, Any], rope: Any) -> Iterator[str]:
         value = values.get(name)
         if isinstance(rope, Mapping) and value is not None and rope.get(name, value) not in (value, None):
             yield f"{name}={value} contradicts {name}={rope[name]} in rope_parameters: they are one field"
+
+
+def unread_rope_keys(rope: Mapping[str, Any]) -> list[str]:
+    """`name=value` of settings that this type of rope does not read, with the reason."""
+    by_kind = any(isinstance(value, Mapping) for value in rope.values())
+    if by_kind:
+        beside = [
+            f"{n}={v!r}, beside one dict a kind of layer" for n, v in rope.items() if not _is_of_kind(v)
+        ]
+        return beside + [
+            key for one in rope.values() if isinstance(one, Mapping) for key in unread_rope_keys(one)
+        ]
+    kind = rope.get("rope_type", "default")
+    known = {*_ALWAYS_READ, *_READ.get(kind, ROPE_KEYS)}
+    found = [f"{key}, which no rope type reads" for key in unknown_rope_keys(rope)]
+    return found + [
+        f"{name}={value!r}, which rope_type='{kind}' does not read"
+        for name, value in rope.items()
+        if name in ROPE_KEYS and name not in known
+    ]
+
+
+def _is_of_kind(value: Any) -> bool:
+    return value is None or isinstance(value, Mapping)
 
 
 def unknown_rope_keys(rope: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from .expert_fields import SPARSE, first_sparse, is_uneven
 from .fields import Needs, WrongValue, dropped, part, says
-from .ranges import COUNT, FRACTION, MOST_EXPERTS, NOT_NEGATIVE, POSITIVE, between
+from .ranges import FRACTION, MOST_EXPERTS, NOT_NEGATIVE, POSITIVE, between
 
 # Routers that weigh the best logits only, and the other one.
 TOP_LOGITS = {"topk_softmax": "topk_sigmoid", "topk_sigmoid": "topk_softmax"}
@@ -73,7 +73,7 @@ class RouterFields:
                           _weighs_scores, distinct_experts=True),),
     )  # fmt: skip
     norm_topk_prob: bool = says(
-        "renormalise the chosen scores to sum to 1 (`topk_sigmoid` too)", default=True,
+        "renormalise the chosen scores to sum to 1 (`topk_sigmoid` too)", default=True, per_layer=True,
         needs=(Needs(lambda c: c.router_type in ("topk", "topk_sigmoid"), "router_type 'topk' or 'topk_sigmoid'"),),
         wrong=(WrongValue("renormalisation of the chosen scores flipped",
                           lambda c: {"norm_topk_prob": not c.norm_topk_prob}, chooses),),
@@ -81,37 +81,45 @@ class RouterFields:
     norm_topk_eps: float = says(
         "added to that sum",
         default=0.0,
+        per_layer=True,
         within=NOT_NEGATIVE,
         needs=(_NORMALISED, _TOPK),
         unplanted="lost in rounding",
     )
     norm_topk_min: float = says(
-        "the least that it counts as", default=0.0, within=NOT_NEGATIVE, needs=(_NORMALISED, _TOPK),
+        "the least that it counts as", default=0.0, per_layer=True, within=NOT_NEGATIVE, needs=(_NORMALISED, _TOPK),
         unplanted="lost in rounding",
     )  # fmt: skip
     topk_sorted: bool = says(
         "sum the chosen scores best first, or as top-k leaves them",
         default=True,
+        per_layer=True,
         needs=(_TOPK,),
         effect="rounding",
     )
     n_group: int = says(
         "groups of experts",
         default=1,
+        per_layer=True,
         within=between(1, MOST_EXPERTS),
         needs=(_TOPK,),
         unplanted="as topk_group",
     )
     topk_group: int = says(
         "experts are chosen from that many best groups",
-        default=1, within=between(1, MOST_EXPERTS), needs=(_GROUPS,),
+        default=1, per_layer=True, within=between(1, MOST_EXPERTS), needs=(_GROUPS,),
         wrong=(WrongValue("more or fewer expert groups open", _other_groups, _closes_groups, distinct_experts=True),),
     )  # fmt: skip
     group_scoring: Literal["top2_sum", "max"] = says(
-        "of a group's experts: its score", default="top2_sum", needs=(_GROUPS,), unplanted="as topk_group"
+        "of a group's experts: its score",
+        default="top2_sum",
+        per_layer=True,
+        needs=(_GROUPS,),
+        unplanted="as topk_group",
     )
     group_mask: Literal["excluded", "zero"] = says(
-        "what becomes of the other groups' experts: they score nothing, or `zero` (Mistral 4)", default="excluded",
+        "what becomes of the other groups' experts: they score nothing, or `zero` (Mistral 4)",
+        default="excluded", per_layer=True,
         needs=(_GROUPS,), unplanted="differs where scores are zero",
     )  # fmt: skip
     router_selection_bias: bool = says(
@@ -119,12 +127,14 @@ class RouterFields:
         unplanted="a fault of tensors",
     )  # fmt: skip
     routed_scaling_factor: float | int = says(
-        "factor on the routed experts' weights", default=1.0, within=POSITIVE, needs=(_TOPK,),
+        "factor on the routed experts' weights", default=1.0, per_layer=True, within=POSITIVE, needs=(_TOPK,),
         wrong=(dropped("routed scaling factor dropped", "routed_scaling_factor", 1.0),),
     )  # fmt: skip
-    router_bias: bool = says("bias of the router's projection", default=False, unplanted="a fault of tensors")
+    router_bias: bool = says(
+        "bias of the router's projection", default=False, per_layer=True, unplanted="a fault of tensors"
+    )
     router_logit_softcapping: float | int | None = says(
-        "router logits become `c * tanh(logits / c)`", default=None, within=POSITIVE,
+        "router logits become `c * tanh(logits / c)`", default=None, per_layer=True, within=POSITIVE,
         # A lower cap would leave the choice of experts to their selection bias alone.
         small=lambda cap: cap and max(cap, 2.0),
         wrong=(dropped("router softcap dropped", "router_logit_softcapping", None, distinct_experts=True,
@@ -137,17 +147,18 @@ class RouterFields:
         needs=(_IN_MODEL_DTYPE,), may_idle=True, unplanted=_HALF_PRECISION,
     )  # fmt: skip
     router_matmul_dtype: Literal["model", "float32"] = says(
-        "of its product", default="model",
+        "of its product", default="model", per_layer=True,
         wrong=(WrongValue("router's product in another precision",
                           lambda c: {"router_matmul_dtype": "float32" if c.router_matmul_dtype == "model" else "model"},
                           in_half=True),),
     )  # fmt: skip
     router_score_dtype: Literal["model", "float32"] = says(
-        "of the scores", default="float32", needs=(_TOPK,), unplanted=_HALF_PRECISION
+        "of the scores", default="float32", per_layer=True, needs=(_TOPK,), unplanted=_HALF_PRECISION
     )
     router_weight_dtype: Literal["model", "float32"] = says(
         "of the weights that result; all four decide which experts win in bf16",
         default="model",
+        per_layer=True,
         unplanted=_HALF_PRECISION,
     )
     sparsemixer_eps: float = says(
@@ -163,7 +174,7 @@ class RouterFields:
     router_jitter_draws: int = says(
         "that many times (Phi-3.5-MoE: 2)",
         default=1,
-        within=COUNT,
+        within=between(1, 64),
         needs=(_JITTER,),
         may_idle=True,
         effect="training",

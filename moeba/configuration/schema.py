@@ -6,7 +6,7 @@ refused. What a file says stays: a native config's own idle values come back at 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -15,9 +15,10 @@ from .block_fields import BlockFields, block_problems
 from .expert_fields import ExpertFields, LayerKindFields, expert_problems
 from .feed_forward_fields import FeedForwardFields
 from .fields import Facts, Needs, WrongValue, facts_of
-from .model_facts import each_layer
+from .model_facts import each_layer, rope_of
 from .position_fields import PositionFields, position_problems
 from .ranges import Range, dtype_problems, out_of_range
+from .rope_rules import unread_rope_keys
 from .router_fields import RouterFields, router_problems
 from .training_fields import TrainingFields, record_problems
 from .vocabulary_fields import VocabularyFields, vocabulary_problems
@@ -29,6 +30,7 @@ PARTS: tuple[type, ...] = (
 )  # fmt: skip
 FACTS: dict[str, Facts] = facts_of(*PARTS)
 RANGES: dict[str, Range] = {name: facts.within for name, facts in FACTS.items() if facts.within is not None}
+PER_LAYER = frozenset(name for name, facts in FACTS.items() if facts.per_layer)
 FILLED_IN: dict[str, Callable[[Any], Any]] = {
     name: facts.fills for name, facts in FACTS.items() if facts.fills is not None
 }
@@ -49,12 +51,17 @@ def with_effect(*effects: str) -> frozenset[str]:
     return frozenset(name for name, facts in FACTS.items() if facts.effect in effects)
 
 
+def alone_wrong(values: Mapping[str, Any]) -> Iterator[str]:
+    """Each field whose value alone is wrong, as one sentence."""
+    return out_of_range(values, RANGES, PER_LAYER)
+
+
 def contradictions(config: Any) -> Iterator[str]:
     """What the fields of a config may not say, alone or together, each as one sentence; the simplest first."""
     for name in FILLED_IN:
         if getattr(config, name) is None:
             yield f"{name}=None was set on a config that is made: give a value"
-    yield from out_of_range(vars(config), RANGES)
+    yield from alone_wrong(vars(config))
     yield from dtype_problems(config.dtype, None)
     for rule in _RULES:
         yield from rule(config)
@@ -78,11 +85,14 @@ def said_in_vain(config: Any) -> dict[str, str]:
     if config.is_heterogeneous:
         found = [said_in_vain(layer) for layer in each_layer(config)]
         return {name: why for name, why in found[0].items() if all(name in one for one in found)}
-    return {
+    problems = {
         name: f"{name}={getattr(config, name)!r} has no effect without {needs.words}: leave it out, or set that"
         for name, needs in _idle(config)
         if not _is_usual(config, name)
     }
+    if unread := unread_rope_keys(rope_of(config)):
+        problems["rope_parameters"] = f"rope_parameters has {'; '.join(unread)}"
+    return problems
 
 
 def idle_and_unsaid(config: Any) -> set[str]:

@@ -1,10 +1,11 @@
 """What acts in training or on outputs alone, and what is kept of a model's origin."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 from .fields import part, says
-from .ranges import FRACTION, NOT_NEGATIVE
+from .ranges import FRACTION, NOT_NEGATIVE, short
 
 
 @part()
@@ -12,7 +13,7 @@ class TrainingFields:
     """Dropouts, initialisation, records."""
 
     attention_dropout: float | int = says(
-        "share of attention weights", default=0.0, within=FRACTION, effect="training"
+        "share of attention weights", default=0.0, per_layer=True, within=FRACTION, effect="training"
     )
     hidden_dropout: float | int = says(
         "share of each branch's answer", default=0.0, within=FRACTION, effect="training"
@@ -40,5 +41,13 @@ class TrainingFields:
 
 def record_problems(config: Any) -> Iterator[str]:
     """What records of a model's origin may not be."""
-    if not all(isinstance(said, dict) for said in (config.native_fields or {}).values()):
-        yield f"native_fields={config.native_fields} must hold a dict for each family"
+    if not _is_by_family(config.native_fields or {}):
+        yield f"native_fields={short(config.native_fields)} must hold a dict of JSON values for each family"
+
+
+def _is_by_family(said: dict[Any, Any]) -> bool:
+    try:
+        json.dumps(said)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return all(isinstance(name, str) and isinstance(values, dict) for name, values in said.items())

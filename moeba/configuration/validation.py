@@ -34,6 +34,7 @@ def with_value_errors(config_class: ConfigClass) -> ConfigClass:
             ) as error:  # the library names missing rope settings by the latter
                 cause = error.args[0] if isinstance(error, KeyError) else error.__cause__ or error
                 reason = " ".join(str(cause).split())
+                reason = reason if len(reason) <= 500 else f"{reason[:400]}… ({len(reason)} characters)"
                 raise InvalidConfigError(f"{type(self).__name__}: {reason}") from error
 
         return checked

@@ -1,7 +1,11 @@
 """What a certificate holds of the files that decide a model's function beside its weights, and what changed since.
 
 Config, generation settings and tokenizer settings are held field by field, so that a change can be named and a tool
-may rewrite what says nothing; other tokenizer files, chat templates among them, by their SHA-256.
+may rewrite what says nothing; other tokenizer files, chat templates among them, by their SHA-256. So is a `generate` of
+the folder's own, which transformers takes with `trust_remote_code`.
+
+Code comes into a folder after the proof, which ran this package's. A folder's own must be that, or what this release
+writes; an `auto_map` may name no other.
 """
 
 from __future__ import annotations
@@ -14,10 +18,11 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING
 
+from ..modeling.code_files import AUTO_MAP, code_files, code_in
 from ..tokenization.adopt import tokenizer_files
 from .config_differences import METADATA_FIELDS
 from .hashes import sha256_of
-from .json_files import read_json
+from .json_files import listing, read_json
 
 _CONFIG = "config.json"
 # Fields that decide nothing: who wrote the file, and with what.
@@ -35,6 +40,8 @@ _METADATA: dict[str, set[str]] = {
     "special_tokens_map.json": set(),
     "added_tokens.json": set(),
 }
+_OWN_GENERATE = "custom_generate/generate.py"
+_STOCK = "transformers"
 _OLD_NAMES = {"torch_dtype": "dtype"}
 _LONGEST = 80  # characters of a value that is kept as it is
 _MOST_NAMED = 5  # changed fields of one file
@@ -59,8 +66,36 @@ def changes_since(folder: Path, bound: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def proven_code(is_moeba: bool) -> str:
+    """What computes a model when it is proven: a hash of this package's code, as it travels, or the stock library."""
+    return _joint_sha256(code_files()) if is_moeba else _STOCK
+
+
+def code_changes(folder: Path, proven: str) -> tuple[str, ...]:
+    """One line if a folder names code that is neither what was `proven` (`proven_code`) nor this release's."""
+    try:
+        named = read_json(folder / _CONFIG).get("auto_map")
+    except (ValueError, OSError):  # `changes_since` says so
+        return ()
+    if not named:
+        return ()
+    if proven == _STOCK or named != AUTO_MAP:
+        return (f"{_CONFIG}: auto_map names other code",)
+    ours, found = code_files(), code_in(folder)
+    if found == ours or _joint_sha256(found) == proven:
+        return ()
+    changed = sorted(name for name in {*ours, *found} if ours.get(name) != found.get(name))
+    return (
+        f"{listing(changed)}: not the code that was proven, nor what `moeba bundle` of this release writes",
+    )
+
+
+def _joint_sha256(files: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
 def _deciding(folder: Path) -> list[Path]:
-    named = [folder / name for name in (_CONFIG, "generation_config.json")]
+    named = [folder / name for name in (_CONFIG, "generation_config.json", _OWN_GENERATE)]
     return sorted({*(path for path in named if path.is_file()), *tokenizer_files(folder)})
 
 

@@ -26,12 +26,13 @@ from huggingface_hub.errors import (
 )
 
 from ..configuration import MoebaConfig
-from .families import family_of
+from .families import family_of_config
 from .hashes import sha256_of
 from .inputs import Inputs
 from .json_files import listing, read_json
+from .paths import expanded
 from .pieces import TensorSource, read_pieces
-from .selection import HUB_PATTERNS, select_side_files
+from .selection import HUB_PATTERNS
 from .sizes import check_names, check_sizes
 from .weight_files import (
     DTYPES,
@@ -85,7 +86,7 @@ class Checkpoint:
     inputs: Inputs  # the files that tensors are read from, as they were when it was opened
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).expanduser()
+        self.folder = expanded(folder)
         if not self.folder.exists():
             raise FileNotFoundError(f"there is no folder {self.folder}")
         if not self.folder.is_dir():
@@ -101,15 +102,6 @@ class Checkpoint:
         self._header_sizes = {file.path: file.header_size for file in files}
         self._sha256: dict[str, str] = {}
         self.inputs = Inputs(self.weight_files)
-
-    @property
-    def side_files(self) -> tuple[Path, ...]:
-        """Tokenizer, generation config, licence, …: what travels with the weights, sorted by name.
-
-        Raises:
-            ValueError: see `select_side_files`.
-        """
-        return tuple(self.folder / path for path in select_side_files(self.folder).files)
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor called `name`, bit for bit as stored, contiguous on the CPU and shared with nothing.
@@ -174,7 +166,7 @@ def resolve(path_or_repo_id: str | Path, revision: str | None = None, *, any_typ
     """
     if not str(path_or_repo_id).strip():
         raise ValueError("the path is empty: give the model's folder, or . for this one")
-    path = Path(path_or_repo_id).expanduser()
+    path = expanded(path_or_repo_id)
     if path.is_dir():
         return path
     if path.exists():
@@ -241,7 +233,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _refuse_unsupported(config: Mapping[str, Any]) -> None:
     """Raise the ValueError that says why a model of this config cannot be converted."""
     if config.get("model_type") != MoebaConfig.model_type:
-        family_of(config.get("model_type"))
+        family_of_config(config)
 
 
 def _download(repo_id: str, revision: str | None, any_type: bool) -> Path:

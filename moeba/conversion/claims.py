@@ -103,9 +103,9 @@ CLAIMS: tuple[Claim, ...] = (
         "the stock cache forgets what is further back, and the stock attention does not",
         int,
     ),
-    Claim(
+    Claim(  # shared code asks for it where there is no window
         ("attention_chunk_size",),
-        lambda v, c: v >= c.max_position_embeddings,
+        lambda v, c: c.sliding_window is not None or v >= c.max_position_embeddings,
         "attention within chunks only",
         int,
     ),
@@ -129,8 +129,8 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(("use_dynamic_ntk", "use_logn_attn", "attn_temperature_tuning", "position_embedding_xdrope"), _never,
           "attention changes with the length of the text", bool),
     Claim(("rotary_dim",), lambda v, c: v == _rotated(c), "rope turns so many entries of a head", int),
-    Claim(("rotary_pct", "rope_pct", "rotary_percent"), lambda v, c: int(v * c.rotary_head_dim) == _rotated(c),
-          "rope turns this part of a head", _NUMBER),
+    Claim(("rotary_pct", "rope_pct", "rope_percent", "rotary_percent"),
+          lambda v, c: int(v * c.rotary_head_dim) == _rotated(c), "rope turns this part of a head", _NUMBER),
     Claim(("rope_ratio",), lambda v, c: v == 1, "positions are counted in other steps", _NUMBER),
     Claim(("scale_attn_weights",), lambda v, c: bool(v), "scores are not divided by the root of a head's width", bool),
     Claim(("clip_qkv",), lambda v, c: _same_cap(v, c.clip_qkv), "queries, keys and values are clamped", _NUMBER),

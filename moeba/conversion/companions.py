@@ -6,7 +6,7 @@ Found later, it would be said of a folder in the making, after hours of copying,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,17 @@ _OBJECTS = ("generation_config.json", "tokenizer_config.json", "special_tokens_m
 _TOKENIZER = "tokenizer.json"
 
 
-def check_companions(folder: Path, vocab_size: int | None) -> None:
+def check_companions(folder: Path, vocab_size: int | None, records: Sequence[str] = ()) -> None:
     """Refuse a folder whose tokenizer, generation settings or card cannot be read, or do not fit the model.
 
     Args:
         vocab_size: rows of the embedding, where they are known.
+        records: further JSON files that the operation reads, if they are there.
 
     Raises:
         ValueError: names each file, and what is wrong with it.
     """
-    problems = [*_unreadable(folder)]
+    problems = [*_unreadable(folder, records)]
     if problems:
         raise ValueError(listing(problems))
     ids = _token_ids(folder)
@@ -43,8 +44,8 @@ def check_companions(folder: Path, vocab_size: int | None) -> None:
         )
 
 
-def _unreadable(folder: Path) -> Iterator[str]:
-    for name in _OBJECTS:
+def _unreadable(folder: Path, records: Sequence[str]) -> Iterator[str]:
+    for name in (*_OBJECTS, *records):
         path = folder / name
         if path.is_file():
             try:

@@ -260,6 +260,9 @@ def to_moeba(rows: Sequence[ConfigRow], native: PreTrainedConfig) -> MoebaConfig
             ours.update(row.to_ours(values))
         except ValueError as error:
             problems.append(str(error))
+        except ArithmeticError as error:  # a number that a root or a share is taken of
+            given = ", ".join(f"{name}={values[name]!r}" for name in row.theirs)
+            problems.append(f"{given} gives no number ({one_line(error)})")
     problems += [
         f"{name}={value_of(native, name)!r} has no row in the table"
         for name in sorted(field_names(type(native)) - known)
@@ -341,8 +344,13 @@ def nearest_native(rows: Sequence[ConfigRow], model_type: str, config: MoebaConf
         if not uneven:
             raise
         raise CannotHold(model_type, uneven) from error
-    except ValueError as error:
-        raise ValueError(f"'{model_type}' cannot hold this model: {one_line(error)}") from error
+    except (ValueError, ArithmeticError) as error:
+        told = (
+            one_line(error)
+            if isinstance(error, ValueError)
+            else f"{row.theirs} would be no numbers ({error})"
+        )
+        raise ValueError(f"'{model_type}' cannot hold this model: {told}") from error
     labels = {name: values.pop(name) for name in ("id2label", "label2id")}
     if config.num_labels != 2:
         values.update(labels)

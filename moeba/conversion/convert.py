@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from ..configuration import MoebaConfig
 from ..modeling.code_files import AUTO_MAP, write_code
-from ..tokenization.adopt import use_stock_names
+from ..tokenization.adopt import check_stock_reading, use_stock_names
 from .checkpoint import Checkpoint, resolve
 from .families import family_of
 from .family import Family
@@ -87,6 +87,7 @@ def export(
     plan = first_that_holds(planned, kind) if to == "auto" else planned(to)
     recipe = {"to": to, "chosen": plan.target_config["model_type"]}
     family = family_of(plan.target_config["model_type"])
+    check_stock_reading(checkpoint.folder, plan.target_config["model_type"])
     origin = Origin(checkpoint, str(source), revision)
     job = Job(plan, [origin], Path(destination), recipe, partial(save_native, config, family))
     return job.run(options)
@@ -102,8 +103,11 @@ def read_native(
     return config, {name: planned.read(name) for name in planned.tensors}
 
 
-def moeba_config(checkpoint: Checkpoint) -> MoebaConfig:
+def moeba_config(checkpoint: Checkpoint, keeps_unknown: bool = False) -> MoebaConfig:
     """The config of a Moeba folder.
+
+    Args:
+        keeps_unknown: take attributes that are no fields, as where a model is loaded: they change nothing.
 
     Raises:
         ValueError: the folder holds a model of another type, or its config is invalid.
@@ -114,7 +118,8 @@ def moeba_config(checkpoint: Checkpoint) -> MoebaConfig:
             f"{checkpoint.folder} holds a {model_type!r} model, not a Moeba one: convert it first (moeba convert)."
         )
     try:
-        MoebaConfig.refuse_unknown(checkpoint.config)
+        if not keeps_unknown:
+            MoebaConfig.refuse_unknown(checkpoint.config)
         return MoebaConfig.from_dict(dict(checkpoint.config))
     except Exception as error:
         raise ValueError(f"{checkpoint.folder}/config.json: {' '.join(str(error).split())}") from error

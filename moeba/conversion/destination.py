@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, BinaryIO
 
 from .json_files import listing
+from .paths import expanded, resolved
 from .replaceable import LOCK, PROGRESS, check_replaceable
 
 # There are no such locks on Windows.
@@ -29,20 +30,20 @@ def check_destination(source_folder: str | Path, destination: str | Path, overwr
             cannot be replaced, such as the current one; or its parent cannot be written.
     """
     check_apart(source_folder, destination)
-    check_free(Path(destination).expanduser().resolve(), overwrite, [Path(source_folder).expanduser()])
+    check_free(resolved(destination), overwrite, [expanded(source_folder)])
 
 
 def check_apart(source_folder: str | Path, destination: str | Path) -> None:
     """Refuse a destination that is the source, inside it or around it or its files; see `check_destination`."""
-    origin = Path(source_folder).expanduser().resolve()
-    target = Path(destination).expanduser().resolve()
+    origin = resolved(source_folder)
+    target = resolved(destination)
     if origin == target or (target.exists() and os.path.samefile(origin, target)):
         raise ValueError(f"{destination} is the source itself: choose another destination")
     if origin in target.parents or target in origin.parents:
         inside = "inside" if origin in target.parents else "around"
         raise ValueError(f"{destination} is {inside} the source {source_folder}: choose another destination")
     linked = [path.name for path in origin.iterdir() if path.is_symlink()] if origin.is_dir() else []
-    if found := [name for name in linked if target in (origin / name).resolve().parents]:
+    if found := [name for name in linked if target in resolved(origin / name).parents]:
         raise ValueError(
             f"{destination} holds files that the source {source_folder} links to: {listing(found)}; choose another "
             "destination"
@@ -56,6 +57,8 @@ def check_free(destination: Path, overwrite: bool, origins: Iterable[Path] = ())
         destination: resolved.
         origins: folders that are read; a file at the destination that lies there too is not lost.
     """
+    if destination.is_symlink():
+        raise ValueError(f"{destination} is a link that leads in a circle: choose another destination")
     if destination.exists():
         if not destination.is_dir():
             raise ValueError(f"{destination} is a file: choose another destination")
@@ -73,7 +76,7 @@ def check_free(destination: Path, overwrite: bool, origins: Iterable[Path] = ())
 
 def _check_place(destination: Path) -> None:
     """Refuse to replace a folder that people or systems stand in, whatever it holds."""
-    here, home = Path.cwd().resolve(), Path.home().resolve()
+    here, home = resolved("."), resolved("~")
     for what, place in (("the current folder", here), ("your home folder", home)):
         if destination == place or destination in place.parents:
             around = "is" if destination == place else "is around"

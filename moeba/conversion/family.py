@@ -40,6 +40,7 @@ class Family:
         since: the release of transformers that brought it; empty for those of the oldest one that Moeba runs with.
         trains_otherwise: what the stock model drops out in training that ours does not, if its dropouts are above 0.
         reordered: why float32 sums run in another order than the stock model's; empty where logits are bit-identical.
+        served_as: the class name by which engines and published checkpoints call it, where it is not transformers' own.
         rounds_otherwise: what `reordered` says also moves roundings in half precision, beyond those of the sums.
     """
 
@@ -55,6 +56,12 @@ class Family:
     reordered: str = ""
     rounds_otherwise: bool = False
     trains_otherwise: str = ""
+    served_as: str = ""
+
+    @property
+    def exported_architecture(self) -> str:
+        """The class name that exports give in config.json, by which engines find their code."""
+        return self.served_as or self.architecture
 
     @property
     def layer_prefix(self) -> str:
@@ -101,7 +108,7 @@ class Family:
         native = self._translated(config)
         kept = (config.native_fields or {}).get(self.model_type, {})
         restore(native, kept, self.config_rows, self._interleaved)
-        native.architectures = [self.architecture]
+        native.architectures = [self.exported_architecture]
         return native
 
     def rederived(self, config: MoebaConfig) -> MoebaConfig:

@@ -20,15 +20,19 @@ from .destination import check_apart, check_free, partial_folder
 from .hashes import hashing
 from .inputs import Inputs
 from .json_files import read_json
+from .paths import resolved
 from .plan import Plan
 from .provenance import CERTIFICATE_FILE, OWN_FILES, describe_source, read_history, write_provenance
 from .selection import (
     LeftOut,
     SideFiles,
+    check_read,
     drop_foreign_code,
     names_only,
+    refuse,
+    scrub_companions,
     scrub_records,
-    scrub_tokenizer,
+    secret_in,
     select_side_files,
 )
 from .shards import parse_size
@@ -87,7 +91,7 @@ def _leftovers_told(destination: Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        folder = partial_folder(destination.expanduser().resolve())
+        folder = partial_folder(resolved(destination))
         text = str(error).rstrip(".")
         if folder.exists() and str(folder) not in text:
             error.args = (
@@ -106,7 +110,7 @@ def check_start(origins: Sequence[Origin], destination: str | Path, options: Run
     for origin in origins:
         check_apart(origin.checkpoint.folder, destination)
     folders = [origin.checkpoint.folder for origin in origins]
-    check_free(Path(destination).expanduser().resolve(), options.overwrite, folders)
+    check_free(resolved(destination), options.overwrite, folders)
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,9 @@ class Job:
         """
         rows = None if self.brings_tokenizer else self.plan.target_config.get("vocab_size")
         check_companions(self.origins[0].checkpoint.folder, rows)
+        for origin in self.origins:
+            read = origin.checkpoint
+            check_read(read.folder, [path.name for path in read.weight_files])
         side_files = self._side_files()
         self._left_out = list(side_files.left_out)
         if options.dry_run:
@@ -226,7 +233,7 @@ class Job:
             (folder / path).parent.mkdir(exist_ok=True)
             shutil.copyfile(first.folder / path, folder / path)
         self._left_out += drop_foreign_code(folder)
-        scrub_tokenizer(folder)
+        scrub_companions(folder)
         self.save_config(folder)
         if read_json(folder / "config.json").get("model_type") != MoebaConfig.model_type:
             self._left_out += drop_foreign_code(folder, ("config.json",))
@@ -240,6 +247,9 @@ class Job:
             names_only(read_history(first.folder)),
             lossy=self.lossy,
         )
+        # Such as in the comments of a recipe: said before it is proven, and never published.
+        written = [folder / name for name in OWN_FILES if (folder / name).is_file()]
+        refuse(folder, [f"{path.name} ({reason})" for path in written if (reason := secret_in(path))])
 
     def _certify(self, folder: Path) -> Outcome:
         return Outcome(certify_folders(self.origins[0].checkpoint.folder, folder))

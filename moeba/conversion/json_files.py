@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+_DEEPEST = 100  # levels of JSON; files that people and tools write have a few
 _LISTED = 10  # whatever is listed: more is not read, and buries what else is said
 
 
@@ -18,7 +19,9 @@ def listing(offenders: Sequence[str]) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. ValueError where it is not valid, not an object, or says a key twice."""
+    """The JSON object in `path`. ValueError where it is no file, not valid, not an object, or says a key twice."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file, but a folder, a pipe or a device")
     return parse_json(path.read_bytes(), str(path))
 
 
@@ -38,4 +41,10 @@ def parse_json(text: bytes, what: str) -> dict[str, Any]:
         raise ValueError(f"{what} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{what} must hold a JSON object, not a {type(value).__name__}")
+    level: list[Any] = [value]
+    for _ in range(_DEEPEST):
+        inside = (item for one in level for item in (one.values() if isinstance(one, dict) else one))
+        level = [item for item in inside if isinstance(item, dict | list)]
+    if level:  # whoever goes through it by recursion would end in it
+        raise ValueError(f"{what} is nested more than {_DEEPEST} levels deep")
     return value

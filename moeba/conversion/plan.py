@@ -17,7 +17,7 @@ from ..library.window import installed, is_newer_than_installed
 from ..modeling import MoebaForCausalLM
 from .checkpoint import Checkpoint, TensorSource
 from .config_differences import differences
-from .families import family_of
+from .families import family_of_config
 from .family import Family
 from .foreign_names import describe_foreign_names
 from .json_files import listing
@@ -163,7 +163,7 @@ def plan_import(checkpoint: Checkpoint, strict: bool = False) -> tuple[Plan, Moe
     Raises:
         ValueError: one sentence with every unsupported field, or every missing, unexpected or misshapen tensor.
     """
-    family = family_of(checkpoint.config.get("model_type"))
+    family = family_of_config(checkpoint.config)
     _refuse_quantized(checkpoint.config)
     config = family.take(checkpoint.config, strict)
     names = _Names(checkpoint, family)

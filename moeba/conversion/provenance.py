@@ -13,7 +13,8 @@ from huggingface_hub import ModelCard
 from ..version import __version__
 from .checkpoint import Checkpoint
 from .json_files import read_json
-from .selection import what_it_is
+from .paths import expanded
+from .selection import names_only, what_it_is
 
 FILE = "moeba_provenance.json"
 CERTIFICATE_FILE = "parity.json"
@@ -38,13 +39,13 @@ def describe_source(checkpoint: Checkpoint, given: str, revision: str | None) ->
 
     The record is published with the model, so it holds no path of this machine.
     """
-    local = Path(given).expanduser().exists()
+    local = expanded(given).exists()
     return {
         "path": checkpoint.folder.resolve().name if local else None,
         "repo_id": None if local else given,
         "revision": revision,
         "model_type": checkpoint.config.get("model_type"),
-        **_card_facts(checkpoint.folder),
+        **names_only(_card_facts(checkpoint.folder)),
         "files": checkpoint.sha256(),
     }
 

@@ -13,6 +13,7 @@ from typing import Any
 from ..modeling.code_files import code_files
 from ..tokenization.adopt import TOKENIZER_FILES, TOKENIZER_PATTERNS
 from .json_files import listing, read_json
+from .paths import resolved
 from .provenance import FILE as PROVENANCE
 from .provenance import OWN_FILES
 from .weight_files import PICKLE_FILE, PICKLE_INDEX, SAFE_FILE, SAFE_INDEX
@@ -105,7 +106,7 @@ def _lies_in(path: Path, inside: PurePosixPath, origins: Iterable[Path]) -> bool
     return any(
         path.is_file()
         and twin.is_file()
-        and twin.resolve() != path.resolve()
+        and resolved(twin) != resolved(path)
         and filecmp.cmp(path, twin, shallow=False)
         for twin in twins
     )

@@ -15,7 +15,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING
 
 from ..configuration import MoebaConfig
-from ..configuration.ranges import MOST_EXPERTS, MOST_LAYERS
+from ..configuration.ranges import MOST_EXPERTS, MOST_LABELS, MOST_LAYERS, short
 from .json_files import listing
 from .weight_files import TensorInfo
 
@@ -28,22 +28,47 @@ _SIZE = re.compile(
 _NO_SIZE = re.compile(r"position|ctx|context|window|token_id|seq|length|chunk|logits|labels", re.IGNORECASE)
 
 
+_OBJECT, _NAME = (Mapping, "JSON object"), (str | Mapping, "name of an implementation")
+_KINDS: dict[str, tuple[Any, str]] = {
+    **dict.fromkeys(
+        (
+            "quantization_config",
+            "auto_map",
+            "rope_parameters",
+            "rope_scaling",
+            "text_config",
+            "per_layer_config",
+        ),
+        _OBJECT,
+    ),
+    **dict.fromkeys(
+        ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation"),
+        _NAME,
+    ),
+}
+
+
 def check_names(config: Mapping[str, Any], where: str) -> None:
     """Refuse a config.json whose fields that every reader looks at are of the wrong kind.
 
     Raises:
         ValueError: names the field and its value.
     """
-    for name in ("quantization_config", "auto_map", "rope_parameters", "rope_scaling"):
-        if not isinstance(config.get(name), Mapping | None):
-            raise ValueError(f"{where} has {name}={config[name]!r}, which is no JSON object")
+    for name, (kind, words) in _KINDS.items():
+        if not isinstance(value := config.get(name), kind | None):
+            raise ValueError(f"{where} has {name}={short(value)}, which is no {words}")
+    uneven = config.get("per_layer_config") or {}
+    if not all(isinstance(sizes, Mapping) for sizes in uneven.values()):
+        raise ValueError(f"{where} has per_layer_config={short(uneven)}, which holds no JSON object a layer")
     classes = config.get("architectures")
-    if not isinstance(config.get("model_type", ""), str):
-        raise ValueError(f"{where} has model_type={config['model_type']!r}, which is no name of a family")
+    if not isinstance(name := config.get("model_type", ""), str) or len(name) > 100:
+        raise ValueError(
+            f"{where} has model_type={short(config['model_type'])}, which is no name of a family"
+        )
     if classes is not None and not (
         isinstance(classes, list) and all(isinstance(name, str) for name in classes)
     ):
-        raise ValueError(f"{where} has architectures={classes!r}, which is no list of names")
+        raise ValueError(f"{where} has architectures={short(classes)}, which is no list of names")
 
 
 def check_sizes(
@@ -60,6 +85,9 @@ def check_sizes(
     Raises:
         ValueError: names each field and value.
     """
+    labels = config.get("num_labels")  # the library makes a name for each
+    if isinstance(labels, int | float) and not 0 <= labels <= MOST_LABELS:
+        raise ValueError(f"{where} has num_labels={short(labels)}: at most {MOST_LABELS} are taken")
     if tensors is None:
         layers, most, known = MOST_LAYERS, 2**31 - 1, "more than any model has"
     else:
@@ -67,7 +95,7 @@ def check_sizes(
         layers, most = len(tensors), max(MOST_EXPERTS, len(tensors), largest)
         known = f"the checkpoint has {len(tensors)} tensors, and {largest} is their largest dimension"
     found = [
-        f"{name}={value}"
+        f"{name}={short(value)}"
         for name, value in _sizes(config)
         if value > (layers if name.rpartition(".")[2] in _LAYERS else most)
     ]

@@ -147,16 +147,19 @@ def _as_reread(native: PreTrainedConfig, rows: Sequence[ConfigRow]) -> MoebaConf
     return to_moeba(rows, read_native_config(native.to_dict()))
 
 
+def _place(native: PreTrainedConfig, name: str) -> tuple[Any, str]:
+    """The config that has a key, and its name there: a dot leads into a nested config, or is part of the name."""
+    outer, _, inner = name.partition(".")
+    return (getattr(native, outer), inner) if inner and outer in type(native).sub_configs else (native, name)
+
+
 def _said(
     native: PreTrainedConfig, values: Mapping[str, Any], config: MoebaConfig, rows: Sequence[ConfigRow]
 ) -> bool:
     """Set fields, if the function stays that of `config`."""
     before = []
     for name, value in values.items():
-        owner: Any = native
-        *outer, field = name.split(".")
-        for part in outer:
-            owner = getattr(owner, part)
+        owner, field = _place(native, name)
         before.append((owner, field, field in vars(owner), getattr(owner, field, None)))
         try:
             setattr(owner, field, copy.deepcopy(value))

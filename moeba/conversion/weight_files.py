@@ -254,7 +254,11 @@ def _read_header(path: Path) -> bytes:
 def _parse_header(path: Path, header: bytes) -> list[tuple[TensorInfo, int]]:
     """Every tensor with the offset of its first byte in the data, in that order; they fill the file."""
     fields = parse_json(header, f"the header of {path}")
-    fields.pop("__metadata__", None)
+    metadata = fields.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise ValueError(
+            f"{path} has a wrong header: its __metadata__ is {str(metadata)[:80]}, and not texts by name"
+        )
     if malformed := [f"{name}: {entry}"[:200] for name, entry in fields.items() if not _is_entry(entry)]:
         raise ValueError(f"{path} has malformed or unknown header entries: {listing(malformed)}")
     spans = sorted((*entry["data_offsets"], name) for name, entry in fields.items())

@@ -3,7 +3,8 @@
 - Finished weight files lie in it under their names; `.progress.json` says which they are, and of what they are made.
 - What is added at the end, config.json among it, goes into a folder inside, where the weights are links. They lead
   through this process's open files and end with it: whatever a kill leaves lacks its config or its weights, and no
-  library loads it as a model that was never proven. (Where there is no /proc, the links are plain ones.)
+  library loads it as a model that was never proven. Where there is no /proc (macOS, Windows), the links are plain ones:
+  killed while it is proven, a run leaves `.NAME.partial/unproven`, which would load, and which the next one clears.
 - When all is proven, the files move up, config.json last, and the folder is renamed.
 """
 

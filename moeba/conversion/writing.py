@@ -23,6 +23,7 @@ from .checkpoint import TensorSource
 from .destination import Flusher, check_destination, sync
 from .hashes import RunningHash, remember, sha256_of
 from .inputs import Inputs
+from .paths import resolved
 from .shards import Recipe, Shard, check_recipes, lay_out, parse_size, put, write_recipe
 from .threads import one_thread
 from .weight_files import SAFE_INDEX
@@ -152,7 +153,7 @@ def write_folder(
         OSError: the disk is full or may not be written; what was finished is kept for the next run.
     """
     started = time.perf_counter()
-    destination = Path(destination).expanduser().resolve()
+    destination = resolved(destination)
     place = Workplace(destination, inputs or Inputs(()), list(origins), overwrite, disposable)
     run = _Run(place, parts, progress or (lambda done, total, what: None))
     with _explained(run), place.opened(digest, {part.file: part.words for part in parts}):

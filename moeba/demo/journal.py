@@ -16,8 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..conversion.destination import locked, remove
+from ..conversion.replaceable import LOCK
+
 FILE = "steps.json"
 VERSION = 1
+_UNFINISHED = ".*.unfinished"
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,23 @@ class Journal:
             raise ValueError(f"{folder} is not empty and no demo wrote it: choose another folder")
         else:
             self._write()
+
+    @classmethod
+    @contextmanager
+    def opened(cls, folder: Path) -> Iterator[Journal]:
+        """Hold the folder for this run alone, without what a killed one left unfinished.
+
+        Raises:
+            ValueError: see the class; or another run is at work.
+        """
+        cls(folder)
+        with locked(folder):
+            for left in folder.glob(_UNFINISHED):
+                remove(left)
+            try:
+                yield cls(folder)
+            finally:
+                (folder / LOCK).unlink(missing_ok=True)
 
     def find(self, name: str, key: str) -> Entry | None:
         """The entry of a step that was done with the same key and whose folder is still there."""
@@ -103,10 +124,12 @@ def key_of(name: str, settings: dict[str, Any], inputs: Sequence[str], versions:
 
 @contextmanager
 def complete_or_absent(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes its name only when the block ends well."""
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
+    """A folder to write into that takes its name only when the block ends well; else it is gone."""
+    unfinished = folder.with_name(_UNFINISHED.replace("*", folder.name))
     unfinished.mkdir()
-    yield unfinished
-    os.rename(unfinished, folder)
+    try:
+        yield unfinished
+        os.rename(unfinished, folder)
+    except BaseException:
+        shutil.rmtree(unfinished)
+        raise

@@ -16,6 +16,7 @@ import transformers
 
 import moeba
 
+from ..conversion.paths import expanded
 from .journal import Entry, Journal, key_of
 from .settings import DemoSettings
 from .steps import STEPS, Step, Workspace
@@ -34,15 +35,15 @@ def run(
         One entry a step, with its figures, its proof in one line, and its time.
 
     Raises:
-        ValueError: `folder` holds something else, or a step failed to prove what it claims.
+        ValueError: `folder` holds something else, another run is at work in it, or a step failed to prove what it
+            claims.
     """
     settings, watcher = settings or DemoSettings(), watcher or Watcher()
-    root = Path(folder).expanduser()
-    journal = Journal(root)
+    root = expanded(folder)
     keys: dict[str, str] = {}
     done = []
     program = _program()
-    with _all_cores():
+    with _all_cores(), Journal.opened(root) as journal:
         for number, step in enumerate(STEPS, start=1):
             inputs = [keys[name] for name in step.reads]
             keys[step.name] = key_of(step.name, asdict(settings), inputs, program)

@@ -13,6 +13,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from ..conversion.checkpoint import sha256_of
+from ..conversion.paths import expanded
 
 _TEXT = "text"
 # Ending of a file -> builder of `datasets`; text is read here.
@@ -82,7 +83,7 @@ def load_rows(
         import datasets
     except ImportError as error:
         raise ImportError('evaluating needs datasets: pip install "moeba[evaluate]"') from error
-    path = Path(dataset).expanduser()
+    path = expanded(dataset)
     if path.exists():
         source, arguments = _local(path, {"config": config, "split": split, "revision": revision})
     else:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..conversion.checkpoint import Checkpoint, resolve
+from ..conversion.paths import expanded
 from ..conversion.provenance import versions
 from .datasets import Rows, load_rows
 from .language_modeling import BATCH
@@ -126,7 +127,7 @@ def _measure(
             progress(done, total, subject.name)
 
     figures = task.measure(subject, tell)
-    path = Path(subject.name).expanduser()
+    path = expanded(subject.name)
     parameter = next(subject.model.parameters())
     settings = {
         **task.settings,
@@ -170,7 +171,7 @@ def _window(window: int | None, models: dict[str, Path], trust_remote_code: bool
 
 def _hashes(name: str, folder: Path) -> dict[str, str]:
     """Of the weight files, before the work begins: what cannot be saved is said now."""
-    if not Path(name).expanduser().is_dir():
+    if not expanded(name).is_dir():
         raise ValueError(
             f"{name} is a model of the Hub, and results are written into a folder: download it first"
         )

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from ..conversion.checkpoint import listing
+from ..conversion.stock_loading import load_stock, load_tokenizer
 from .scoring import check_causal
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -64,12 +65,16 @@ def load_subject(
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:
-        raise ValueError(f"{name} has no tokenizer that loads: {' '.join(str(error).split())}") from error
+        tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
-    model, loading = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=kind, trust_remote_code=trust_remote_code, output_loading_info=True
+    model, loading = load_stock(
+        AutoModelForCausalLM,
+        folder,
+        dtype=kind,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
     )
     # The library fills such weights with random values, and only warns.
     if unfilled := [*loading["missing_keys"], *map(str, loading["mismatched_keys"])]:
@@ -87,8 +92,8 @@ def load_subject(
 
 def longest_input(folder: Path, trust_remote_code: bool = False) -> int | None:
     """Tokens that a model was made for, as its config says; None where it says nothing."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).get_text_config()
-    return getattr(config, "max_position_embeddings", None)
+    config = load_stock(AutoConfig, folder, trust_remote_code=trust_remote_code)
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def _device(name: str | None) -> torch.device:

@@ -12,12 +12,15 @@ from transformers.utils import logging
 from ..configuration import MoebaConfig
 from ..conversion.checkpoint import Checkpoint
 from ..conversion.companions import check_companions
+from ..conversion.convert import moeba_config
 from ..conversion.copying import CopiedPart
 from ..conversion.json_files import listing, read_json
+from ..conversion.paths import expanded, resolved
 from ..conversion.provenance import OWN_FILES
 from ..conversion.selection import (
     ENTRIES,
     LeftOut,
+    check_read,
     drop_foreign_code,
     refuse,
     secret_in,
@@ -60,18 +63,13 @@ def bundle(
             holds a secret or is a link that leads out of the folder; or the destination is taken, would damage
             something or cannot be linked to.
     """
-    source = Path(source).expanduser()
+    source = expanded(source)
     check_destination(source, destination, overwrite)
     checkpoint = Checkpoint(source)
-    if checkpoint.config.get("model_type") != MoebaConfig.model_type:
-        raise ValueError(
-            f"{source} is a '{checkpoint.config.get('model_type')}' checkpoint and not a Moeba one: "
-            "convert it first (moeba.convert), then bundle the result"
-        )
-    check_companions(source, checkpoint.config.get("vocab_size"))
-    if (surgery := source / SURGERY).is_file():
-        read_json(surgery)  # which the card tells of: a broken one is named where it lies
-    destination = Path(destination).expanduser().resolve()
+    moeba_config(checkpoint, keeps_unknown=True)
+    check_companions(source, checkpoint.config.get("vocab_size"), (SURGERY,))
+    check_read(source, [path.name for path in checkpoint.weight_files])
+    destination = resolved(destination)
     files, left_out = _side_files(checkpoint)
 
     def finish(folder: Path) -> None:

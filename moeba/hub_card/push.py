@@ -13,6 +13,7 @@ from huggingface_hub import CommitInfo, HfApi, ModelCard
 
 from ..configuration import MoebaConfig
 from ..conversion.checkpoint import Checkpoint
+from ..conversion.paths import expanded
 from ..conversion.scratch import scratch
 from ..conversion.selection import names_foreign_code
 from ..conversion.weight_files import WEIGHT_SUFFIXES
@@ -91,13 +92,13 @@ def push(
         PushError: the Hub or the network refused; nothing was committed, or the message says otherwise.
     """
     say_untested()
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     if pr and branch:
         raise ValueError(
             f"pr and branch={branch!r}: a pull request is opened on the main branch; leave one out"
         )
-    is_moeba, weights = _check_complete(folder)
-    files, left_out = select_files(folder, include_training, code_files() if is_moeba else (), weights)
+    is_moeba = _check_complete(folder)
+    files, left_out = select_files(folder, include_training, code_files() if is_moeba else ())
     with _staged(folder, files) as stage:
         left_out += guard(stage)
         if dry_run:
@@ -127,12 +128,12 @@ def push(
     return PushResult(remote.repo_id, files, left_out, commit, commit.oid != remote.head, notes)
 
 
-def _check_complete(folder: Path) -> tuple[bool, set[str]]:
-    """Refuse a folder that no model could be loaded from; whether it is Moeba's, and the names of its weight files."""
+def _check_complete(folder: Path) -> bool:
+    """Refuse a folder that no model could be loaded from; whether it is Moeba's."""
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
     if (folder / _ADAPTER_FILE).is_file():
-        return False, set()
+        return False
     checkpoint = Checkpoint(folder)  # refuses missing shards and damaged files
     is_moeba = checkpoint.config.get("model_type") == MoebaConfig.model_type
     if not is_moeba and names_foreign_code(checkpoint.config):
@@ -140,7 +141,7 @@ def _check_complete(folder: Path) -> tuple[bool, set[str]]:
             f"{folder}/config.json names code (auto_map) that its readers would have to trust, and code of others is "
             "not pushed: take the entry out if transformers knows the model, or else upload it with `hf upload`"
         )
-    return is_moeba, {path.name for path in checkpoint.weight_files}
+    return is_moeba
 
 
 @contextmanager

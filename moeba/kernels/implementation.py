@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from types import ModuleType
 
 import torch
 from torch import nn
 
+from ..library.torch_internals import is_transformed
 from ..library.upstream import ALL_EXPERTS_FUNCTIONS, logging
 from . import composed, cpu, gpu
-from .layer import layer_of
+from .layer import foreign_type, layer_of
 from .memory import release_gradient_memory
 
 logger = logging.get_logger(__name__)
 
 NAME = "moeba"
+_SHARDED = "DTensor"
 # The fastest first. Each has `obstacle(layer, hidden)`, why it cannot run, and `run(layer, hidden, index, weights)`.
 PATHS: dict[str, tuple[ModuleType, ...]] = {"cpu": (cpu, composed), "cuda": (gpu,)}
 
@@ -24,11 +27,12 @@ def moeba_experts_forward(
 ) -> torch.Tensor:
     """The experts' answer, `[tokens, hidden]` in and out; `top_k_index` and `top_k_weights` `[tokens, top_k]`.
 
-    Takes the fastest path that can run this module here, and transformers' `grouped_mm` where none can or where
-    `torch.export` or `torch.jit.trace` records the model.
+    Takes the fastest path that can run this module here, and transformers' `grouped_mm` where none can, where
+    `torch.export` or `torch.jit.trace` records the model, and under `torch.func`; for quantised tensors the module's
+    own loop over experts.
     """
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
-        # The recorded program is to run where Moeba's operators are not.
+    if torch.compiler.is_exporting() or torch.jit.is_tracing() or is_transformed():
+        # The recorded program is to run where Moeba's operators are not, and those know no transforms.
         return ALL_EXPERTS_FUNCTIONS["grouped_mm"](self, hidden_states, top_k_index, top_k_weights)
     layer = layer_of(self)
     for path in PATHS.get(hidden_states.device.type, ()):
@@ -36,6 +40,12 @@ def moeba_experts_forward(
         if reason is None:
             return path.run(layer, hidden_states, top_k_index, top_k_weights)
         _say_obstacle(type(self).__name__, path.__name__, reason)
+    if foreign_type(*layer.weights) not in (
+        None,
+        _SHARDED,
+    ):  # quantisers know matrices, and no groups of them
+        _say(f"{type(self).__name__}: experts run one after the other instead of in moeba's kernels.")
+        return inspect.unwrap(type(self).forward)(self, hidden_states, top_k_index, top_k_weights)
     _say(f"{type(self).__name__}: experts run on transformers' grouped_mm instead of moeba's kernels.")
     return ALL_EXPERTS_FUNCTIONS["grouped_mm"](self, hidden_states, top_k_index, top_k_weights)
 

@@ -40,6 +40,11 @@ def storage_holders(tensor: torch.Tensor) -> int:
     return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
 
 
+def is_transformed() -> bool:
+    """Whether a function of `torch.func` (vmap, grad …) runs; not while a compiler traces, which knows its own way."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def will_accumulate(node: Any) -> bool:
     """Whether the running backward pass will execute a node of the graph.
 

@@ -59,7 +59,8 @@ class PooledLoss(LayerwiseLoss):
     """The balance loss of transformers' own models: counts and scores of all layers are pooled before the product.
 
     It is there when router logits are asked for, in evaluation too, and is about the softmax of the logits and its best
-    experts, however the router scores and chooses.
+    experts, however the router scores and chooses. Under gradient accumulation it is weighted by the micro-batch's
+    share of the step's tokens; a stock model adds it whole to each, so that its coefficient grows with their number.
     """
 
     @staticmethod
@@ -100,16 +101,14 @@ class PooledLoss(LayerwiseLoss):
         return len(visits) * ((visits / count) * (probabilities / count)).sum(), None
 
 
+def _never(*asked: bool) -> bool:
+    return False
+
+
 class NoLoss(LayerwiseLoss):
     """No head asks for any. Asked by hand, a model gives those of `LayerwiseLoss`."""
 
-    @staticmethod
-    def wanted(training: bool, labelled: bool, output_router_logits: bool, weighed: bool) -> bool:
-        return False
-
-    @staticmethod
-    def joins(training: bool, output_router_logits: bool) -> bool:
-        return False
+    wanted = joins = staticmethod(_never)  # type: ignore[assignment]
 
 
 ROUTER_LOSSES: dict[str, type[LayerwiseLoss]] = {

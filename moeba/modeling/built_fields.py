@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from operator import itemgetter
 from typing import Any
 
 from ..configuration.configuration_moeba import MoebaConfig
@@ -21,13 +23,23 @@ _NAMES = tuple(
 )
 
 
-def built_with(config: MoebaConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Built:
+    """Fields that modules have copied, and their values. Read and compared at once, in every forward."""
+
+    names: tuple[str, ...]
+    values: tuple[Any, ...]
+    read: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+
+
+def built_with(config: MoebaConfig) -> Built:
     """The fields that modules have copied, with their values."""
     values = vars(config)
-    return {name: copy.deepcopy(values[name]) for name in _NAMES if name in values}
+    names = tuple(name for name in _NAMES if name in values)
+    return Built(names, copy.deepcopy(tuple(values[name] for name in names)), itemgetter(*names))
 
 
-def refuse_changed(config: MoebaConfig, built: dict[str, Any]) -> None:
+def refuse_changed(config: MoebaConfig, built: Built) -> None:
     """
     Args:
         config: the model's, as it is now.
@@ -37,7 +49,12 @@ def refuse_changed(config: MoebaConfig, built: dict[str, Any]) -> None:
         ValueError: a field was changed since, which the model does not follow.
     """
     values = vars(config)
-    for name, value in built.items():
+    try:
+        if built.read(values) == built.values:
+            return
+    except KeyError:  # a field is gone
+        pass
+    for name, value in zip(built.names, built.values, strict=True):
         if (now := values.get(name)) != value:
             raise ValueError(
                 f"config.{name} was set to {now!r}, but this model was built with {value!r} and keeps it: load it with "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 AUTO_MAP = {
@@ -36,17 +37,36 @@ def code_files() -> dict[str, str]:
     """File name -> flattened text of every module that the model consists of."""
     here = Path(__file__).parent
     rooms = (here, here.parent / "configuration", here.parent / "library")
+
+    def flattened(name: str) -> str:
+        path = next(room / name for room in rooms if (room / name).exists())
+        text = _NESTED_IMPORT.sub("from .", path.read_text(encoding="utf-8"))
+        return text.removesuffix(_NAMES_THE_REST)
+
+    files = _reachable(flattened)
+    files[_FIRST_READ] += _NAMES_THE_REST
+    return files
+
+
+def code_in(folder: str | os.PathLike) -> dict[str, str]:
+    """The same of a model folder's own code, whichever release wrote it; a file that is missing is empty."""
+
+    def read(name: str) -> str:
+        path = Path(folder) / name
+        return path.read_bytes().decode("utf-8", "replace") if path.is_file() else ""
+
+    return _reachable(read)
+
+
+def _reachable(read: Callable[[str], str]) -> dict[str, str]:
+    """What `modeling_moeba` imports, directly or through a sibling, and itself."""
     files: dict[str, str] = {}
     pending = ["modeling_moeba"]
     while pending:
         name = f"{pending.pop()}.py"
-        if name in files:
-            continue
-        path = next(room / name for room in rooms if (room / name).exists())
-        text = _NESTED_IMPORT.sub("from .", path.read_text(encoding="utf-8"))
-        files[name] = text.removesuffix(_NAMES_THE_REST)
-        pending += _SIBLING.findall(files[name])
-    files[_FIRST_READ] += _NAMES_THE_REST
+        if name not in files:
+            files[name] = read(name)
+            pending += _SIBLING.findall(files[name])
     return dict(sorted(files.items()))
 
 

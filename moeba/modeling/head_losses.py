@@ -84,7 +84,10 @@ class RouterLossHead:
         return loss + (self.weigh(balance, z) * share).to(loss.device)
 
     def warn_of_lost_labels(self) -> None:
-        """Say once that router losses join no loss: Trainer takes the labels away where it computes the loss itself."""
+        """Say once that router losses join no loss: Trainer takes the labels away where it computes the loss itself.
+
+        Nothing can be said from within a compiled forward; the rule stands in `moeba.training.balanced_loss`.
+        """
         if self.adds_router_losses_elsewhere or not self.router_losses_weigh:
             return
         if not (self.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
@@ -92,15 +95,15 @@ class RouterLossHead:
         logger.warning_once(
             f"{type(self).__name__} trains without labels (label_smoothing_factor and compute_loss_func take them "
             f"away), so its router losses (router_aux_loss_coef={self.config.router_aux_loss_coef}, router_z_loss_coef="
-            f"{self.config.router_z_loss_coef}) are in no loss. For a causal language model give Trainer "
-            "compute_loss_func=moeba.training.balanced_loss(model, …), which adds them; or add them to your own loss "
-            "(outputs.aux_loss); or set router_loss='none'."
+            f"{self.config.router_z_loss_coef}) are in no loss. Give Trainer compute_loss_func="
+            "moeba.training.balanced_loss(model, …), which adds them; or set router_loss='none'."
         )
 
 
 def with_router_losses(forward: Callable) -> Callable:
     """Add the router losses to the loss of a generic head of transformers, whose forward only knows its own.
 
+    Where somebody else computes the loss (`adds_router_losses_elsewhere`), the outputs have them beside the logits.
     Those of `router_loss="with_router_logits"` never join, as such heads return no router logits.
     Trainer reads the names of inputs and labels off the signature, which stays that of `forward`.
     """
@@ -109,9 +112,9 @@ def with_router_losses(forward: Callable) -> Callable:
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         labelled = any(kwargs.get(name) is not None for name in ("labels", "start_positions"))
         joins = self.router_loss.joins(self.training, False) and self.wants_router_losses(labelled)
-        if not (joins and labelled):
-            if joins:
-                self.warn_of_lost_labels()
+        if joins and not labelled:
+            self.warn_of_lost_labels()
+        if not joins or not (labelled or self.adds_router_losses_elsewhere):
             return forward(self, *args, return_dict=True, **kwargs)
         seen = []
         hook = self.model.register_forward_hook(
@@ -121,7 +124,11 @@ def with_router_losses(forward: Callable) -> Callable:
             outputs = forward(self, *args, return_dict=True, output_router_losses=True, **kwargs)
         finally:
             hook.remove()
-        outputs.loss = self.with_router_losses(outputs.loss, *self.router_loss.of_model(seen[-1]), False)
+        balance, z = self.router_loss.of_model(seen[-1])
+        if labelled:
+            outputs.loss = self.with_router_losses(outputs.loss, balance, z, False)
+        else:
+            outputs["aux_loss"], outputs["z_loss"] = balance, z
         return outputs
 
     return can_return_tuple(wrapper)

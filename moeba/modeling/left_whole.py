@@ -12,13 +12,17 @@ from .experts import Experts
 
 logger = logging.get_logger(__name__)
 
+# As torchao's configs write a pattern for the names of parameters.
+EXPERTS_BY_NAME = r"re:.*experts\.(gate_up|up|down)_proj"
+
 
 def say_what_stays_whole(model: Any) -> None:
     """Warn where a quantiser took linear layers only, and where tensor parallelism divides little."""
     if (share := unquantised_share(model)) > 0:
         logger.warning_once(
             f"The quantiser takes linear layers only: {share:.0%} of the parameters, the experts', stay in "
-            f"{model.dtype}. Engines quantise experts of native checkpoints: moeba export, then quantise there."
+            f"{model.dtype}. Engines quantise experts of native checkpoints (moeba export, then quantise there); "
+            f"torchao takes them by name, in a FqnToConfig: {EXPERTS_BY_NAME!r}."
         )
     if (model.tp_size or 1) > 1 and (whole := whole_under_tensor_parallelism(model.config)):
         logger.warning_once(f"Tensor parallelism leaves whole on every device: {whole}.")

@@ -95,7 +95,7 @@ class MoebaPreTrainedModel(MoebaFolders, PreTrainedModel):
 
     def __init__(self, config: MoebaConfig, *args: Any, **kwargs: Any) -> None:
         if isinstance(config, MoebaConfig):  # whose fields may have been set since it was made
-            config.validate()
+            config.settle()
         super().__init__(config, *args, **kwargs)
         # Of all that the class can hold, what this model does hold.
         self._no_split_modules = [BLOCKS[config.block_order].__name__]
@@ -289,9 +289,15 @@ class MoebaModel(MoebaPreTrainedModel):
         if hasattr(self, "position_bias"):
             masks = {
                 kind: add_position_bias(
-                    self.position_bias, mask, hidden_states, past_key_values, attention_mask
+                    self.position_bias,
+                    mask,
+                    hidden_states,
+                    past_key_values,
+                    attention_mask,
+                    layer=self.config.layer_types.index(kind),
                 )
                 for kind, mask in masks.items()
+                if kind in self.config.layer_types
             }
             if attention_of(self.config) != "eager":  # kernels take no mask of another dtype
                 masks = {kind: mask.to(hidden_states.dtype) for kind, mask in masks.items()}

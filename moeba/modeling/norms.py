@@ -17,9 +17,13 @@ Width = (
 
 
 class MoebaRMSNorm(nn.Module):
-    """`weight * x / rms(x)`: normalised in float32, rounded, then multiplied (Zhang & Sennrich 2019)."""
+    """`weight * x / rms(x)`: normalised in float32, rounded, then multiplied (Zhang & Sennrich 2019).
 
-    def __init__(self, width: Width, eps: float, bias: bool = False) -> None:
+    SGLang and older releases of vLLM replace each class `…RMSNorm`: by the weight of `type(norm)(1)` they see whether
+    it is counted from 1, so `eps` has a default; `variance_epsilon` is read by its name.
+    """
+
+    def __init__(self, width: Width, eps: float = 1e-6, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.variance_epsilon = eps
@@ -47,7 +51,7 @@ class MoebaFloat32RMSNorm(MoebaRMSNorm):
 class MoebaUnitOffsetRMSNorm(MoebaRMSNorm):
     """RMS norm whose weight is stored as its distance from 1, multiplied in float32 (Gemma)."""
 
-    def __init__(self, width: Width, eps: float, bias: bool = False) -> None:
+    def __init__(self, width: Width, eps: float = 1e-6, bias: bool = False) -> None:
         super().__init__(width, eps)
         self.weight = nn.Parameter(torch.zeros(width))
 
@@ -58,7 +62,7 @@ class MoebaUnitOffsetRMSNorm(MoebaRMSNorm):
 class MoebaNonParametricRMSNorm(MoebaRMSNorm):
     """RMS norm without a weight (nanochat)."""
 
-    def __init__(self, width: Width, eps: float, bias: bool = False) -> None:
+    def __init__(self, width: Width, eps: float = 1e-6, bias: bool = False) -> None:
         super().__init__(width, eps)
         self.weight = None
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..configuration.configuration_moeba import MoebaConfig
 from ..library.upstream import CACHE, Cache, create_masks_for_generate, init, takes_cache
-from .positions import cached_tokens, key_length
+from .positions import cached_tokens, key_places
 
 
 class MoebaAlibi(nn.Module):
@@ -51,10 +51,12 @@ class MoebaAlibi(nn.Module):
         """
         slopes = self.slopes.float()[:, None, None]
         if self.dtype == "float32":
-            keys, dtype = keys - (keys.shape[0] - 1), torch.float32
+            keys, dtype = keys - keys[-1], torch.float32
         elif real is not None:
-            real = nn.functional.pad(real.long(), (0, keys.shape[0] - real.shape[-1]))
-            keys = ((real.cumsum(dim=-1) - 1) * real)[:, None, None, :]
+            counted = (real.cumsum(dim=-1) - 1) * real.long()
+            keys = counted[:, keys.clamp(max=real.shape[-1] - 1)][
+                :, None, None, :
+            ]  # no key is beyond but unused ones
         if self.dtype == "bfloat16":
             slopes = slopes.to(torch.bfloat16)
         bias = (slopes * keys).to(dtype)
@@ -122,6 +124,7 @@ def add_position_bias(
     hidden_states: torch.Tensor,
     past_key_values: Cache | None,
     attention_mask: torch.Tensor | dict | None = None,
+    layer: int = 0,
 ) -> torch.Tensor:
     """An additive mask `[batch or 1, heads, queries, keys]` that also carries the bias.
 
@@ -131,14 +134,15 @@ def add_position_bias(
         hidden_states: `[batch, queries, hidden]`.
         past_key_values: what came before the first query.
         attention_mask: the caller's; if it is `[batch, tokens]`, it says which tokens are real.
+        layer: one that the mask is for: with a sliding window, its cache forgets the first keys.
     """
     device, dtype = hidden_states.device, hidden_states.dtype
     tokens = hidden_states.shape[1]
     queries = torch.arange(tokens, device=device) + cached_tokens(past_key_values)
+    length, first = key_places(past_key_values, tokens, layer)
+    keys = torch.arange(length if mask is None else mask.shape[-1], device=device) + first
     if mask is None:
-        keys = torch.arange(key_length(past_key_values, tokens), device=device)
         mask = (keys[None, :] <= queries[:, None])[None, None]
-    keys = torch.arange(mask.shape[-1], device=device)
     if mask.dtype == torch.bool:
         zero, lowest = torch.tensor([0.0, torch.finfo(dtype).min], dtype=dtype, device=device)
         mask = torch.where(mask, zero, lowest)

@@ -26,9 +26,12 @@ def cached_tokens(past_key_values: Cache | None) -> int | torch.Tensor:
     return 0 if past_key_values is None else past_key_values.get_seq_length()
 
 
-def key_length(past_key_values: Cache | None, new_tokens: int) -> int:
-    """How many keys attention sees once the new ones are in the cache; a static cache has all its places at once."""
-    return new_tokens if past_key_values is None else past_key_values.get_mask_sizes(new_tokens, 0)[0]
+def key_places(past_key_values: Cache | None, new_tokens: int, layer: int) -> tuple[int, int]:
+    """How many keys a layer sees once the new ones are in the cache, and the place of the first one.
+
+    A static cache has all its places at once; that of a sliding window begins later as the text grows.
+    """
+    return (new_tokens, 0) if past_key_values is None else past_key_values.get_mask_sizes(new_tokens, layer)
 
 
 class MoebaLearnedPositions(nn.Embedding):

@@ -38,7 +38,7 @@ from .merging_parts.merge_recipe import (
 )
 from .merging_parts.merge_router import notes_on, own_text, route
 from .merging_parts.merging import Branches, Merging
-from .merging_parts.model_tokens import ModelTokens, not_compared
+from .merging_parts.model_tokens import ModelTokens, not_compared, other_ends
 from .merging_parts.vocabulary import Vocabulary, fitted_config, write_companions
 from .merging_parts.vocabulary_modes import agree
 from .routers.shaping import require_home
@@ -115,7 +115,12 @@ def merge(
             refuse_whole_numbers(
                 models[name].tensors, f"{called[name]}: others={asked.others!r}", everywhere=True
             )
-    notes = not_compared(tokens) + ([vocabulary.describe(donors)] if vocabulary else [])
+    notes = (
+        _not_read(asked.unread)
+        + not_compared(tokens)
+        + other_ends(tokens)
+        + ([vocabulary.describe(donors)] if vocabulary else [])
+    )
     merging = Merging(
         fitted_config(base.config, vocabulary, {branch: model.config for branch, model in models.items()}),
         Copies(len(asked.experts), asked.seed),
@@ -196,6 +201,10 @@ class OwnTexts:
         tokens = sum(item["tokens"] for item in per_source)
         means = {name: sum(item[name] * item["tokens"] for item in per_source) / tokens for name in _FIGURES}
         return {"text": "each source's own text", "tokens": tokens, **means, "per_source": per_source}
+
+
+def _not_read(keys: tuple[str, ...]) -> list[str]:
+    return [f"not read in a recipe for a mixture: {', '.join(keys)}"] if keys else []
 
 
 def _without_unread_prompts(asked: MergeRecipe) -> ExpertRecipe | None:

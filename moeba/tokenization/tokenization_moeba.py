@@ -1,6 +1,7 @@
-"""Train a byte-level BPE tokenizer on a corpus and use it as any Hugging Face tokenizer.
+"""Train a BPE tokenizer on a corpus and use it as any Hugging Face tokenizer.
 
-- Lossless: 256 byte tokens, no normalizer, no unknown token, so `decode(encode(text)) == text` for any text.
+- Lossless: 256 byte tokens, so that no character is unknown and `decode(encode(text)) == text`. In SentencePiece's form
+  one character in all is excepted: `▁` (U+2581) comes back as a space.
 - Reproducible: the same texts in the same order give the same files, byte for byte.
 - Self-contained: what it saves loads with stock transformers, without Moeba and without remote code.
 - Ready to chat: ChatML markers and a template that marks the assistant's tokens for training on replies only.
@@ -8,18 +9,23 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import TokenizersBackend
 
+from .sentencepiece_form import UNKNOWN, train_backend
+from .sentencepiece_model import write_sentencepiece
+
 BYTES = 256
+Form = Literal["sentencepiece", "byte_level"]
 CHAT_MARKERS = ("<|im_start|>", "<|im_end|>")
 
-# Qwen2's splitting into words: digits one by one, line breaks apart from indentation. Taken over exactly,
-# because transformers 5 reads any tokenizer in a folder of type `qwen2` as Qwen2's, whatever it says itself.
+# Of the byte-level form, Qwen2's splitting into words: digits one by one, line breaks apart from indentation. Taken
+# over exactly, because transformers 5 reads any tokenizer in a folder of type `qwen2` as Qwen2's, whatever it says.
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -61,13 +67,14 @@ class MoebaTokenizer(TokenizersBackend):
         eos_token: str = "<|eos|>",
         pad_token: str = "<|pad|>",
         special_tokens: Sequence[str] = CHAT_MARKERS,
+        form: Form = "sentencepiece",
         min_frequency: int = 2,
         chat_template: str | None = CHAT_TEMPLATE,
         model_max_length: int | None = None,
         length: int | None = None,
         show_progress: bool = True,
     ) -> MoebaTokenizer:
-        """Learn a byte-level BPE vocabulary from `texts`.
+        """Learn a BPE vocabulary from `texts`.
 
         Nothing is added around an encoded text: `bos_token` and `eos_token` are for whoever packs documents.
         Batches are padded on the left, which is what generation needs.
@@ -80,6 +87,10 @@ class MoebaTokenizer(TokenizersBackend):
             eos_token: End of a document, id 1.
             pad_token: Padding, id 2. Not `eos_token`: collators would mask the ends of documents.
             special_tokens: Further tokens that are never split, with ids from 3 on.
+            form: "sentencepiece" merges characters, spells rare ones in bytes, and is saved as `tokenizer.model` too,
+                which llama.cpp's converter takes where a layout's own models have one (Llama, Mistral, Mixtral, …).
+                "byte_level" merges bytes of words split as Qwen2 does: the form for folders of type `qwen2`, where
+                transformers takes every tokenizer for such a one, and for texts in which `▁` must stay itself.
             min_frequency: How many times a pair of tokens must occur to be merged.
             chat_template: Jinja source for `apply_chat_template`, or None for a tokenizer without one.
             model_max_length: Longest input of the model in tokens, None for no limit.
@@ -89,21 +100,20 @@ class MoebaTokenizer(TokenizersBackend):
         Raises:
             ValueError: A setting that cannot work, an item that is not text, or a corpus without any text.
         """
+        if form not in get_args(Form):
+            raise ValueError(f"form is {form!r}; pass one of {', '.join(map(repr, get_args(Form)))}.")
+        pieces = form == "sentencepiece"
         special = [bos_token, eos_token, pad_token, *special_tokens]
-        _check_special_tokens(special)
-        _check_sizes(vocab_size, min_frequency, model_max_length, len(special))
+        _check_special_tokens([*special, UNKNOWN] if pieces else special)
+        _check_sizes(vocab_size, min_frequency, model_max_length, len(special) + pieces)
         _check_chat_template(chat_template, special)
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            min_frequency=min_frequency,
-            special_tokens=special,
-            # Sorted, because the order of `alphabet()` is that of a hash set.
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            show_progress=show_progress,
+        learn = train_backend if pieces else _train_byte_level
+        backend = learn(
+            _checked(texts), vocab_size, special, min_frequency, length=length, show_progress=show_progress
         )
-        backend = _empty_backend()
-        backend.train_from_iterator(_checked(texts), trainer, length=length)
         settings: dict[str, Any] = {} if model_max_length is None else {"model_max_length": model_max_length}
+        if pieces:
+            settings |= {"unk_token": UNKNOWN, "add_prefix_space": False}
         return cls(
             tokenizer_object=backend,
             bos_token=bos_token,
@@ -115,6 +125,37 @@ class MoebaTokenizer(TokenizersBackend):
             padding_side="left",
             **settings,
         )
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> tuple[str, ...]:
+        """Save as the base class does, and as `tokenizer.model` too if it has SentencePiece's form."""
+        saved = super().save_pretrained(save_directory, *args, **kwargs)
+        adds = {f"add_{name}_token": bool(getattr(self, f"add_{name}_token")) for name in ("bos", "eos")}
+        model = write_sentencepiece(save_directory, adds)
+        return saved if model is None else (*saved, model)
+
+
+def _train_byte_level(
+    texts: Iterable[str],
+    vocab_size: int,
+    special: Sequence[str],
+    min_frequency: int,
+    *,
+    length: int | None,
+    show_progress: bool,
+) -> Tokenizer:
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=list(special),
+        # Sorted, because the order of `alphabet()` is that of a hash set.
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=show_progress,
+    )
+    backend = _empty_backend()
+    backend.train_from_iterator(texts, trainer, length=length)
+    return backend
 
 
 def _empty_backend() -> Tokenizer:

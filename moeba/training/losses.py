@@ -1,7 +1,8 @@
 """The router losses, where Trainer computes the loss itself.
 
 Label smoothing and `compute_loss_func` take the labels away before the model runs, so that it has no loss to add its
-router losses to. A `compute_loss_func` made here adds them.
+router losses to. A `compute_loss_func` made here adds them, for every head. Without one a mixture trains on the bare
+loss; the model warns of that once, unless it is compiled (`torch_compile`): then nothing is said.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..modeling.balancing import share_of_tokens
+from ..modeling.head_losses import RouterLossHead
 from ..modeling.modeling_moeba import MoebaForCausalLM
 
 LossFunction = Callable[..., torch.Tensor]
@@ -32,7 +34,8 @@ def balanced_loss(
     batch's share of `num_items_in_batch`.
 
     Args:
-        model: a `MoebaForCausalLM`, or something around one, such as a PEFT model.
+        model: a Moeba model with a head, or something around one, such as a PEFT model. The head for question answering
+            keeps its labels, and has the router losses in its own loss.
         loss_func: called as Trainer calls one: `(outputs, labels, num_items_in_batch=...)`.
         label_smoothing: instead of it, as `label_smoothing_factor` of the training arguments.
 
@@ -44,11 +47,12 @@ def balanced_loss(
             f"balanced_loss: give exactly one of loss_func (got {loss_func}) and label_smoothing (got "
             f"{label_smoothing}; above 0 and below 1). With neither, the model's own loss has its router losses."
         )
-    head = next((module for module in model.modules() if isinstance(module, MoebaForCausalLM)), None)
+    head = next((module for module in model.modules() if isinstance(module, RouterLossHead)), None)
     if head is None:
-        raise ValueError(f"balanced_loss: {type(model).__name__} holds no MoebaForCausalLM.")
+        raise ValueError(f"balanced_loss: {type(model).__name__} holds no Moeba model with a head.")
     head.adds_router_losses_elsewhere = True
-    own = loss_func or _smoothed(label_smoothing)
+    shifts = isinstance(head, MoebaForCausalLM)
+    own = loss_func or _smoothed(label_smoothing, shifts)
 
     def compute(
         outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
@@ -56,19 +60,24 @@ def balanced_loss(
         loss = own(outputs, labels, num_items_in_batch=num_items_in_batch)
         if getattr(outputs, "aux_loss", None) is None:
             return loss
-        share = share_of_tokens(labels, None, num_items_in_batch)
-        shown = outputs.router_logits is not None
+        share = share_of_tokens(labels if shifts else None, None if shifts else labels, num_items_in_batch)
+        shown = getattr(outputs, "router_logits", None) is not None
         return head.with_router_losses(loss, outputs.aux_loss, outputs.z_loss, shown, share)
 
     return compute
 
 
-def _smoothed(epsilon: float) -> LossFunction:
-    """As Trainer's own: a share of the target goes to all tokens alike. Labels are the input ids, shifted here."""
+def _smoothed(epsilon: float, shifts: bool) -> LossFunction:
+    """As Trainer's own: a share of the target goes to all classes alike.
+
+    Args:
+        shifts: labels are the input ids, shifted here.
+    """
 
     def smoothed(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
-        logits = outputs["logits"][..., :-1, :].float()
-        targets = labels[..., 1:].to(logits.device)
+        logits, targets = outputs["logits"].float(), labels.to(outputs["logits"].device)
+        if shifts:
+            logits, targets = logits[..., :-1, :], targets[..., 1:]
         total = F.cross_entropy(
             logits.flatten(0, -2), targets.flatten(), label_smoothing=epsilon, reduction="sum"
         )

@@ -164,3 +164,23 @@ def test_the_process_exits_as_it_says(tmp_path):
 def moeba_conversion():
     """The module, under a name that the fixture `moeba` does not hide."""
     return moeba.conversion
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("a\x1b[31m\nb \udcff"), "Error: a\\x1b[31m b \\udcff\n"),
+        (ValueError("x" * 10**6), f"Error: {'x' * 1000} […] {'x' * 1000}\n"),
+        (EOFError("short"), "Error: a file ends before its time: short\n"),
+    ],
+    ids=["names that steer a terminal", "endless", "the end of a file"],
+)
+def test_what_strangers_wrote_is_shown_and_no_more(moeba, monkeypatch, tmp_path, error, text):
+    import moeba.conversion as conversion
+
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(conversion, "convert", fail)
+    said = moeba("convert", "a", tmp_path / "b")
+    assert (said.code, said.err) == (1, text)

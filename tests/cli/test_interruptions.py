@@ -112,3 +112,13 @@ def test_what_was_to_be_ignored_is_ignored(tmp_path):
     ignoring = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
     done = in_a_process(tmp_path, ignoring + STOPPED.format(name="SIGHUP", moment="while it works"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "None\n", "")
+
+
+def test_a_thread_that_just_began_when_a_signal_came_is_no_news(monkeypatch):
+    """Python reports on stderr that the exception met it in its own first lines."""
+    told = []
+    monkeypatch.setattr(sys, "__unraisablehook__", told.append)
+    for received in ([], [signal.SIGINT]):
+        monkeypatch.setattr(moeba_command, "received", received)
+        moeba_command._unless_stopped(received)
+    assert told == [[]]

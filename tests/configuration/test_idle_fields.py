@@ -39,6 +39,22 @@ NAMED = {"topk_group": "group_scoring"}
 
 
 @pytest.mark.parametrize("name", SAID_IN_VAIN)
+def test_what_is_set_in_vain_is_told_when_the_model_is_built(name, caplog):
+    """Not refused: tools set `sliding_window`, say, on the config of any model."""
+    said = {**SIZES, **SAID_IN_VAIN[name]}
+    field = NAMED.get(name, name)
+    value = said.pop(field)
+    config = MoebaConfig(**said)
+    setattr(config, field, value)
+    assert "_said" not in config.to_dict() and config == copy.deepcopy(config)
+    MoebaForCausalLM(config)
+    assert f"{field}={value!r} has no effect without" in caplog.text
+    caplog.clear()
+    MoebaForCausalLM(MoebaConfig.from_dict(config.to_dict()))  # a file may say it
+    assert "no effect" not in caplog.text
+
+
+@pytest.mark.parametrize("name", SAID_IN_VAIN)
 def test_said_to_the_constructor(name):
     with pytest.raises(ValueError, match=f"{NAMED.get(name, name)}=.* has no effect without"):
         tiny_config(**SAID_IN_VAIN[name])

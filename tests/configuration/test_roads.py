@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin
 
@@ -64,7 +65,9 @@ ROADS = [
 IMPOSSIBLE: dict[str, Any] = dict(
     num_experts_per_tok=0, num_experts=2, norm_eps=-1.0, hidden_act="banana", n_group=5, attention_multiplier=-1.0,
     sliding_window=1, pad_token_id=67, routed_scaling_factor=NAN, num_hidden_layers=-1, attention_dropout=1.0,
-    qk_norm_type="batchnorm", dtype="banana", rope_parameters={"rope_type": "default", "rope_theta": 0},
+    qk_norm_type="batchnorm", is_encoder_decoder=True, problem_type="banana", attention_value_multiplier=1e38,
+    final_logit_softcapping=1e-300, native_fields={"a": 3}, dtype="banana",
+    rope_parameters={"rope_type": "default", "rope_theta": 0},
 )  # fmt: skip
 
 
@@ -72,7 +75,7 @@ IMPOSSIBLE: dict[str, Any] = dict(
 @pytest.mark.parametrize("name", IMPOSSIBLE)
 def test_every_road_refuses(folder, road, name):
     value = IMPOSSIBLE[name]
-    shown = "rope_theta=0" if name == "rope_parameters" else f"{name}={value!r}"
+    shown = "rope_theta=0" if name == "rope_parameters" else re.escape(f"{name}={value!r}")
     if name == "dtype" and road in (through_override, through_auto_config, through_auto_model):
         pytest.skip("transformers takes the dtype of a loaded model itself")
     with pytest.raises(ValueError, match=shown) as caught:
@@ -168,6 +171,14 @@ WRONG_ROPES = {
     "frequencies": (
         {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 4.0, "high_freq_factor": 1.0,
          "original_max_position_embeddings": 16}, "high_freq_factor=1.0 .* above low_freq_factor=4.0"),
+    "of one token": (
+        {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [1.0] * 4,
+         "original_max_position_embeddings": 1}, "original_max_position_embeddings=1 .* logarithm"),
+    "huge factor": ({"rope_type": "linear", "factor": 1e-38}, "factor=1e-38 .* positive"),
+    "of another kind": ({"factor": 2.0}, "factor=2.0, which rope_type='default' does not read"),
+    "beside kinds": (
+        {"rope_theta": 5e5, "full_attention": {"rope_type": "default", "rope_theta": 1e4}},
+        "rope_theta=500000.0, beside one dict a kind of layer"),
     "missing": ({"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0}, "high_freq_factor"),
     "kind": ({"rope_type": []}, r"rope_type=\[\]"),
 }  # fmt: skip
@@ -178,6 +189,34 @@ def test_rope_settings(case):
     rope, message = WRONG_ROPES[case]
     with pytest.raises(ValueError, match=message):
         tiny_config(rope_parameters=rope)
+
+
+def test_what_a_message_shows_is_short_and_on_one_line():
+    for said in (dict(hidden_act="gelu\n"), dict(vocab_size=10**5000), {f"k{i}": i for i in range(3000)}):
+        with pytest.raises(ValueError) as caught:
+            tiny_config(**said)
+        assert len(str(caught.value)) < 1000 and "\n" not in str(caught.value)
+
+
+def test_labels_are_counted_before_they_are_named():
+    with pytest.raises(ValueError, match="num_labels=1000000000000 must be at most"):
+        tiny_config(num_labels=10**12)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("hidden_act", "gelu"), ("hidden_size", 64), ("qk_norm", "head")]
+)
+def test_what_layers_have_together(name, value):
+    with pytest.raises(
+        ValueError, match=rf"per_layer_config has {name}=.* for layer 1: only all layers together"
+    ):
+        tiny_config(per_layer_config={1: {name: value}})
+    tiny_config(per_layer_config={1: {name: getattr(tiny_config(), name), "intermediate_size": 32}})
+
+
+def test_no_file_takes_a_methods_place():
+    with pytest.raises(ValueError, match="config.json has to_dict: a config has a method of that name"):
+        MoebaConfig.from_dict({"model_type": "moeba", "to_dict": 5})
 
 
 def test_a_saved_rope_setting_that_nobody_reads_loads():
@@ -197,6 +236,14 @@ def test_a_field_set_on_a_built_model_is_not_ignored(folder, name, value):
         model(random_ids())
     setattr(model.config, name, getattr(MoebaConfig.from_pretrained(folder), name))
     assert torch.equal(model(random_ids()).logits, before)
+
+
+def test_the_plan_follows_what_was_set_before_the_model_was_built():
+    config = tiny_config()
+    config.qk_norm = "full"
+    assert (
+        MoebaForCausalLM(config).config.base_model_tp_plan == tiny_config(qk_norm="full").base_model_tp_plan
+    )
 
 
 def test_what_tools_set_on_a_built_model_is_no_fault():

@@ -15,6 +15,8 @@ HEADS = (
     "swa_num_attention_heads",
 )
 KEY_HEADS = ("num_key_value_heads", "num_kv_heads")
+# MiMo's sliding layers have heads of their own: as many and as wide, with twice the keys, and narrow values.
+SLIDING = {"swa_head_dim": "head_dim", "v_head_dim": 8, "swa_v_head_dim": 8}
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 WIDTHS = ("hidden_size", "n_embd", "n_embed", "d_model")
 # The width of a feed-forward and of its experts, in other words.
@@ -50,7 +52,7 @@ def shrink(published: dict[str, Any]) -> dict[str, Any]:
         if raw[name] is None and name not in published:
             del raw[name]
     if "n_positions" in raw:
-        raw["n_positions"] = CONTEXT
+        raw |= {name: CONTEXT for name in ("n_positions", "n_ctx") if name in raw}
     elif not any("rope" in name or "rotary" in name for name in raw) and "max_position_embeddings" in raw:
         raw["max_position_embeddings"] = CONTEXT
     if "max_seq_len" in raw:
@@ -103,6 +105,12 @@ def _shrink_heads(raw: dict[str, Any], published: dict[str, Any]) -> None:
     if "rotary_dim" in raw:
         raw["rotary_dim"] = int(small * factor)
     raw[width] = 4 * (small if given == usual or "qk_nope_head_dim" in raw else small + 2)
+    if "swa_head_dim" in raw:
+        raw |= {name: raw.get(size, size) for name, size in SLIDING.items()}
+        raw |= {
+            "swa_num_attention_heads": raw[heads],
+            "swa_num_key_value_heads": 2 * raw["num_key_value_heads"],
+        }
     if "word_embed_proj_dim" in raw:
         raw["word_embed_proj_dim"] = (
             raw[width] if published["word_embed_proj_dim"] == published[width] else 24

@@ -119,7 +119,11 @@ def test_missing_expert(tmp_path):
 
 BAD_CONFIG = {
     "unknown type": (dict(model_type="bert"), "model_type='bert' is not supported: it is an encoder"),
-    "no type": (dict(model_type=...), "model_type=None is not supported"),
+    "no type": (dict(model_type=...), "config.json names no model_type: write there"),
+    "a wrapped text model": (
+        dict(model_type="gemma3", text_config={"model_type": "gemma3_text"}),
+        "it takes images beside text. It wraps a 'gemma3_text' model .text_config., which is supported: load the whole",
+    ),
     "already Moeba": (dict(model_type="moeba"), "model_type='moeba' is not supported"),
     "unknown field": (dict(rotary_dim=4), "LlamaConfig does not know, and that mean another.*: rotary_dim=4"),
     "field of another family": (dict(sliding_window=8), "sliding_window=8"),

@@ -27,6 +27,7 @@ from moeba.conversion.certificate.report import Control
 from moeba.conversion.certificate.twin import shrink
 from moeba.conversion.checkpoint import Checkpoint
 from moeba.conversion.config_rows import Fixed, Pair
+from moeba.conversion.families import family_of
 from moeba.conversion.families.shared_tensors import LAYER
 from moeba.conversion.rows import Row, Transpose
 
@@ -42,7 +43,12 @@ def assert_verified(certificate: Certificate) -> None:
 @pytest.mark.parametrize("model_type", ["gpt2", "qwen3", "qwen3_moe"])
 def test_in_and_out_are_certified(tmp_path, model_type):
     source = save(build(draw(model_type, 0)), tmp_path / "native")
-    assert_verified(convert(source, tmp_path / "moeba").certificate)
+    certificate = convert(source, tmp_path / "moeba").certificate
+    assert_verified(certificate)
+    reason = family_of(model_type).reordered
+    logits = [check for check in certificate.checks if check.name.startswith("logits,")]
+    assert logits and all(bool(reason) == ("; stock" in check.detail) for check in logits)
+    assert all(reason in check.detail for check in logits)
     assert_verified(export(tmp_path / "moeba", tmp_path / "back", to=model_type).certificate)
 
 

@@ -12,16 +12,17 @@ import native
 import pytest
 import torch
 from native import build, draw, save
-from support import tiny_model
+from support import tiny_config, tiny_model
 from transformers import AutoModelForCausalLM
 
 from moeba import MoebaForCausalLM, certify, convert
 from moeba.conversion import FAMILIES, CertificateError
 from moeba.conversion.certificate.battery import build_battery
 from moeba.conversion.certificate.comparison import EXACT, Comparison, first_divergence, rounding_noise
+from moeba.conversion.certificate.faint import faint_inputs
 from moeba.conversion.certificate.half_precision import HalfComparison, Order, compare_halves
 from moeba.conversion.certificate.measures import share
-from moeba.conversion.certificate.twin import convert_twin, half_twins, shrink_for
+from moeba.conversion.certificate.twin import convert_twin, half_twins, shrink, shrink_for
 from moeba.conversion.config_rows import Fixed, Pair
 from moeba.modeling.modeling_moeba import MoebaModel
 
@@ -72,6 +73,56 @@ def test_positions_that_are_not_taken_from_the_mask(tmp_path, unplanted, monkeyp
     deaf.__signature__ = __import__("inspect").signature(whole)
     monkeypatch.setattr(MoebaModel, "forward", deaf)
     assert "padded batch without positions" in failed(refused(tmp_path, "opt"))
+
+
+def test_a_turn_of_rope_behind_what_is_run():
+    """Factors for texts longer than any that is run here."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 512}
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    model = tiny_model("dense", max_position_embeddings=1024, rope_parameters={**rope, **factors})
+    other = tiny_model(
+        "dense", max_position_embeddings=1024, rope_parameters={**rope, **factors, "long_factor": [3.0] * 4}
+    )
+    battery = build_battery(model.config, 256)
+    assert battery.longest.shape[1] == 256
+    comparison = Comparison(model, other, battery, EXACT, "")
+    assert comparison.logits("logits").status == "verified"
+    assert comparison.far_positions().status == "failed"
+    assert Comparison(model, model, battery, EXACT, "").far_positions().status == "verified"
+
+
+@pytest.mark.parametrize(
+    "changed", [{"beta_fast": 16.0}, {"beta_slow": 2.0}, {"truncate": False}, {"factor": 8.0}]
+)
+def test_a_twin_turns_by_every_setting_of_yarn(changed):
+    """Between bounds that lie within its few channels, as they do in a large model."""
+    from moeba.modeling.positions import build_rotary
+
+    rope = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 32768}
+    turned = [
+        build_rotary(
+            shrink(tiny_config(head_dim=128, max_position_embeddings=131072, rope_parameters=settings))
+        ).inv_freq
+        for settings in (rope, {**rope, **changed})
+    ]
+    assert (turned[0] - turned[1]).abs().max() > 1e-5
+
+
+# --- epsilons ---
+
+
+@pytest.mark.parametrize("fields", [dict(norm_eps=1e-12), dict(norm_topk_eps=1e-20)])
+def test_an_epsilon_that_no_logit_tells_from_another(fields):
+    shape = dict(**fields, norm_topk_prob=True)
+    model, other = (
+        tiny_model("shared_sigmoid", **{**shape, **{name: factor * value for name, value in fields.items()}})
+        for factor in (1, 1e3)
+    )
+    battery = build_battery(model.config, 64)
+    assert Comparison(model, other, battery, EXACT, "").logits("logits").status == "verified"
+    names = [(name, name) for name, _ in model.named_modules()]
+    assert faint_inputs(model, model, names, True, "").status == "verified"
+    assert faint_inputs(model, other, names, True, "").status == "failed"
 
 
 # --- half precision ---

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from moeba.conversion import checkpoint
 from moeba.conversion.checkpoint import Checkpoint, count_nonfinite, resolve
 from moeba.conversion.json_files import listing
+from moeba.conversion.selection import select_side_files
 from moeba.conversion.weight_files import DTYPES, SafetensorsFile, TensorInfo
 
 LEGACY_ADVICE = "safetensors.torch.save_file"
@@ -380,7 +381,7 @@ def test_side_files_are_those_that_travel(tmp_path):
     for name in (*travel, *stay, "stale-00001-of-00002.safetensors"):
         (folder / name).touch()
     (folder / "original").mkdir()
-    assert [path.name for path in Checkpoint(folder).side_files] == travel
+    assert list(select_side_files(folder).files) == travel
 
 
 def test_sha256_and_fingerprint(tmp_path):

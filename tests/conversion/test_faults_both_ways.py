@@ -3,8 +3,7 @@
 Each is a field of our config that a family's table means otherwise than the stock model: changed on the way in, and
 back on the way out. So the files agree, a twin's native config is right, and ours is wrong.
 
-What no bound can see is not among them. An epsilon of 1e-20 beside scores that add up to about 1 may be a million times
-larger and no float32 sum is another. And where a stock model rounds at other places than ours, as BLOOM's does
+What no bound can see is not among them: where a stock model rounds at other places than ours, as BLOOM's does
 (`Family.rounds_otherwise`), one rounding more hides among those; the certificate says so.
 """
 
@@ -19,7 +18,7 @@ from native import build, draw, save
 
 from moeba import MoebaConfig, convert
 from moeba.conversion import FAMILIES, CertificateError
-from moeba.conversion.config_differences import differences
+from moeba.conversion.config_differences import TRAINING_FIELDS, differences
 from moeba.conversion.family import Family
 
 
@@ -109,7 +108,7 @@ FAULTS: dict[str, tuple[Wrong, ...]] = {
         swapped("router_matmul_dtype", *DTYPE), swapped("router_weight_dtype", *DTYPE),
         times("routed_scaling_factor", 2), swapped("norm_topk_prob", True, False),
         swapped("group_scoring", "top2_sum", "max"), swapped("scoring_func", "sigmoid", "softmax"),
-        swapped("rope_interleave", True, False),
+        swapped("rope_interleave", True, False), times("norm_topk_eps", 2.0**20),
     ),
     "mixtral": (
         swapped("norm_topk_prob", True, False), swapped("router_weight_dtype", *DTYPE),
@@ -137,6 +136,12 @@ FAULTS: dict[str, tuple[Wrong, ...]] = {
     "gptj": (swapped("attention_score_dtype", *DTYPE),),
     "biogpt": (times("embedding_dropout", 0.5),),
     "qwen2_moe": (swapped("norm_topk_prob", True, False),),
+    "bert-generation": (times("norm_eps", 4),),
+    "dots1": (
+        swapped("router_loss", "none", "with_router_logits"), times("norm_topk_eps", 2.0**-20),
+        swapped("output_router_logits", True, False),
+    ),
+    "helium": (plus("eos_token_id", 1), times("initializer_range", 2), swapped("use_cache", True, False)),
 }  # fmt: skip
 CASES = [(model_type, wrong) for model_type, faults in FAULTS.items() for wrong in faults]
 # One of each way to see: float32 logits, half precision, training, and what the twin alone is long enough for.
@@ -174,7 +179,7 @@ def source_with(model_type: str, wrong: Wrong):
         except ValueError:
             continue
         if wrong.there(getattr(config, wrong.field)) != getattr(config, wrong.field) and (
-            differences(config, other) or "dropout" in wrong.field
+            differences(config, other) or wrong.field in TRAINING_FIELDS
         ):
             return native
     raise LookupError(f"no draw of {model_type} in which {wrong.field} acts")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -16,8 +17,9 @@ from moeba import MoebaForCausalLM, convert, export, upcycle
 from moeba.conversion import Checkpoint
 from moeba.conversion.checkpoint import check_loadable
 from moeba.conversion.convert import moeba_config
+from moeba.conversion.json_files import read_json
 from moeba.conversion.shards import parse_size
-from moeba.surgery import grow
+from moeba.surgery import grow, split
 from moeba.tokenization import MoebaTokenizer
 
 HUGE = 10**12
@@ -122,6 +124,10 @@ FIELDS = {
     "dtype twice": (dict(dtype="float32", torch_dtype="float16"), "torch_dtype='float16' and dtype='float32' are one"),
     "yarn": (dict(rope_parameters=YARN), "factor=0"),
     "NaN": (dict(rms_norm_eps=float("nan")), "norm_eps=nan"),
+    "labels": (dict(num_labels=HUGE), f"num_labels={HUGE}"),
+    "attention": (dict(attn_implementation=[1]), r"config.json has attn_implementation=\[1\]"),
+    "layers": (dict(per_layer_config={"0": 3}), "config.json has per_layer_config="),
+    "long": (dict(model_type="a" * 100_000), "characters"),
 }  # fmt: skip
 
 
@@ -162,19 +168,68 @@ def test_a_tokenizer_of_no_known_make(folder, tmp_path):
         convert(source, tmp_path / "out")
 
 
-@pytest.mark.parametrize("operation", ["convert", "upcycle"])
+@pytest.mark.parametrize("operation", ["convert", "upcycle", "split"])
 def test_a_tokenizer_larger_than_the_embedding(folder, tmp_path, operation):
     source = folder("llama")
     tokenizer = MoebaTokenizer.from_pretrained(source)
     tokenizer.add_tokens(["<new>"])
+    text = tmp_path / "text.txt"
+    text.write_text("the <new> cat")
     tokenizer.save_pretrained(source)
     run = {
         "convert": lambda: convert(source, tmp_path / "out"),
         "upcycle": lambda: upcycle(source, tmp_path / "out", experts=2, top_k=1),
+        # which runs the model on text before it writes
+        "split": lambda: split(source, tmp_path / "out", experts=2, top_k=1, calibration=[text]),
     }[operation]
     with pytest.raises(ValueError, match=r"1 tokens beyond the embedding .*resize_token_embeddings"):
         run()
     assert not (tmp_path / "out").exists()
+
+
+def test_a_header_with_metadata_that_safetensors_refuses(folder, tmp_path):
+    source = folder("llama")
+    data = (source / WEIGHTS).read_bytes()
+    header = data[8 : 8 + int.from_bytes(data[:8], "little")].replace(b'"pt"', b" 3.0")
+    (source / WEIGHTS).write_bytes(data[:8] + header + data[8 + len(header) :])
+    with pytest.raises(ValueError, match="has a wrong header: its __metadata__ is"):
+        convert(source, tmp_path / "out")
+
+
+def test_a_record_that_is_nested_deeply(tmp_path):
+    path = tmp_path / "moeba_provenance.json"
+    for depth in (90, 900):
+        path.write_text('{"a": ' + "[" * depth + "]" * depth + "}")
+        if depth == 90:
+            read_json(path)
+    with pytest.raises(ValueError, match=r"moeba_provenance.json is nested more than 100 levels deep"):
+        read_json(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_a_record_that_is_no_file_is_not_waited_for(tmp_path, kind):
+    path = tmp_path / "parity.json"
+    {"pipe": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero"), "folder": os.mkdir}[kind](path)
+    with pytest.raises(ValueError, match="parity.json is no file, but"):
+        read_json(path)
+
+
+def test_links_in_a_circle(folder, tmp_path):
+    source = folder("llama")
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(ValueError, match="circle is a link that leads in a circle"):
+        convert(source, tmp_path / "circle")
+    with pytest.raises(ValueError, match="circle is neither a folder here"):
+        convert(tmp_path / "circle", tmp_path / "out")
+    (source / "LICENSE").symlink_to("LICENSE")
+    with pytest.raises(ValueError, match=r"LICENSE \(a link"):
+        convert(source, tmp_path / "out")
+
+
+def test_the_home_of_nobody(tmp_path):
+    with pytest.raises(ValueError, match="~nobody-of-this-name/model is neither a folder"):
+        convert("~nobody-of-this-name/model", tmp_path / "out")
 
 
 def test_an_index_that_transformers_does_not_load(folder, tmp_path):

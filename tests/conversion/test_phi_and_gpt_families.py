@@ -108,6 +108,11 @@ def test_buffers_of_old_checkpoints_are_dropped(tmp_path, model_type):
         ("codegen", dict(n_head=2, n_embd=16, rotary_dim=4), "n_head=2 is no multiple of 4"),
         ("gptj", dict(n_head=2, n_embd=16, rotary_dim=5), "no even width"),
         (
+            "gpt_neo",
+            dict(window_size=1, num_layers=2, attention_types=[[["global", "local"], 1]]),
+            "window_size=1 is",
+        ),
+        (
             "gpt_neox",
             dict(rope_parameters={"partial_rotary_factor": 0.3}, hidden_size=40, num_attention_heads=4),
             "no even width",

@@ -11,11 +11,19 @@ import native
 import pytest
 from native import read_all
 
-from moeba import MoebaTokenizer, convert, export
+from moeba import MoebaTokenizer, convert, export, merge
 from moeba.conversion.provenance import describe_source
-from moeba.conversion.selection import leads_out, names_only, secret_in, select_side_files, what_it_is
+from moeba.conversion.selection import (
+    leads_out,
+    names_only,
+    scrub_card,
+    secret_in,
+    select_side_files,
+    what_it_is,
+)
 from moeba.conversion.selection.private_paths import rewritten, without_paths
 from moeba.conversion.selection.side_files import travels
+from moeba.hub_card.bundle import bundle
 
 TOKEN = "hf_" + "abcdefghijklmnopqrSTUVWXYZ01234567"
 # As the repositories of well-known models hold them.
@@ -54,6 +62,13 @@ SECRETS = {
     "e.txt": "-----BEGIN RSA PRIVATE KEY-----",
     "f.txt": "ghp_" + "abcdefghijklmnopqrstuvwxyz0123456789",
     "g.txt": "AIza" + "SyA1234567890abcdefghijklmnopqrstuv",
+    "h.txt": "url: https://me:hunter2secret@example.org/x",
+    "i.txt": "aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+    "j.json": '{"wandb_api_key": "0123456789abcdef0123456789abcdef01234567"}',
+    "k.txt": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9",
+    "l.yaml": "db_password: correct4horse-battery_staple",
+    "m.txt": "sk_live_" + "4eC39HqLyjWDarjtT1zdp7dc",
+    "n.txt": "https://hooks.slack.com/services/T0001/B0002/abcdefghij0123456789abcd",
     ".env": "",
     ".netrc": "",
     "token.txt": "",
@@ -66,6 +81,9 @@ NONE = {
     "a.txt": "hf_" + "x" * 40,
     "b.txt": "task-0123456789abcdef0123456789abcdef, risk-",
     "c.json": '{"hf_token": 1, "sk-": 2, "AKIA": 3}',
+    "d.txt": "git clone https://user:password@host/x, http://[::1]:80/@x, see https://a.org:8000/me@b.org",
+    "e.json": '{"password": 123456, "api_key": "os.environ/API_KEY", "hub_token": "<HUB_TOKEN>"}',
+    "f.yaml": "secret_key: the_name_of_the_environment_variable",
     "tokenizer.json": "{}",
     "special_tokens_map.json": "{}",
     "key.pub": "ssh-rsa",
@@ -144,6 +162,14 @@ def test_paths_become_names(text, told):
     assert names_only({"positive_prompts": [text]}) == {"positive_prompts": [text]}
 
 
+def test_the_head_of_a_card_names_no_folder_of_this_machine(tmp_path):
+    """As PEFT writes it."""
+    card = tmp_path / "README.md"
+    text = "---\nbase_model: {0}x\ntags:\n- base_model:adapter:{0}x\n- a/b\n---\n\n# From /home/me/x\n"
+    card.write_text(text.format("/home/me/acme/"))
+    assert scrub_card(tmp_path) and card.read_text() == text.format("") and not scrub_card(tmp_path)
+
+
 def test_the_text_of_a_recipe_keeps_all_but_paths():
     text = """# by me, from /home/me/acme
 base_model: &base /home/me/acme/base  # of /data/acme
@@ -218,7 +244,12 @@ def test_a_folder_that_is_made_holds_what_is_known(source, tmp_path):
     foreign = {**values, "auto_map": {"AutoTokenizer": ["me/evil--tokenization_evil.Evil", None]}}
     foreign["tokenizer_file"] = str(tmp_path / "tokenizer.json")  # as older releases of transformers saved it
     (source / "tokenizer_config.json").write_text(json.dumps(foreign))
-    dropped = {"auto_map of tokenizer_config.json": "it names code of others"}
+    paths = {"cache_dir": str(tmp_path / "cache"), "stop_strings": ["/a/b/c"], "x": {"y": [f"{tmp_path}/z"]}}
+    (source / "generation_config.json").write_text(json.dumps(paths))
+    before.add("generation_config.json")
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "other/repository--evil.Evil"}]
+    (source / "modules.json").write_text(json.dumps(modules))
+    dropped = dict.fromkeys(("auto_map of tokenizer_config.json", "modules.json"), "it names code of others")
 
     planned = convert(source, tmp_path / "moeba", dry_run=True)
     assert {left.path: left.reason for left in planned.left_out} == LEFT
@@ -230,6 +261,8 @@ def test_a_folder_that_is_made_holds_what_is_known(source, tmp_path):
     code = {path.name for path in result.folder.glob("*.py")}
     assert names == before | code | with_them | {"README.md", "moeba_provenance.json"}
     assert json.loads((result.folder / "tokenizer_config.json").read_text()) == values
+    generation = json.loads((result.folder / "generation_config.json").read_text())
+    assert generation == {"cache_dir": "cache", "stop_strings": ["/a/b/c"], "x": {"y": ["z"]}}
     for path in result.folder.rglob("*"):
         if path.is_file():
             assert not any(
@@ -285,6 +318,41 @@ def test_what_must_not_go_along_is_refused_by_name(kind, name, source, tmp_path)
     with pytest.raises(ValueError, match=re.escape(name)) as refused:
         convert(source, tmp_path / "moeba", certificate=False)
     assert TOKEN not in str(refused.value) and not (tmp_path / "moeba").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_what_is_read_lies_in_the_folder(name, source, tmp_path):
+    made = convert(source, tmp_path / "made", certificate=False).folder
+    for folder, operation in ((source, convert), (made, bundle)):
+        (folder / name).symlink_to((folder / name).rename(tmp_path / f"of {folder.name}"))
+        with pytest.raises(ValueError, match=rf"{name} \(a link that leads out of the folder\)"):
+            operation(folder, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("config.json", '{"note": "%s"'),
+        ("README.md", "---\nlicense: other\nlicense_name: %s\n---\nwords"),
+    ],
+)
+def test_secrets_in_words_that_are_written_anew_are_refused(name, text, source, tmp_path):
+    path = source / name
+    more = "," + path.read_text().lstrip("{ \n") if name == "config.json" else ""
+    path.write_text(text % TOKEN + more)
+    with pytest.raises(ValueError, match=rf"{name} \(it holds a Hugging Face token\)") as refused:
+        convert(source, tmp_path / "out", dry_run=True)
+    assert TOKEN not in str(refused.value)
+
+
+def test_a_secret_in_a_recipe_is_not_published(source, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    experts = f"- source_model: {source}\n" * 2
+    recipe.write_text(f"# {TOKEN}\nbase_model: {source}\ngate_mode: random\nexperts:\n{experts}")
+    with pytest.raises(ValueError, match=r"surgery.json \(it holds a Hugging Face token\)") as refused:
+        merge(recipe, tmp_path / "out", certificate=False)
+    assert TOKEN not in str(refused.value) and not (tmp_path / "out").exists()
 
 
 def test_a_card_that_is_a_pipe_or_lies_elsewhere_is_not_read(source, tmp_path):

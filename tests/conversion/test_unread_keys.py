@@ -14,9 +14,11 @@ from transformers import CONFIG_MAPPING
 from moeba import MoebaConfig, MoebaForCausalLM, convert, export, grow
 from moeba.conversion import family_of
 from moeba.conversion.claims import CLAIMED
+from moeba.hub_card.text.engines import registering
 
 KEPT = dict(max_window_layers=48, license="mit", model_name="mine", neftune_noise_alpha=5, use_flash_attn=True,
-            _flash_attn_2_enabled=True, is_decoder=True, mup_note=None)  # fmt: skip
+            _flash_attn_2_enabled=True, is_decoder=True, mup_note=None,
+            **{"a.dotted.name": 3})  # fmt: skip
 
 
 def raw_of(model_type: str, **fields: Any) -> dict[str, Any]:
@@ -140,10 +142,13 @@ def test_what_means_another_function_is_refused_with_its_reason(model_type, fiel
     ("deepseek_v2", dict(scoring_func="softmax", moe_layer_freq=1)),
     ("minimax_m2", dict(scoring_func="sigmoid", use_routing_bias=True, use_qk_norm=True, use_mtp=False)),
     ("gpt_neox", dict(rotary_pct=...)),
+    ("glm", dict(rope_ratio=..., layernorm_epsilon=..., seq_length=...)),
     ("phi", dict(partial_rotary_factor=...)),
     ("stablelm", dict(partial_rotary_factor=...)),
     ("nemotron", dict(partial_rotary_factor=...)),
     ("cohere2", dict(rotary_pct=1.0)),
+    ("hy_v3", dict(expert_hidden_dim=..., route_norm=True, qk_norm=True, first_k_dense_replace=...)),
+    ("gpt2", dict(n_ctx=...)),
     ("mimo_v2_flash", dict(hybrid_layer_pattern=..., moe_layer_freq=..., layernorm_epsilon=...)),
 ])  # fmt: skip
 def test_what_engines_read_is_stated_also_of_a_model_made_here(tmp_path, model_type, stated):
@@ -156,6 +161,28 @@ def test_what_engines_read_is_stated_also_of_a_model_made_here(tmp_path, model_t
     # Reading it back is the same model, and says nothing new.
     assert family.not_read(said) == {}
     family.take(said)
+
+
+@pytest.mark.parametrize(
+    "model_type, name", [("axk1", "first_k_dense_replace"), ("cohere2_moe", "first_k_dense_replace")]
+)
+def test_old_spelling_of_the_dense_layers_is_stated(model_type, name):
+    """Where they come first; engines know no other spelling."""
+    family = family_of(model_type)
+    for seed in range(4):
+        config = family.to_moeba(native.draw(model_type, seed))
+        kinds = list(config.mlp_layer_types)
+        dense = kinds.count("dense")
+        leading = kinds == ["dense"] * dense + ["sparse"] * (len(kinds) - dense)
+        said = json.loads(family.to_native(config).to_json_string(use_diff=False))
+        assert said.get(name) == (dense if leading else None)
+
+
+@pytest.mark.parametrize("model_type, name", [("phimoe", "PhiMoEForCausalLM"), ("mpt", "MPTForCausalLM")])
+def test_architecture_is_said_as_engines_know_it(model_type, name):
+    family = family_of(model_type)
+    said = family.to_native(family.to_moeba(native.draw(model_type, 0))).architectures
+    assert said == [name] and registering(name)
 
 
 def test_stated_value_that_contradicts_is_refused():
@@ -199,6 +226,17 @@ def test_a_key_named_like_a_method_is_left_out():
     config = family_of("llama").take(raw_of("llama"))
     config.native_fields = {"llama": {"to_dict": 1, "license": "mit"}}
     assert family_of("llama").to_native(config).to_dict()["license"] == "mit"
+
+
+def test_a_key_with_a_dot_comes_back():
+    """SmolLM2's files have such a one for transformers.js; MPT's have nested configs."""
+    given = {"transformers.js_config": {"dtype": "q4"}, "a.b.c": 1}
+    config = family_of("llama").take(raw_of("llama", **given))
+    assert given.items() <= family_of("llama").to_native(config).to_dict().items()
+    raw = raw_of("mpt", **given)
+    raw["attn_config"] |= {"attn_type.note": "x"}
+    said = family_of("mpt").to_native(family_of("mpt").take(raw)).to_dict()
+    assert given.items() <= said.items() and said["attn_config"]["attn_type.note"] == "x"
 
 
 def test_kept_fields_that_are_none_are_refused():

@@ -53,7 +53,7 @@ def test_an_interrupted_folder_does_not_appear(tmp_path):
     with pytest.raises(KeyboardInterrupt), complete_or_absent(tmp_path / "a") as folder:
         (folder / "half").write_text("x")
         raise KeyboardInterrupt
-    assert not (tmp_path / "a").exists()
+    assert list(tmp_path.iterdir()) == []
     with complete_or_absent(tmp_path / "a") as folder:
         assert not any(folder.iterdir()), "what the interrupted run wrote is still there"
     assert (tmp_path / "a").is_dir()
@@ -114,6 +114,20 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, two_steps):
         heard(tmp_path)
     two_steps.clear()
     assert heard(tmp_path) == [("one", "taken over"), ("two", "done")]
+
+
+def test_what_a_killed_run_left_unfinished_goes_at_once(tmp_path, two_steps):
+    heard(tmp_path)
+    (tmp_path / ".one.unfinished").mkdir()
+    (tmp_path / ".one.unfinished" / "config.json").write_text("{}")
+    assert heard(tmp_path) == [("one", "taken over"), ("two", "taken over")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", FILE, "two"]
+
+
+def test_two_runs_at_once(tmp_path, two_steps):
+    with Journal.opened(tmp_path), pytest.raises(ValueError, match="another run is writing into"):
+        heard(tmp_path)
+    assert heard(tmp_path) == [("one", "done"), ("two", "done")]
 
 
 def test_other_settings_and_another_program_start_again(tmp_path, two_steps, monkeypatch):

@@ -179,11 +179,37 @@ def test_models_that_cannot_be_measured(llama, sparse, corpus, tmp_path):
         evaluate([], corpus)
 
 
+HOSTILE = {
+    "config.json": ({"num_hidden_layers": 10**12}, "num_hidden_layers=1000000000000"),
+    "labels": ({"num_labels": 10**12}, "num_labels=1000000000000"),
+    "heads": ({"num_attention_heads": 0}, "is not loaded by transformers"),
+    "implementation": ({"attn_implementation": [1]}, r"attn_implementation=\[1\]"),
+    "model.safetensors": (b"\xff" * 8 + b"{}", "truncated or no safetensors"),
+    "pytorch_model.bin": (b"", "is not loaded by transformers"),
+    "tokenizer_config.json": (b'{"model_max_length": "x"}', "has no tokenizer that loads"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_folder_is_refused_before_anything_is_built(llama, corpus, tmp_path, name):
+    said, message = HOSTILE[name]
+    weights = ("model.safetensors",) if name == "pytorch_model.bin" else ()
+    folder = copy(llama, tmp_path / "hostile", weights)
+    if isinstance(said, dict):
+        config = folder / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), **said}))
+    else:
+        (folder / name).write_bytes(said)
+    with pytest.raises(ValueError, match=message):
+        evaluate(folder, corpus)
+
+
 def test_a_tokenizer_of_another_model(llama, corpus, tmp_path):
     from moeba.tokenization import MoebaTokenizer
 
     folder = copy(llama, tmp_path / "mixed", ("tokenizer.json", "tokenizer_config.json"))
     texts = ["naïve mats on logs — 中文 😀 " * 4, "the dog saw a cat, and the cat saw the dog: 12 " * 4]
     MoebaTokenizer.train(texts, 400, show_progress=False).save_pretrained(folder)
-    with pytest.raises(ValueError, match="but the model embeds only 283: the two do not belong together"):
+    rows = json.loads((folder / "config.json").read_text())["vocab_size"]
+    with pytest.raises(ValueError, match=f"but the model embeds only {rows}: the two do not belong together"):
         evaluate(folder, corpus)

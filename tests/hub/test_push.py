@@ -235,11 +235,12 @@ def test_links_that_lead_elsewhere_are_refused(hub, client, moe, tmp_path):
     )
     (moe / "notes.md").unlink(), (moe / "pipe").unlink()
     shard = min(moe.glob("*.safetensors"))
-    (moe / "notes.md").symlink_to("config.json")
+    shard.symlink_to(shard.rename(tmp_path / "of another model"))
+    assert f"{shard.name} (a link that leads out of the folder)" in client.refused(moe).text
+    assert not hub.requests
     data = shard.read_bytes()
-    shard.symlink_to(
-        shard.rename(tmp_path / "on another disk")
-    )  # weights may lie where there is room for them
+    shard.unlink(), shard.symlink_to((tmp_path / "of another model").rename(moe / "blob"))
+    (moe / "notes.md").symlink_to("config.json")
     client.push(moe)
     assert hub.repos["ada/model"].files[shard.name].data == data
     assert "notes.md" in hub.repos["ada/model"].files

@@ -11,16 +11,17 @@ from card_folders import certificate, write_json
 from safetensors.torch import load_file, save_file
 
 from moeba.cli.inspection import inspect_folder
-from moeba.conversion.binding import bind, changes_since
+from moeba.conversion.binding import bind, changes_since, proven_code
 from moeba.hub_card import bundle, write_card
 from moeba.hub_card.reading.facts import gather_facts
+from moeba.modeling.code_files import AUTO_MAP, code_files, write_code
 
 
 @pytest.fixture
 def proven(dense) -> Path:
     """A model with a certificate of all that lies beside it."""
     (dense / "generation_config.json").write_text(json.dumps({"temperature": 0.5, "eos_token_id": 2}))
-    target = {**certificate(dense)["target"], "bound": bind(dense)}
+    target = {**certificate(dense)["target"], "bound": bind(dense), "code": proven_code(True)}
     write_json(dense, "parity.json", certificate(dense, target=target))
     write_card(dense)
     assert "**verified**" in (dense / "README.md").read_text()
@@ -69,7 +70,7 @@ CHANGES = {
     "tokens": (swap_two_tokens, "tokenizer.json: it was changed"),
     "settings": (
         lambda f: edit(f, "tokenizer_config.json", add_bos_token=True),
-        "tokenizer_config.json: add_bos_token not given → true",
+        "tokenizer_config.json: add_bos_token false → true",
     ),
     "template": (
         lambda f: (f / "chat_template.jinja").write_text("{{ messages }}"), "chat_template.jinja: it was",
@@ -78,6 +79,17 @@ CHANGES = {
     "generation": (
         lambda f: edit(f, "generation_config.json", eos_token_id=3), "generation_config.json: eos_token_id 2 → 3",
     ),
+    "another spelling": (
+        lambda f: edit(f, "config.json", rms_norm_eps=0.5), "config.json: rms_norm_eps not given → 0.5",
+    ),
+    "weights elsewhere": (
+        lambda f: edit(f, "config.json", transformers_weights="evil.safetensors"),
+        'config.json: transformers_weights not given → "evil.safetensors"',
+    ),
+    "special tokens": (
+        lambda f: write_json(f, "special_tokens_map.json", {"eos_token": "x"}), "special_tokens_map.json: it was",
+    ),
+    "added tokens": (lambda f: write_json(f, "added_tokens.json", {"<x>": 3}), "added_tokens.json: it was added"),
     "unreadable": (
         lambda f: (f / "generation_config.json").write_text("[1"), "generation_config.json: it cannot be read",
     ),
@@ -102,6 +114,47 @@ def test_what_changed_is_named_by_every_reader(proven, tmp_path, name):
     assert "**verified**" not in card and told in card
 
 
+def test_code_is_bound(proven, tmp_path):
+    """Its own, as this release or the one that proved it wrote it; an edit in any file of it falls."""
+    hub = bundle(proven, tmp_path / "hub")
+    (hub / "train.py").write_text("print('of no concern')")
+    assert gather_facts(hub).certificate.outcome == "verified"
+    norms = (hub / "norms.py").read_text()
+    (hub / "norms.py").write_text(norms.replace("self.variance_epsilon = eps", "self.variance_epsilon = 0.5"))
+    told = "norms.py: not the code that was proven"
+    assert gather_facts(hub).certificate.changes[0].startswith(told)
+    assert "**verified**" not in write_card(hub).read_text()
+    assert inspect_folder(hub)["certificate"]["verdict"] == "changed"
+    assert (
+        "**verified**" in (bundle(hub, tmp_path / "again") / "README.md").read_text()
+    )  # which writes it anew
+
+
+def test_code_of_the_release_that_proved_it_is_good(proven, tmp_path, monkeypatch):
+    hub = bundle(proven, tmp_path / "hub")
+    newer = {name: f"{text}# of a later release\n" for name, text in code_files().items()}
+    monkeypatch.setattr("moeba.conversion.binding.code_files", lambda: newer)
+    assert gather_facts(hub).certificate.outcome == "verified"
+    (hub / "router.py").unlink()
+    assert gather_facts(hub).certificate.outcome == "changed"
+
+
+@pytest.mark.parametrize("is_moeba", [True, False])
+def test_an_auto_map_of_others_is_no_proven_code(proven, is_moeba):
+    record = json.loads((proven / "parity.json").read_text())
+    record["target"]["code"] = proven_code(is_moeba)
+    write_json(proven, "parity.json", record)
+    edit(proven, "config.json", auto_map={"AutoModelForCausalLM": "evil.Model"})
+    assert gather_facts(proven).certificate.changes == ("config.json: auto_map names other code",)
+
+
+def test_a_generate_of_the_folders_own_is_seen_and_stays_behind(proven, tmp_path):
+    (proven / "custom_generate").mkdir()
+    (proven / "custom_generate" / "generate.py").write_text("def generate(model, **kwargs): ...")
+    assert gather_facts(proven).certificate.changes == ("custom_generate/generate.py: it was added",)
+    assert gather_facts(bundle(proven, tmp_path / "hub")).certificate.outcome == "verified"
+
+
 def test_other_weights_fall_too(proven, tmp_path):
     change_weights(proven)
     assert gather_facts(proven).certificate.outcome == "other weights"
@@ -111,7 +164,8 @@ def test_other_weights_fall_too(proven, tmp_path):
 
 def test_what_tools_rewrite_changes_nothing(proven, tmp_path):
     values = json.loads((proven / "config.json").read_text())
-    values |= {"transformers_version": "9.9", "auto_map": {"AutoConfig": "x.Y"}, "_name_or_path": "a/b"}
+    values |= {"transformers_version": "9.9", "auto_map": AUTO_MAP, "_name_or_path": "a/b"}
+    write_code(proven)
     write_json(proven, "config.json", dict(reversed(values.items())) | {"use_cache": False})
     edit(proven, "generation_config.json", transformers_version="9.9")
     edit(proven, "tokenizer_config.json", name_or_path="somewhere")

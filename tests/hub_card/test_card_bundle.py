@@ -101,8 +101,11 @@ def test_writing_into_a_bundle_leaves_the_source_alone(dense, tmp_path):
 def test_sharded_and_linked_weights(dense, tmp_path, hardlink):
     MoebaForCausalLM.from_pretrained(dense).save_pretrained(dense, max_shard_size="20kB")
     (dense / "model.safetensors").unlink(missing_ok=True)
+    repository = tmp_path / "models--user--name"  # as in the cache of the Hub
+    (repository / "snapshots").mkdir(parents=True)
+    dense = dense.rename(repository / "snapshots" / "abc")
     shard = next(iter(sorted(dense.glob("model-*.safetensors"))))
-    blob = shard.rename(tmp_path / "blob")  # as in the cache of the Hub
+    blob = shard.rename(repository / "blob")
     shard.symlink_to(blob)
     made = bundle(dense, tmp_path / "hub", hardlink=hardlink)
     assert (made / "model.safetensors.index.json").is_file()
@@ -277,11 +280,18 @@ def test_a_file_that_must_not_go_along_is_refused_by_name(kind, name, dense, tmp
     assert not (tmp_path / "hub").exists()
 
 
-def test_other_checkpoints_are_refused(dense, tmp_path):
-    write_json(dense, "config.json", {"model_type": "llama"})
-    with pytest.raises(ValueError, match=r"is a 'llama' checkpoint and not a Moeba one: convert it first"):
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"model_type": "llama"}, "holds a 'llama' model, not a Moeba one: convert it first"),
+        ({"model_type": "moeba", "norm_eps": -1.0}, "dense/config.json: .*norm_eps=-1.0 must be positive"),
+    ],
+)
+def test_other_checkpoints_are_refused(dense, tmp_path, said, message):
+    write_json(dense, "config.json", said)
+    with pytest.raises(ValueError, match=message):
         bundle(dense, tmp_path / "hub")
-    assert not (tmp_path / "hub").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["dense"]
 
 
 def test_a_taken_destination_is_refused_and_replaced_on_demand(dense, tmp_path):

@@ -229,3 +229,32 @@ def test_training_goes_the_same_way(path):
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=round_ == 1)
     assert losses[NAME] == pytest.approx(losses["eager"], rel=1e-4)
+
+
+class Quantised(torch.Tensor):
+    """As torchao's: a matrix of it can be taken and multiplied with, and no groups of them."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        assert getattr(func, "__name__", "") not in ("transpose", "bmm", "_grouped_mm", "grouped_mm")
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_quantised_experts_run_one_after_the_other():
+    model, ids = tiny_model("moe"), random_ids()
+    model.set_experts_implementation("eager")
+    wanted = model(ids).logits
+    model.set_experts_implementation(NAME)
+    for module in model.modules():
+        if hasattr(module, "gate_up_proj") and isinstance(module.gate_up_proj, torch.nn.Parameter):
+            for name in ("gate_up_proj", "down_proj"):
+                held = getattr(module, name).detach().as_subclass(Quantised)
+                setattr(module, name, torch.nn.Parameter(held, requires_grad=False))
+    assert torch.equal(model(ids).logits.as_subclass(torch.Tensor), wanted)
+
+
+def test_under_a_transform_of_torch_func():
+    model, ids = tiny_model("moe", attn_implementation="eager"), random_ids(3, 5)
+    wanted = model(ids, use_cache=False).logits
+    found = torch.func.vmap(lambda one: model(one[None], use_cache=False).logits[0])(ids)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)

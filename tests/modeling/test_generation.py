@@ -362,6 +362,18 @@ def test_sliding_window_beyond_its_length(model, cache):
         assert held["sliding_attention"] <= window < held["full_attention"]
 
 
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize("positions", ["alibi", "relative"])
+def test_position_biases_know_which_keys_a_window_has_forgotten(positions, cache):
+    model = build(moeba_variants.SLIDING_SHAPES[0], position_embedding_type=positions, rope_parameters=None)
+    window = model.config.sliding_window
+    ids = prompt(window + 3)
+    padded = torch.nn.functional.pad(ids, (2, 0), value=PAD)
+    real = torch.nn.functional.pad(torch.ones_like(ids), (2, 0))
+    out = model.generate(padded, attention_mask=real, max_new_tokens=window + NEW, cache_implementation=cache)
+    torch.testing.assert_close(out[:, 2:], greedy_by_hand(model, ids, window + NEW))
+
+
 @shapes
 def test_chunked_prefill(model):
     ids = prompt(11, rows=2)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from support import random_ids, tiny_config, tiny_model
+from support import ALL_SPARSE, random_ids, tiny_config, tiny_model
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM, Trainer, TrainingArguments
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
@@ -18,7 +18,6 @@ from moeba import MoebaConfig, MoebaForSequenceClassification, MoebaForTokenClas
 from moeba.library.upstream import CACHE
 from moeba.modeling.balancing import ROUTER_LOSSES
 
-ALL_SPARSE = dict(mlp_layer_types=["sparse", "sparse"])
 CHOICES = list(ROUTER_LOSSES)
 
 

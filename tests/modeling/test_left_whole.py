@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import SPARSE, tiny_config, tiny_model
+from support import SPARSE, random_ids, tiny_config, tiny_model
 
 from moeba import MoebaForCausalLM
 from moeba.configuration.parallel_plans import tensor_parallel_plan, whole_under_tensor_parallelism
@@ -79,3 +79,8 @@ def test_with_a_quantiser(tmp_path, said):
         model = MoebaForCausalLM.from_pretrained(tmp_path, quantization_config=settings)
         assert type(model.model.layers[0].self_attn.q_proj.weight) is not torch.nn.Parameter
         assert len(said) == bool(changes)
+    int8 = quantization.Int8WeightOnlyConfig()
+    by_name = quantization.FqnToConfig({"_default": int8, left_whole.EXPERTS_BY_NAME: int8})
+    model = MoebaForCausalLM.from_pretrained(tmp_path, quantization_config=TorchAoConfig(by_name))
+    assert left_whole.unquantised_share(model) == 0 and len(said) == 1
+    assert model(random_ids()).logits.isfinite().all()

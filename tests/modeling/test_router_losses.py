@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from support import SPARSE, gradients, random_ids, tiny_config, tiny_model
+from support import ALL_SPARSE, SPARSE, gradients, random_ids, tiny_config, tiny_model
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
@@ -18,8 +18,6 @@ from moeba import (
 )
 from moeba.library.upstream import CACHE, cache_of
 from moeba.modeling.balancing import router_losses
-
-ALL_SPARSE = dict(mlp_layer_types=["sparse", "sparse"])
 
 
 def moe(seed: int = 0, **fields):

@@ -371,6 +371,28 @@ def test_prompts_that_a_mode_does_not_read_are_no_matter(two, mode):
         merge(write(two, RECIPE, experts=[{**RECIPE["experts"][0], "positive_prompts": [""]}]), two / "out")
 
 
+def test_keys_of_other_methods_are_passed_over_and_told(two):
+    """As mergekit's reader does; people's recipes have them."""
+    recipe = write(
+        two, RECIPE, merge_method="dare_ties", tokenizer_source="union", parameters={"int8_mask": True}
+    )
+    result = merge(recipe, two / "out", dry_run=True)
+    assert (
+        "not read in a recipe for a mixture: merge_method, tokenizer_source, parameters" in result.plan.notes
+    )
+    with pytest.raises(ValueError, match="unknown key 'merge_methods'"):
+        merge(write(two, RECIPE, merge_methods="ties"), two / "out", dry_run=True)
+
+
+def test_models_that_end_texts_by_other_tokens_are_named(two):
+    path = two / "prose" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [5, 7]}))
+    notes = merge(write(two, RECIPE), two / "out", dry_run=True).plan.notes
+    assert [
+        note for note in notes if note.startswith("eos_token_id: ") and "prose" in note and "code" not in note
+    ]
+
+
 def test_layers_and_dtype(two):
     merge(
         write(two, RECIPE, layers="0,2", dtype="bfloat16", others="average"), two / "moe", certificate=False

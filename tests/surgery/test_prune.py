@@ -8,6 +8,7 @@ import pytest
 import torch
 from mixtures import TEXT, forbid_reading, generates, mixture, native_mixture, tokenizer
 from native import load, read_all, snapshot
+from support import random_ids, tiny_model
 from transformers import AutoModelForCausalLM
 
 from moeba import MoebaConfig, MoebaForCausalLM, export
@@ -16,6 +17,7 @@ from moeba.conversion.plan import PlannedTensors
 from moeba.surgery.experts.expert_rows import plan_rows
 from moeba.surgery.experts.expert_usage import observe_experts
 from moeba.surgery.prune import _config, choose, prune
+from moeba.surgery.running import gap
 from moeba.surgery.running.gap import measure_gap
 from moeba.surgery.running.sources import Source
 from moeba.surgery.running.streaming import streamed_model
@@ -230,3 +232,10 @@ def test_dry_run_and_command(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "mlp.gate.weight [6, 32]" in out and "decided by the calibration text" in out
     assert not (tmp_path / "out").exists()
+
+
+def test_figures_that_hang_on_the_number_of_threads_tell_it(monkeypatch):
+    model = tiny_model("moe")
+    assert "threads" not in measure_gap(model, model, random_ids())
+    monkeypatch.setattr(gap, "_SMALL", 0)
+    assert measure_gap(model, model, random_ids())["threads"] == torch.get_num_threads()

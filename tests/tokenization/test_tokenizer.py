@@ -22,6 +22,7 @@ from moeba.tokenization import (
     tokenizer_files,
     use_stock_names,
 )
+from moeba.tokenization.sentencepiece_form import SPACE, UNKNOWN
 
 VOCAB_SIZE = 1024
 TEXTS = [inspect.getsource(module) for module in (argparse, ast, inspect, json, subprocess, textwrap)]
@@ -32,9 +33,9 @@ def train(texts=TEXTS, vocab_size=VOCAB_SIZE, **settings):
     return MoebaTokenizer.train(texts, vocab_size, show_progress=False, **settings)
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> MoebaTokenizer:
-    return train()
+@pytest.fixture(scope="module", params=["sentencepiece", "byte_level"])
+def tokenizer(request) -> MoebaTokenizer:
+    return train(form=request.param)
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_vocabulary_holds_specials_first_then_bytes_then_merges(tokenizer):
     assert len(tokenizer) == VOCAB_SIZE
     assert tokenizer.convert_ids_to_tokens(range(5)) == ["<|bos|>", "<|eos|>", "<|pad|>", *CHAT_MARKERS]
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1, 2)
-    assert tokenizer.unk_token is None
+    assert tokenizer.unk_token_id in (None, 5)
 
 
 def test_training_compresses_text_it_has_not_seen(tokenizer):
@@ -62,10 +63,11 @@ def test_training_compresses_text_it_has_not_seen(tokenizer):
 @settings(max_examples=300, deadline=None)
 @given(st.text() | st.text(alphabet=" \t\r\n'sé\u0301字9<|im_start|>", max_size=40))
 def test_decoding_gives_back_any_text(text):
-    assert _SHARED.decode(_SHARED(text).input_ids) == text
+    assert _BYTE_LEVEL.decode(_BYTE_LEVEL(text).input_ids) == text
+    assert _PIECES.decode(_PIECES(text).input_ids) == text.replace(SPACE, " ")
 
 
-_SHARED = train(TEXTS[:2], 400)
+_BYTE_LEVEL, _PIECES = (train(TEXTS[:2], 400, form=form) for form in ("byte_level", "sentencepiece"))
 
 
 def test_offsets_cover_the_text_without_gaps(tokenizer):
@@ -113,7 +115,7 @@ def test_own_specials_template_and_length_are_kept(tmp_path):
     )
     mine.save_pretrained(tmp_path)
     loaded = MoebaTokenizer.from_pretrained(tmp_path)
-    assert loaded.all_special_tokens == ["<s>", "</s>", "<pad>", "<think>"]
+    assert loaded.all_special_tokens == ["<s>", "</s>", UNKNOWN, "<pad>", "<think>"]
     assert loaded.model_max_length == 77
     assert loaded.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False) == "x"
 
@@ -134,7 +136,8 @@ def test_training_twice_writes_the_same_bytes(folder, tmp_path):
         from moeba.tokenization import MoebaTokenizer
         import argparse, ast, inspect, json, subprocess, textwrap
         texts = [inspect.getsource(m) for m in (argparse, ast, inspect, json, subprocess, textwrap)]
-        MoebaTokenizer.train(texts, {VOCAB_SIZE}, show_progress=False).save_pretrained({str(again)!r})
+        form = "sentencepiece" if {(folder / "tokenizer.model").exists()} else "byte_level"
+        MoebaTokenizer.train(texts, {VOCAB_SIZE}, form=form, show_progress=False).save_pretrained({str(again)!r})
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
     assert contents(again) == contents(folder)
@@ -145,6 +148,7 @@ def test_loading_and_saving_keeps_vocabulary_and_template(folder, tmp_path):
     again, first = contents(tmp_path / "again"), contents(folder)
     assert again.keys() == first.keys()
     assert again["tokenizer.json"] == first["tokenizer.json"]
+    assert again.get("tokenizer.model") == first.get("tokenizer.model")
     assert again["chat_template.jinja"] == first["chat_template.jinja"] == CHAT_TEMPLATE.encode()
 
 
@@ -166,10 +170,14 @@ def test_auto_tokenizer_gives_back_the_class_once_registered(tokenizer, folder):
 def test_stock_transformers_loads_it_without_moeba(tokenizer, folder, model_type, rename, stock):
     if model_type is not None:
         (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    if model_type == "qwen2" and (folder / "tokenizer.model").exists():
+        pytest.skip("read as Qwen2's, whatever it is: an export refuses it")
     if rename:
         assert use_stock_names(folder)
-    ids, chat = stock(folder, PROBE)
+    ids, chat, size = stock(folder, PROBE)
     assert ids == tokenizer(PROBE).input_ids
+    # As saved, in a folder of type qwen2, transformers adds a token of its own.
+    assert size == len(tokenizer) or not rename
     assert chat == "<|im_start|>user\nHi<|im_end|>\n"
 
 
@@ -184,7 +192,7 @@ def stock():
             folder, text = json.loads(line)
             tokenizer = AutoTokenizer.from_pretrained(folder)
             chat = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
-            print(json.dumps([tokenizer(text).input_ids, chat]), flush=True)
+            print(json.dumps([tokenizer(text).input_ids, chat, len(tokenizer)]), flush=True)
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -201,7 +209,9 @@ def stock():
 @pytest.mark.parametrize(
     ("texts", "settings", "message"),
     [
-        (TEXTS, {"vocab_size": 260}, "vocab_size is 260.*at least 261"),
+        (TEXTS, {"vocab_size": 260, "form": "byte_level"}, "vocab_size is 260.*at least 261"),
+        (TEXTS, {"vocab_size": 261}, "vocab_size is 261.*at least 262"),
+        (TEXTS, {"form": "unigram"}, "form is 'unigram'; pass one of 'sentencepiece', 'byte_level'"),
         (TEXTS, {"min_frequency": 0}, "min_frequency is 0"),
         (TEXTS, {"model_max_length": 0}, "model_max_length is 0"),
         (TEXTS, {"special_tokens": [*CHAT_MARKERS, "<|eos|>"]}, r"\['<\|eos\|>'\] more than once"),
@@ -273,9 +283,9 @@ def test_stock_names_replace_only_those_of_moeba(folder, tmp_path):
     after = json.loads((folder / "tokenizer_config.json").read_text())
     extra = before.pop("extra_special_tokens")
     stock_names = {"tokenizer_class": "PreTrainedTokenizerFast", "additional_special_tokens": extra}
-    assert after == before | stock_names
+    assert after == {"unk_token": None} | before | stock_names
     assert not use_stock_names(folder)
     assert not use_stock_names(tmp_path)
     loaded = AutoTokenizer.from_pretrained(folder)
     assert type(loaded) is TokenizersBackend
-    assert loaded.all_special_tokens == ["<|bos|>", "<|eos|>", "<|pad|>", *CHAT_MARKERS]
+    assert {*loaded.all_special_tokens} - {UNKNOWN} == {"<|bos|>", "<|eos|>", "<|pad|>", *CHAT_MARKERS}

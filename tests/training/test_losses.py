@@ -7,7 +7,7 @@ import torch
 from support import random_ids, tiny_model
 from transformers import Trainer, TrainingArguments
 
-from moeba import MoebaForSequenceClassification
+from moeba import MoebaForSequenceClassification, MoebaForTokenClassification, MoebaModel
 from moeba.training import balanced_loss
 
 FIELDS = dict(mlp_layer_types=["sparse", "sparse"], router_aux_loss_coef=0.5)
@@ -20,7 +20,9 @@ def rows(tokens: int = 10) -> list[dict[str, torch.Tensor]]:
     return [{"input_ids": ids, "labels": row} for row in labels]
 
 
-def one_step(model, folder, loss_func=None, accumulation: int = 1, **settings) -> tuple[float, torch.Tensor]:
+def one_step(
+    model, folder, loss_func=None, accumulation: int = 1, data=None, **settings
+) -> tuple[float, torch.Tensor]:
     """The logged loss of one step of the stock Trainer, and the gradient that reached the first router."""
     arguments = TrainingArguments(
         folder,
@@ -40,7 +42,7 @@ def one_step(model, folder, loss_func=None, accumulation: int = 1, **settings) -
     )
     gate = model.model.layers[0].mlp.gate.weight
     before = gate.detach().clone()
-    trainer = Trainer(model, arguments, train_dataset=rows(), compute_loss_func=loss_func)
+    trainer = Trainer(model, arguments, train_dataset=data or rows(), compute_loss_func=loss_func)
     trainer.train()
     return next(log["loss"] for log in trainer.state.log_history if "loss" in log), (before - gate) / 0.1
 
@@ -117,7 +119,36 @@ def test_exactly_one_loss_is_given(given):
         balanced_loss(moe(), **given)
 
 
-def test_a_head_without_router_losses_among_its_outputs_is_refused():
-    model = tiny_model("moe", MoebaForSequenceClassification, **FIELDS)
-    with pytest.raises(ValueError, match="MoebaForSequenceClassification holds no MoebaForCausalLM"):
-        balanced_loss(model, plain_loss)
+@pytest.mark.parametrize("head", [MoebaForSequenceClassification, MoebaForTokenClassification])
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_other_heads_have_them_too(head, accumulation, tmp_path):
+    """A smoothed loss is Trainer's own, and has the balance loss of the whole step beside it."""
+    data = [
+        {
+            **row,
+            "labels": row["input_ids"] % 2 if head is MoebaForTokenClassification else torch.tensor(i % 2),
+        }
+        for i, row in enumerate(rows())
+    ]
+    found = []
+    for coefficient in (0.5, 0.0):
+        model = tiny_model("moe", head, **{**FIELDS, "router_aux_loss_coef": coefficient})
+        function = balanced_loss(model, label_smoothing=0.1)
+        found.append(one_step(model, tmp_path / "own", function, accumulation, data))
+    fresh = tiny_model("moe", head, **FIELDS)
+    with torch.no_grad():
+        aux = (
+            fresh.model(data[0]["input_ids"][None], output_router_losses=True)
+            .router_losses[:, 0]
+            .mean()
+            .item()
+        )
+    stock = one_step(fresh, tmp_path, data=data, label_smoothing_factor=0.1)
+    assert found[1][0] == pytest.approx(stock[0], rel=1e-4)
+    assert found[0][0] == pytest.approx(found[1][0] + 0.5 * aux, rel=1e-4)
+    assert (found[0][1] - found[1][1]).norm() > 0.01 * found[0][1].norm()
+
+
+def test_a_model_without_a_head_is_refused():
+    with pytest.raises(ValueError, match="MoebaModel holds no Moeba model with a head"):
+        balanced_loss(tiny_model("moe", MoebaModel, **FIELDS), plain_loss)

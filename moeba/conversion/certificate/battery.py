@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -12,44 +14,57 @@ from ...configuration.model_facts import rope_of
 
 @dataclass(frozen=True)
 class Battery:
-    """Token ids for each comparison; `[2, length]` each."""
+    """Token ids for each comparison, `[2, length]` each, and the positions of a few tokens far from the beginning."""
 
-    lengths: tuple[int, ...]
     inputs: tuple[torch.Tensor, ...]
-    covers: tuple[str, ...]
+    far: torch.Tensor | None
+
+    @property
+    def lengths(self) -> list[int]:
+        return [ids.shape[1] for ids in self.inputs]
 
     @property
     def longest(self) -> torch.Tensor:
         return self.inputs[-1]
 
 
-def reach(config: MoebaConfig) -> dict[str, int]:
-    """Sequence lengths that a feature needs before it changes anything."""
-    found = {}
-    if config.sliding_window is not None:
-        found["sliding window"] = config.sliding_window + 1
-    rope = rope_of(config)
-    for parameters in rope.values() if any(isinstance(value, dict) for value in rope.values()) else (rope,):
-        if parameters and parameters.get("rope_type") not in (None, "default"):
-            original = config.max_position_embeddings
-            if parameters["rope_type"] != "dynamic":  # which has no other limit
-                original = parameters.get("original_max_position_embeddings", original)
-            found[f"{parameters['rope_type']} rope"] = original + 1
-        if parameters and config.query_growth_beta:
-            found["growing queries"] = parameters["original_max_position_embeddings"] + 1
+def ropes_of(config: MoebaConfig) -> Iterator[dict[str, Any]]:
+    """The rope settings of each kind of layers; none without rope."""
+    rope = rope_of(config) or {}
+    yield from (value for value in rope.values() if isinstance(value, dict) and "rope_type" in value)
+    if "rope_type" in rope:
+        yield rope
+
+
+def turns(config: MoebaConfig) -> list[int]:
+    """The positions from which on rope turns by other angles, or queries grow: other types do so from the first on."""
+    found = []
+    for rope in ropes_of(config):
+        original = rope.get("original_max_position_embeddings", config.max_position_embeddings)
+        if rope["rope_type"] == "dynamic":  # which has no other limit
+            found.append(config.max_position_embeddings)
+        elif rope["rope_type"] == "longrope" or config.query_growth_beta:
+            found.append(original)
     return found
 
 
 def build_battery(config: MoebaConfig, limit: int, seed: int = 0) -> Battery:
-    """One token, a few, and enough to pass every window and original context, up to `limit` tokens."""
-    needs = reach(config)
-    longest = max([24, *(length + 8 for length in needs.values())])
+    """One token, a few, and enough to pass every window and every turn of rope, up to `limit` tokens."""
+    rope_turns = turns(config)
+    needs = [turn + 1 for turn in rope_turns]
+    if config.sliding_window is not None:
+        needs.append(config.sliding_window + 1)
+    longest = max([24, *(length + 8 for length in needs)])
     if config.position_embedding_type != "rope":  # a table of positions ends there
         limit = min(limit, config.max_position_embeddings)
     longest = min(longest, limit)
-    lengths = tuple(sorted({1, min(7, longest), longest}))
     generator = torch.Generator().manual_seed(seed)
     inputs = tuple(
-        torch.randint(0, config.vocab_size, (2, length), generator=generator) for length in lengths
+        torch.randint(0, config.vocab_size, (2, length), generator=generator)
+        for length in sorted({1, min(7, longest), longest})
     )
-    return Battery(lengths, inputs, tuple(name for name, length in needs.items() if length <= longest))
+    few = min(7, longest)
+    # Behind every turn, or at the last positions: a stock model may hold a table of no more.
+    start = max(rope_turns) + 1 if rope_turns else max(config.max_position_embeddings - few, 0)
+    far = torch.arange(start, start + few).expand(2, -1)
+    return Battery(inputs, far if config.position_embedding_type == "rope" else None)

@@ -42,6 +42,7 @@ class Comparison:
         tolerance: see `EXACT` and `REORDERED`.
         on: which weights these are, for the report.
         trains_otherwise: why the two need not agree where something is dropped out; see `Family`.
+        rebuilt: the experts of the one were made of the feed-forwards of the other, and balance for themselves.
     """
 
     def __init__(
@@ -52,9 +53,11 @@ class Comparison:
         tolerance: float,
         on: str,
         trains_otherwise: str = "",
+        rebuilt: bool = False,
     ) -> None:
         self.source, self.target, self.battery = source, target, battery
         self.tolerance, self.on, self.trains_otherwise = tolerance, on, trains_otherwise
+        self.rebuilt = rebuilt
 
     def run(self) -> list[Check]:
         """Every check."""
@@ -70,6 +73,7 @@ class Comparison:
                 self.cache(),
                 self.left_padding(),
                 self.padded_batches(),
+                self.far_positions(),
                 self.greedy(),
                 self.greedy_batch(),
                 self.training(),
@@ -89,7 +93,7 @@ class Comparison:
     def logits(self, name: str) -> Check:
         """Largest and mean difference, KL divergence, and agreement of the most likely token."""
         worst, relative, mean, kl, agree = 0.0, 0.0, 0.0, 0.0, 1.0
-        told = f"lengths {list(self.battery.lengths)}"
+        told = f"lengths {self.battery.lengths}"
         for ids in self.battery.inputs:
             with torch.no_grad():
                 a, b = self.source(ids).logits.double(), self.target(ids).logits.double()
@@ -188,6 +192,18 @@ class Comparison:
             figures[side] = share(a, b)
         return self._check("padded batch without positions", max(figures.values()), figures)
 
+    def far_positions(self) -> Check:
+        """A few tokens at the last positions, behind those from which on rope turns otherwise."""
+        positions = self.battery.far
+        if positions is None:
+            return Check("far positions", "not applicable", detail="there is no rope", on=self.on)
+        ids = self.battery.longest[:, : positions.shape[1]]
+        with torch.no_grad():
+            a, b = (model(ids, position_ids=positions, use_cache=False).logits for model in self._pair)
+        relative = share(a, b)
+        figures = {"from": int(positions[0, 0]), "relative_to_spread": relative}
+        return self._check("far positions", relative, figures)
+
     def greedy(self) -> Check:
         """The same tokens from `generate()`."""
         prompt = self.battery.longest[:1, : max(1, self.battery.longest.shape[1] // 2)]
@@ -224,19 +240,30 @@ class Comparison:
         return self._check("training", relative / AMPLIFIED, figures)
 
     def losses(self) -> list[Check]:
-        """The models' own `.loss`, in evaluation and, with seeded dropout, in training."""
-        return [self._loss("loss in evaluation", False), self._loss("loss in training", True)]
+        """The models' own `.loss`: in evaluation, in training with seeded dropout, and beside router logits."""
+        kinds: list[tuple[str, bool, bool | None]] = [
+            ("loss in evaluation", False, None),
+            ("loss in training", True, None),
+        ]
+        if all(map(has_experts, self._pair)):
+            kinds.append(("loss with router logits", False, True))
+        return [self._loss(*kind) for kind in kinds]
 
-    def _loss(self, name: str, train: bool) -> Check:
+    def _loss(self, name: str, train: bool, router_logits: bool | None) -> Check:
         # A source whose routers balance themselves may become a model that stock transformers trains; never the
         # other way round, except where the feed-forwards are new.
         own = [has_own_router_loss(model) for model in self._pair]
-        shown = any(getattr(model.config, "output_router_logits", False) for model in self._pair)
+        shown = router_logits or any(
+            getattr(model.config, "output_router_logits", False) for model in self._pair
+        )
         if own[0] != own[1] and (own[0] or self.trains_otherwise) and (train or shown):
             detail = "one side alone has router losses, as its config says"
             return Check(name, "not applicable", detail=detail, on=self.on)
+        if self.rebuilt and shown:
+            detail = "other experts have another balance loss"
+            return Check(name, "not applicable", detail=detail, on=self.on)
         try:
-            a, b = (own_loss(model, self.battery.longest, train) for model in self._pair)
+            a, b = (own_loss(model, self.battery.longest, train, router_logits) for model in self._pair)
         except NoLossError as error:
             return Check(name, "not applicable", detail=str(error), on=self.on)
         relative, figures = abs(a - b) / max(1.0, abs(a)), {"source": a, "target": b}
@@ -245,8 +272,8 @@ class Comparison:
         return self._check(name, relative / AMPLIFIED, figures)
 
     def loss_difference(self) -> float:
-        """The difference of the models' own loss in evaluation."""
-        a, b = (own_loss(model, self.battery.longest) for model in self._pair)
+        """The difference of the models' own loss beside router logits."""
+        a, b = (own_loss(model, self.battery.longest, router_logits=True) for model in self._pair)
         return abs(a - b)
 
     def training_difference(self) -> float:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ...configuration.expert_fields import ExpertFields, LayerKindFields
 from ...configuration.fields import facts_of
 from ...configuration.router_fields import RouterFields
 from ...modeling import MoebaForCausalLM
-from ..binding import bind
+from ..binding import bind, proven_code
 from ..checkpoint import Checkpoint, resolve
 from ..config_differences import TRAINING_FIELDS, differences
 from ..families import family_of
@@ -27,10 +27,12 @@ from ..json_files import listing
 from ..pieces import TensorSource, pieces, read_pieces, same_bytes
 from ..plan import PlannedTensors, moeba_shapes, plan_export, plan_import
 from ..provenance import versions
+from ..scratch import scratch
 from ..threads import one_thread
 from .battery import build_battery
 from .comparison import EXACT, REORDERED, Comparison, first_divergence, implementations, rounding_noise
 from .controls import faults_for
+from .faint import FAINT_FAULTS, caught_by_faint_inputs, faint_inputs
 from .half_precision import HALVES, Order, compare_halves
 from .report import Certificate, Check, Control
 from .training import AMPLIFIED, LOSS_FAULT, TRAINING_FAULT, NoLossError, lost_fields
@@ -82,7 +84,7 @@ def certify_folders(
     certificate = Certificate(
         operation=operation or _operation(first, second, expanded),
         source=first.identity(),
-        target={**second.identity(), "bound": bind(target)},
+        target={**second.identity(), "bound": bind(target), "code": proven_code(second.family is None)},
         versions=versions(),
         config_differences=[
             {
@@ -108,24 +110,22 @@ def certify_folders(
         certificate.checks.append(Check("logits", "failed", detail=detail))
         return certificate
 
-    trains = _trains_otherwise(first, second, expanded)
-
     def tolerance_for(one: PreTrainedModel, other: PreTrainedModel, limit: int) -> float:
         # A sum over several experts rounds otherwise than one feed-forward, and some models amplify any rounding.
         noise = rounding_noise((one, other), build_battery(_moeba_config(one, other, first), limit))
         return max(REORDERED if expanded else EXACT, 4 * noise)
 
-    with tempfile.TemporaryDirectory() as folder, one_thread():
+    with scratch("proof") as folder, one_thread():
         build = twins or _family_twins(first, second)
         if build is not None:
-            one, other = build(Path(folder))
+            one, other = build(folder)
             tolerance = tolerance_for(one, other, LONGEST_TWIN)
             _compare(
-                certificate, one, other, LONGEST_TWIN, tolerance, "randomised twin", first, second, trains
+                certificate, one, other, LONGEST_TWIN, tolerance, "randomised twin", first, second, expanded
             )
-            _plant(certificate, one, other, tolerance, equal)
+            _plant(certificate, one, other, tolerance, equal, _module_pairs(first, second))
             if twins is None:
-                halves = half_twins(one, other, Path(folder), first.half)
+                halves = half_twins(one, other, folder, first.half)
                 _compare_halves(certificate, *halves, "randomised twin", first, second)
     if first.parameters + second.parameters > LARGEST_RUN:
         detail = f"{first.parameters + second.parameters:,} parameters are too many to run here"
@@ -133,11 +133,11 @@ def certify_folders(
         return certificate
     one, other = load_model(source, first.drops), load_model(target, second.drops)
     tolerance = tolerance_for(one, other, LONGEST_ACTUAL)
-    _compare(certificate, one, other, LONGEST_ACTUAL, tolerance, "checkpoint", first, second, trains)
+    _compare(certificate, one, other, LONGEST_ACTUAL, tolerance, "checkpoint", first, second, expanded)
     if not certificate.negative_controls and not _fresh(one):
         if not any(isinstance(model, MoebaForCausalLM) for model in (one, other)):
             other = _as_moeba(second)
-        _plant(certificate, one, other, tolerance, equal)
+        _plant(certificate, one, other, tolerance, equal, _module_pairs(first, second))
     if first.dtype in HALVES and not expanded:
         del one, other
         halves = load_model(source, first.drops, first.half), load_model(target, second.drops, first.half)
@@ -350,14 +350,23 @@ def _family_twins(first: Side, second: Side) -> Twins | None:
 
 def _compare(
     certificate: Certificate, one: PreTrainedModel, other: PreTrainedModel, limit: int, tolerance: float, on: str,
-    first: Side, second: Side, trains_otherwise: str,
+    first: Side, second: Side, expanded: bool,
 ) -> None:  # fmt: skip
     battery = build_battery(_moeba_config(one, other, second), limit)
-    checks = Comparison(one, other, battery, tolerance, on, trains_otherwise).run()
-    certificate.checks += checks
+    trains_otherwise = _trains_otherwise(first, second, expanded)
+    checks = Comparison(one, other, battery, tolerance, on, trains_otherwise, expanded).run()
+    same_routers = bool(first.config.sparse_layers) == bool(second.config.sparse_layers)
+    checks.append(faint_inputs(one, other, _module_pairs(first, second), same_routers, on))
+    certificate.checks += [_with_reason(check, _order(first, second).reason) for check in checks]
     if any(check.status == "failed" for check in checks) and certificate.first_divergence is None:
         found = first_divergence(one, other, battery.longest, _module_pairs(first, second), tolerance)
         certificate.first_divergence = found and f"{found} ({on})"
+
+
+def _with_reason(check: Check, reason: str) -> Check:
+    """Logits that are equal to rounding say why, and what the stock model does otherwise in one way of running it."""
+    told = reason and check.name.startswith("logits,")
+    return replace(check, detail=f"{check.detail}; {reason}") if told else check
 
 
 def _order(first: Side, second: Side) -> Order:
@@ -431,6 +440,7 @@ def _plant(
     other: PreTrainedModel,
     tolerance: float,
     equal_experts: bool,
+    pairs: list[tuple[str, str]],
 ) -> None:
     """Damage the Moeba side in every way that its config allows; each must push the difference over the tolerance."""
     target_is_ours = isinstance(other, MoebaForCausalLM)
@@ -452,6 +462,12 @@ def _plant(
         with suppress(NoLossError):
             gap = Comparison(first, second, battery, tolerance, "").loss_difference()
             certificate.negative_controls.append(Control(LOSS_FAULT.name, gap > AMPLIFIED * tolerance, gap))
+    for fault in FAINT_FAULTS:
+        if fault.applies(ours.config):
+            damaged = fault.plant(ours)
+            first, second = (one, damaged) if target_is_ours else (damaged, other)
+            if (found := caught_by_faint_inputs(first, second, pairs)) is not None:
+                certificate.negative_controls.append(Control(fault.name, *found))
     for fault in faults_for(ours.config, equal_experts):
         if not fault.finds_something(ours):
             continue

@@ -22,6 +22,11 @@ _WORDS, _OTHER_HEADS = (
     ("dropout", "pdrop", "_drop", "jitter", "aux_loss", "z_loss"),
     ("classifier", "summary"),
 )
+# Fields of both, by one name, that decide what is generated, returned or initialised.
+_SHARED = (
+    "bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "output_router_logits", "initializer_range",
+    "tie_word_embeddings", "vocab_size",
+)  # fmt: skip
 # What is left of a dropped row is made larger, and rounding with it.
 AMPLIFIED = 8
 
@@ -49,8 +54,13 @@ class NoLossError(ValueError):
     """A stock model fails at its own loss."""
 
 
-def own_loss(model: PreTrainedModel, ids: torch.Tensor, train: bool = False) -> float:
+def own_loss(
+    model: PreTrainedModel, ids: torch.Tensor, train: bool = False, router_logits: bool | None = None
+) -> float:
     """The model's own `.loss`, with the first quarter of each row left out of it.
+
+    Args:
+        router_logits: whether they are asked for, by which most stock models add a balance loss; None: as its config.
 
     Raises:
         NoLossError: a stock model cannot compute it.
@@ -59,7 +69,8 @@ def own_loss(model: PreTrainedModel, ids: torch.Tensor, train: bool = False) -> 
     labels[:, : ids.shape[1] // 4] = -100
     try:
         with training(model) if train else nullcontext(), torch.no_grad():
-            return model(ids, labels=labels, use_cache=False).loss.item()
+            settings = {} if router_logits is None else {"output_router_logits": router_logits}
+            return model(ids, labels=labels, use_cache=False, **settings).loss.item()
     except Exception as error:  # stock code raises anything
         if isinstance(model, MoebaForCausalLM):
             raise
@@ -76,21 +87,29 @@ def has_own_router_loss(model: PreTrainedModel) -> bool:
 
 
 def lost_fields(family: Family, raw: dict[str, Any], config: MoebaConfig) -> list[str]:
-    """Fields of a native config.json that act in training alone and do not come back from our config: `name a → b`."""
+    """Fields of a native config.json that no logits show, and that our config says otherwise: `name a → b`.
+
+    Those that act in training alone must come back from ours; those that both sides have under one name must be equal.
+    """
     native = family.read_config(raw).to_dict()
     # What was only kept for an export is not what the model trains by.
     said = MoebaConfig.from_dict({**config.to_dict(), "native_fields": None})
     back = family.to_native(said).to_dict()
     unread = unread_keys(raw, family.config_rows)
     inert = {row.their_name for row in family.config_rows if isinstance(row, Inert)}
-    return [
-        f"{name} {native[name]!r} → {back.get(name)!r}"
-        for name in sorted(native)
+    ours = {name: getattr(config, name) for name in _SHARED if name in native}
+    theirs = {
+        name: back.get(name)
+        for name in native
         if any(word in name for word in _WORDS)
         and not name.startswith(_OTHER_HEADS)
         and name not in inert
         and name not in unread
-        and (native[name] or None) != (back.get(name) or None)
+    }
+    return [
+        f"{name} {native[name]!r} → {value!r}"
+        for name, value in sorted((theirs | ours).items())
+        if (native[name] or None) != (value or None)
     ]
 
 
@@ -101,12 +120,7 @@ TRAINING_FAULT = Fault(
     config=lambda config: {"attention_dropout": min(config.attention_dropout + 0.25, 0.9)},
 )
 LOSS_FAULT = Fault(
-    "coefficient of the balance loss doubled",
-    lambda config: (
-        bool(config.sparse_layers)
-        and config.router_loss == "with_router_logits"
-        and config.output_router_logits
-        and config.router_aux_loss_coef > 0
-    ),
-    config=lambda config: {"router_aux_loss_coef": config.router_aux_loss_coef * 2},
+    "coefficient of the balance loss raised",
+    lambda config: bool(config.sparse_layers) and config.router_loss == "with_router_logits",
+    config=lambda config: {"router_aux_loss_coef": config.router_aux_loss_coef + 0.01},
 )

@@ -27,11 +27,14 @@ from ..alignment import align
 from ..checkpoint import Checkpoint, TensorSource
 from ..family import Family
 from ..plan import PlannedTensors, plan_export, plan_import
+from ..stock_loading import load_stock
 from ..weight_files import TensorInfo
+from .battery import ropes_of, turns
 from .comparison import has_experts
 
 ORIGINAL_CONTEXT, CONTEXT = 16, SMALL_CONTEXT
-_WIDEST_HEAD = 16
+# Among few pairs of channels, the bounds of yarn's ramp are rounded to the same ones whatever they are.
+_WIDEST_HEAD, _WIDEST_YARN = 16, 64
 
 
 def shrink(config: MoebaConfig) -> MoebaConfig:
@@ -41,7 +44,8 @@ def shrink(config: MoebaConfig) -> MoebaConfig:
     layers = _representative_layers(config)
     first = layer_view(config, layers[0] if layers else 0)
     divisor = _common_heads([layer_view(config, i) for i in layers])
-    widest = _WIDEST_HEAD
+    scaled = {rope["rope_type"] for rope in ropes_of(config)} & {"yarn", "llama3"}
+    widest = _WIDEST_YARN if "yarn" in scaled else _WIDEST_HEAD
     sizes = _few_heads(first, divisor, widest)
     heads, head_dim = sizes["num_attention_heads"], sizes["head_dim"]
     square = first.hidden_size // first.num_attention_heads == first.head_dim
@@ -62,6 +66,8 @@ def shrink(config: MoebaConfig) -> MoebaConfig:
         embedding_size=hidden_size if config.embedding_size == config.hidden_size else hidden_size // 2,
         intermediate_size=4 * hidden_size if config.intermediate_size == 4 * config.hidden_size else 40,
         num_hidden_layers=len(layers),
+        # The original context of yarn and llama3 stays as it is, and the two have a ratio.
+        max_position_embeddings=config.max_position_embeddings if scaled and not turns(config) else CONTEXT,
         layer_types=[config.layer_types[i] for i in layers],
         mlp_layer_types=[config.mlp_layer_types[i] for i in layers],
         rotary_layers=[config.rotary_layers[i] for i in layers],
@@ -267,8 +273,8 @@ def load_model(
     Raises:
         ValueError: transformers found missing, unexpected or misshapen tensors, which it would replace by random ones.
     """
-    model, info = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, output_loading_info=True, local_files_only=True
+    model, info = load_stock(
+        AutoModelForCausalLM, folder, dtype=dtype, output_loading_info=True, local_files_only=True
     )
     wrong = {
         name: sorted(key for key in map(str, info[name]) if not drops(key))
@@ -343,7 +349,7 @@ def _short_rope(rope: dict[str, Any] | None, width: int, growing: bool) -> dict[
         return rope
     if any(isinstance(value, dict) for value in rope.values()):
         return {kind: _short_rope(value, width, growing) for kind, value in rope.items()}
-    if rope.get("rope_type") in ("yarn", "longrope", "llama3") or growing:
+    if rope.get("rope_type") == "longrope" or growing:  # others need not pass it to turn as they do
         rope["original_max_position_embeddings"] = ORIGINAL_CONTEXT
     rotated = int(width * rope.get("partial_rotary_factor", 1.0)) // 2
     if "partial_rotary_factor" in rope:  # a fraction of the small width is no even number by itself

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import CONFIG_MAPPING
@@ -24,6 +25,23 @@ def _load() -> dict[str, Family]:
 KNOWN_FAMILIES: dict[str, Family] = _load()
 ALIASES: dict[str, str] = {alias: name for name, family in KNOWN_FAMILIES.items() for alias in family.aliases}
 FAMILIES = {name: family for name, family in KNOWN_FAMILIES.items() if name in CONFIG_MAPPING}
+
+
+def family_of_config(config: Mapping[str, Any]) -> Family:
+    """The family of the model of a config.json; see `family_of`. One that wraps a text model is told of that."""
+    if config.get("model_type") is None:
+        raise ValueError("config.json names no model_type: write there the family that its tensors are of.")
+    try:
+        return family_of(config["model_type"])
+    except ValueError as error:
+        inner = config.get("text_config")
+        wrapped = inner.get("model_type") if isinstance(inner, Mapping) else None
+        if not isinstance(wrapped, str) or ALIASES.get(wrapped, wrapped) not in FAMILIES:
+            raise
+        raise ValueError(
+            f"{error} It wraps a {wrapped!r} model (text_config), which is supported: load the whole with transformers "
+            "and save its text model alone, as a causal language model."
+        ) from error
 
 
 def family_of(model_type: Any) -> Family:

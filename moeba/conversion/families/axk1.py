@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from ..config_rows import Fixed, Inert
+from ..config_rows import Fixed
 from ..family import Family
 from ..rows import Dropped, renamed
-from .deepseek import BLOCK, SELECTION_BIAS, latent_attention, sparse_layers
+from .deepseek import BLOCK, EVERY_LAYER, LEADING_DENSE, SELECTION_BIAS, latent_attention, sparse_layers
 from .deepseek_v3 import FAMILY as DEEPSEEK_V3
 from .shared_fields import without
 from .shared_tensors import EMBEDDINGS_AND_HEAD, LAYER, ROUTED_EXPERTS
@@ -19,8 +19,9 @@ FAMILY = Family(
     config_rows=(
         *without(DEEPSEEK_V3.config_rows, "first_k_dense_replace", "num_mtp_layers", "moe_layer_freq"),
         sparse_layers("mlp_layer_types"),
-        Inert("first_k_dense_replace", "what mlp_layer_types is made from where it is not given"),
-        Inert("moe_layer_freq", "what mlp_layer_types is made from where it is not given"),
+        # What mlp_layer_types is made from where it is not given.
+        replace(LEADING_DENSE, required=False),
+        replace(EVERY_LAYER, required=False),
         Fixed("moe_output_norm", True),
     ),
     rows=(

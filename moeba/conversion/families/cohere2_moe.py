@@ -1,5 +1,6 @@
 """Command A+: Command R7B's block with experts; its dense first layers may rotate everywhere (Cohere 2026)."""
 
+from dataclasses import replace
 from typing import Any
 
 from ...configuration import MoebaConfig
@@ -7,6 +8,7 @@ from ..config_rows import Computed, Fixed, Inert, Only, Pair, pairs
 from ..family import Family
 from ..rows import same
 from .cohere import REORDERED, ROWS
+from .deepseek import LEADING_DENSE
 from .shared_fields import (
     ATTENTION_BIAS,
     LISTED_WINDOW,
@@ -89,7 +91,7 @@ FAMILY = Family(
         Only("rope_scaling", None, "the stock code reads rope_parameters instead"),
         Computed((DENSE_START,), _rotation, _rotation_back),
         Inert("sliding_window_pattern", "old spelling of layer_types"),
-        Inert("first_k_dense_replace", "old spelling of mlp_layer_types"),
+        replace(LEADING_DENSE, required=False),  # old spelling of mlp_layer_types
         Pair("shared_expert_combination_strategy", "shared_expert_combination"),
         Pair(
             "expert_selection_fn",

@@ -56,7 +56,8 @@ def _shape_back(config: MoebaConfig) -> dict[str, Any]:
         "parallel_attn": parallel,
         "num_ln_in_parallel_attn": (2 if two_norms else 1) if new else None,
         "multi_query": not new and kv_heads == 1,
-        "num_kv_heads": kv_heads if new else config.num_attention_heads,
+        # Not read by transformers where all heads share one, and read by llama.cpp's converter.
+        "num_kv_heads": kv_heads,
     }
 
 

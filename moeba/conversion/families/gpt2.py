@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..config_rows import Computed, ConfigRow, Fixed, Inert, Only, Pair, pairs
+from ..config_rows import Computed, ConfigRow, Fixed, Inert, Only, Pair, Stated, pairs
 from ..family import Family
 from ..rows import Dropped, Operation, Row, Split, Transpose, linear, renamed
 from .shared_fields import CLASSIC, TRAINED_PADDING
@@ -75,6 +75,12 @@ FAMILY = Family(
         *pairs("scale_attn_by_inverse_layer_idx"),
         Inert("reorder_and_upcast_attn", "another order of the same product, in float32"),
         Fixed("position_embedding_type", "learned"),
+        Stated(
+            "n_ctx",
+            lambda config: config.max_position_embeddings,
+            "llama.cpp's converter fails where it is not said",
+            required=False,
+        ),
     ),
     rows=tensors(Split(lambda config: [config.hidden_size] * 3), Transpose()),
     dropped=MASKS,

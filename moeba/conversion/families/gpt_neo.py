@@ -18,6 +18,11 @@ def _layers(native: Any) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"attention_layers={unknown} is supported as {list(KINDS)} only")
     local = "local" in native["attention_layers"]
+    if local and native["window_size"] < 2:
+        raise ValueError(
+            f"window_size={native['window_size']} is supported from 2 on: stock code sees one token with a cache, and "
+            "another number without"
+        )
     return {
         "layer_types": [KINDS[kind] for kind in native["attention_layers"]],
         "sliding_window": native["window_size"] if local else None,

@@ -1,9 +1,9 @@
 """Hunyuan 3: normalised query and key heads, and experts balanced by a bias that only chooses (Tencent)."""
 
-from ..config_rows import Fixed, Inert, Pair, pairs
+from ..config_rows import Fixed, Inert, Pair, Stated, pairs
 from ..family import Family
 from ..rows import renamed
-from .deepseek import PREDICTION_LAYERS, sparse_layers
+from .deepseek import LEADING_DENSE, NO_FURTHER_LAYERS, PREDICTION_LAYERS, sparse_layers
 from .shared_fields import ATTENTION_BIAS, NO_ROUTER_LOSS, ROUTER_PARAM_DTYPE, SIZES
 from .shared_tensors import (
     ATTENTION,
@@ -37,6 +37,15 @@ FAMILY = Family(
         Fixed("router_matmul_dtype", "float32"),
         Fixed("router_weight_dtype", "float32"),
         *NO_ROUTER_LOSS,
+        LEADING_DENSE,
+        NO_FURTHER_LAYERS,
+        Stated(
+            "expert_hidden_dim",
+            lambda config: config.moe_intermediate_size,
+            "vLLM takes the experts' width from it",
+        ),
+        Stated("route_norm", True, "vLLM and SGLang fail where it is not said"),
+        Stated("qk_norm", True, "vLLM and SGLang leave the norms out where it is not said"),
     ),
     rows=(
         *EMBEDDINGS_AND_HEAD,

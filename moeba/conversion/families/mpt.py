@@ -26,6 +26,7 @@ def _norm_type(native: Any) -> dict[str, Any]:
 FAMILY = Family(
     model_type="mpt",
     architecture="MptForCausalLM",
+    served_as="MPTForCausalLM",
     kind="dense",
     config_rows=(
         Computed(

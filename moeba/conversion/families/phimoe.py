@@ -49,6 +49,7 @@ def _rope_back(config: MoebaConfig) -> dict[str, Any]:
 FAMILY = Family(
     model_type="phimoe",
     architecture="PhimoeForCausalLM",
+    served_as="PhiMoEForCausalLM",
     kind="moe",
     config_rows=(
         *without(SIZES, "head_dim", "intermediate_size", "rope_parameters"),

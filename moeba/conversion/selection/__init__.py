@@ -3,15 +3,16 @@
 from ...modeling.folders import leads_out
 from .foreign_code import ENTRIES, drop_foreign_code, foreign_entries, names_foreign_code
 from .links import what_it_is
-from .private_paths import names_only, scrub_records, scrub_tokenizer
+from .private_paths import names_only, scrub_card, scrub_companions, scrub_records
 from .secrets import secret_in, secret_name
-from .side_files import HUB_PATTERNS, LeftOut, SideFiles, is_code, refuse, select_side_files
+from .side_files import HUB_PATTERNS, LeftOut, SideFiles, check_read, is_code, refuse, select_side_files
 
 __all__ = [
     "ENTRIES",
     "HUB_PATTERNS",
     "LeftOut",
     "SideFiles",
+    "check_read",
     "drop_foreign_code",
     "foreign_entries",
     "is_code",
@@ -19,8 +20,9 @@ __all__ = [
     "names_foreign_code",
     "names_only",
     "refuse",
+    "scrub_card",
+    "scrub_companions",
     "scrub_records",
-    "scrub_tokenizer",
     "secret_in",
     "secret_name",
     "select_side_files",

@@ -14,6 +14,7 @@ from .side_files import LeftOut
 
 # What transformers takes from where the entry says, with `trust_remote_code=True`.
 ENTRIES = ("auto_map", "custom_pipelines")
+_MODULES = "modules.json"  # of sentence-transformers
 BESIDE = (
     *("tokenizer_config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
     "video_preprocessor_config.json",
@@ -22,7 +23,8 @@ BESIDE = (
 
 def foreign_entries(folder: Path) -> list[tuple[str, str]]:
     """File and entry of all that lies beside config.json and names code: of what Moeba writes, nothing does."""
-    return [(path.name, entry) for path, _, entries in _found(folder, BESIDE) for entry in entries]
+    found = [(path.name, entry) for path, _, entries in _found(folder, BESIDE) for entry in entries]
+    return [*found, *((_MODULES, f"type {name}") for name in _foreign_modules(folder))]
 
 
 def drop_foreign_code(folder: Path, names: Sequence[str] = BESIDE) -> list[LeftOut]:
@@ -38,12 +40,28 @@ def drop_foreign_code(folder: Path, names: Sequence[str] = BESIDE) -> list[LeftO
         unfinished.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(unfinished, path)
         dropped += [LeftOut(f"{entry} of {path.name}", "it names code of others") for entry in entries]
+    if _foreign_modules(folder):
+        (folder / _MODULES).unlink()
+        dropped.append(LeftOut(_MODULES, "it names code of others"))
     return dropped
 
 
 def names_foreign_code(config: Mapping[str, Any]) -> bool:
     """Whether a config.json, of another model type than Moeba's, needs code that no library holds."""
     return any(config.get(entry) for entry in ENTRIES)
+
+
+def _foreign_modules(folder: Path) -> list[str]:
+    """Types in sentence-transformers' list of modules that it has to fetch, from the folder or from elsewhere."""
+    path = folder / _MODULES
+    if what_it_is(path, folder):
+        return []
+    try:
+        modules = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return []
+    types = [str(module.get("type")) for module in modules if isinstance(module, dict)]
+    return [name for name in types if not name.startswith("sentence_transformers.")]
 
 
 def _found(folder: Path, names: Sequence[str]) -> Iterator[tuple[Path, dict[str, Any], list[str]]]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import yaml
 
-from ..json_files import read_json
 from .links import what_it_is
 
 # An absolute path inside a text: from the root, a home folder, a drive or a share; at least one folder and a name.
@@ -29,8 +28,17 @@ PROMPTS = ("positive_prompts", "negative_prompts")
 _UNREAD = (*PROMPTS, "log_history")  # the last has figures alone, and many
 _RECIPE = "recipe_text"  # of surgery.json: YAML
 _TAGS = re.compile(r"(?:[&!]\S*\s+)*")  # in YAML: an anchor that other places refer to, or a type
-# Where tokenizers that were saved by older releases say what they were read from; nothing reads it.
-_ORIGINS = ("name_or_path", "tokenizer_file", "special_tokens_map_file", "vocab_file", "merges_file")
+_HEAD = re.compile(r"---[^\S\n]*\n.*?\n---[^\S\n]*(?:\n|\Z)", re.DOTALL)
+# Files of a model that hold settings, which tools fill with the paths that they read from or write to.
+_COMPANIONS = (
+    *("tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "adapter_config.json"),
+    *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
+    *("modules.json", "config_sentence_transformers.json", "sentence_*_config.json", "[0-9]*_*/config.json"),
+)
+# What is text for or of a model in them: no path, even where it looks like one.
+_TEXTS = re.compile(
+    r"chat_template|stop_strings|prompts?|content|added_tokens_decoder|tokens|.*_tokens?|.*prompt.*|.*template.*"
+)
 
 
 def name_of(path: str | os.PathLike[str]) -> str:
@@ -71,26 +79,53 @@ def without_paths(text: str) -> str:
 def scrub_records(folder: Path, names: tuple[str, ...]) -> list[str]:
     """Take the paths out of those JSON files of `folder` that are there, and return which were changed.
 
-    A file that holds none keeps its bytes; one that is no JSON object is left to whoever reads it.
+    A file that holds none keeps its bytes; one that is no JSON is left to whoever reads it.
     """
     return [name for name in names if _scrub(folder / name, folder, names_only)]
 
 
-def scrub_tokenizer(folder: Path) -> bool:
-    """The same for those entries of tokenizer_config.json that say where the tokenizer was read from."""
-
-    def told(config: dict[str, Any]) -> dict[str, Any]:
-        return {key: names_only(value) if key in _ORIGINS else value for key, value in config.items()}
-
-    return _scrub(folder / "tokenizer_config.json", folder, told)
+def scrub_companions(folder: Path) -> list[str]:
+    """The same for the settings beside a model: a value that is a path becomes its name; templates and tokens stay."""
+    paths = sorted(path for pattern in _COMPANIONS for path in folder.glob(pattern))
+    return [str(path.relative_to(folder)) for path in paths if _scrub(path, folder, _without_whole_paths)]
 
 
-def _scrub(path: Path, folder: Path, told: Callable[[dict[str, Any]], dict[str, Any]]) -> bool:
+def _without_whole_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: item if _TEXTS.fullmatch(key) else _without_whole_paths(item) for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_whole_paths(item) for item in value]
+    is_path = isinstance(value, str) and _WHOLE.fullmatch(value) and _ABSOLUTE.match(value)
+    return without_paths(value) if is_path else value
+
+
+def head_of_card(text: str) -> str:
+    """The lines of a card that hold its metadata, `---` before and after; empty where it has none."""
+    found = _HEAD.match(text)
+    return found[0] if found else ""
+
+
+def scrub_card(folder: Path) -> bool:
+    """The same for the metadata of README.md, where tools name the folder that a model was made from."""
+    path = folder / "README.md"
+    if what_it_is(path, folder):
+        return False
+    text = path.read_bytes().decode("utf-8", errors="surrogateescape")
+    head = head_of_card(text)
+    if (told := rewritten(head)) == head:
+        return False
+    path.write_bytes((told + text[len(head) :]).encode("utf-8", errors="surrogateescape"))
+    return True
+
+
+def _scrub(path: Path, folder: Path, told: Callable[[Any], Any]) -> bool:
     if what_it_is(path, folder):
         return False
     try:
-        record = read_json(path)
-    except ValueError:
+        record = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
         return False
     new = told(record)
     if new == record:

@@ -6,6 +6,7 @@ and licences. A model folder is also where people train and keep things: what is
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -13,9 +14,10 @@ from pathlib import Path
 
 from ...tokenization.adopt import TOKENIZER_FILES, TOKENIZER_PATTERNS
 from ..json_files import listing
-from ..weight_files import WEIGHT_SUFFIXES
+from ..weight_files import PICKLE_INDEX, SAFE_INDEX, WEIGHT_SUFFIXES
 from .links import leads_out, what_it_is
-from .secrets import secret_in, secret_name
+from .private_paths import head_of_card
+from .secrets import secret_in, secret_in_text, secret_name
 
 _READ = (
     *TOKENIZER_FILES,
@@ -96,6 +98,27 @@ def select_side_files(folder: Path, known: Collection[str] = ()) -> SideFiles:
             files.append(path)
     refuse(folder, offenders)
     return SideFiles(tuple(sorted(files)), tuple(sorted(left_out, key=lambda left: left.path)))
+
+
+def check_read(folder: Path, names: Collection[str]) -> None:
+    """The same for what is read and written anew: config.json, weights and their index, and the head of the card.
+
+    Args:
+        names: of the files that tensors are read from.
+
+    Raises:
+        ValueError: one is a link to somewhere else, whose contents would be published, or holds a secret.
+    """
+    offenders = []
+    for name in (*names, SAFE_INDEX, PICKLE_INDEX, "config.json"):
+        if os.path.lexists(folder / name) and (reason := what_it_is(folder / name, folder)):
+            offenders.append(f"{name} ({reason})")
+    for name in ("config.json", "README.md"):
+        if not what_it_is(folder / name, folder):
+            text = (folder / name).read_text(encoding="utf-8", errors="replace")
+            if reason := secret_in_text(head_of_card(text) if name == "README.md" else text):
+                offenders.append(f"{name} ({reason})")
+    refuse(folder, offenders)
 
 
 def refuse(folder: Path, offenders: list[str]) -> None:

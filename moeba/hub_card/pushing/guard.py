@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ...conversion.provenance import OWN_FILES
-from ...conversion.selection import LeftOut, names_only, scrub_records, scrub_tokenizer
+from ...conversion.selection import LeftOut, names_only, scrub_card, scrub_companions, scrub_records
 from ..reading.training_arguments import FILE, PLAIN_FILE, holds_token, read_pickled_arguments
 from ..text.training import told_arguments
 
@@ -16,11 +16,13 @@ RECORDS = tuple(sorted(name for name in OWN_FILES if name.endswith(".json")))
 def guard(folder: Path) -> tuple[LeftOut, ...]:
     """Change `folder`, which holds copies, in place, and say what was left out.
 
-    Absolute paths in the records of operations and of a Trainer become names. A `training_args.bin` with a token, with
-    such a path, or that cannot be looked into gives way to the arguments that the card tells.
+    Absolute paths in the records of operations and of a Trainer, in settings and in the card's metadata become names. A
+    `training_args.bin` with a token, with such a path, or that cannot be looked into gives way to the arguments that
+    the card tells.
     """
     scrub_records(folder, RECORDS)
-    scrub_tokenizer(folder)
+    scrub_companions(folder)
+    scrub_card(folder)
     path = folder / FILE
     if not path.is_file():
         return ()

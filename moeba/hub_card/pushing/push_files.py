@@ -1,7 +1,7 @@
 """Which files of a folder are pushed: everything that belongs to the model, nothing that stays at home.
 
 - What looks like a secret, by its name or by its text, is refused, so that a person decides about it; so is a link that
-  leads out of the folder, unless it is the weights that lie elsewhere.
+  leads out of the folder.
 - Code that is not the model's own stays behind: nobody should run it for loading a model.
 - Caches, hidden files and version control stay behind, and so do optimiser states unless they are asked for.
 """
@@ -47,14 +47,12 @@ def select_files(
     folder: Path,
     include_training: bool = False,
     renewed: Collection[str] = (),
-    weights: Collection[str] = (),
 ) -> tuple[tuple[PushFile, ...], tuple[LeftOut, ...]]:
     """What of `folder` is pushed and what is left out, each sorted by path.
 
     Args:
         include_training: also the checkpoints, optimiser, scheduler and random states of a Trainer.
         renewed: names of code files that are written anew before the folder is sent: those that lie there need not go.
-        weights: names of the files that were opened as its weights; these may be links to anywhere.
 
     Raises:
         ValueError: files that look like secrets, links that lead out of the folder or nowhere, or nothing to push.
@@ -73,7 +71,7 @@ def select_files(
         elif is_code(path) and not _is_own_code(full):
             if path not in renewed:
                 left_out.append(LeftOut(path, "code that is not the model's own"))
-        elif (reason := what_it_is(full, folder)) and not (path in weights and full.is_file()):
+        elif reason := what_it_is(full, folder):
             offenders.append(f"{path} ({reason})")
         else:
             files.append(PushFile(path, full.stat().st_size))

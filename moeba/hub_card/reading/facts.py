@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub.errors import StrictDataclassError
-
 from ...configuration import MoebaConfig
 from ...configuration.model_facts import cached_values, layer_view
 from ...conversion.checkpoint import Checkpoint
@@ -229,7 +227,7 @@ def _known_config(values: dict[str, Any]) -> MoebaConfig | None:
         return None
     try:
         return FAMILIES[model_type].to_moeba(FAMILIES[model_type].read_config(values))
-    except (ValueError, StrictDataclassError):
+    except Exception:  # the library raises many kinds for one bad field
         return None  # a variant that Moeba has no parts for
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ...conversion.binding import changes_since
+from ...conversion.binding import changes_since, code_changes
 from ...conversion.json_files import read_json
 from ...conversion.provenance import CERTIFICATE_FILE, OWN_FILES
 from ...conversion.selection import names_only
@@ -178,8 +178,10 @@ def read_certificate(folder: Path) -> CertificateFacts | None:
         return replace(certificate_facts({}), problem=told)
     target = as_dict(values.get("target"))
     bound = as_dict(target.get("bound"))
-    facts = certificate_facts(values)
-    return replace(facts, is_bound=bool(bound), changes=changes_since(folder, bound) if bound else ())
+    changes = changes_since(folder, bound) if bound else ()
+    if code := as_text(target.get("code")):
+        changes += code_changes(folder, code)
+    return replace(certificate_facts(values), is_bound=bool(bound), changes=changes)
 
 
 def certificate_facts(values: Mapping[str, Any]) -> CertificateFacts:

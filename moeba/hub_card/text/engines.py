@@ -1,10 +1,12 @@
 """Which serving engines know which native layouts by name, and how to start each of them.
 
 An engine finds a model's code by the architecture that config.json names. The names below stand in vLLM's registry of
-models, among the entry classes of SGLang's, and in the table of llama.cpp's converter, as read in November 2026.
+models (0.33), among the entry classes of SGLang's (0.5.23), as read in November 2026, and in the table of llama.cpp's
+converter, as measured then.
 
-vLLM and SGLang run what they do not know by name through transformers: the model's own code, with attention and experts
-replaced by theirs. What those replacements leave out of a Moeba folder served as it is, `left_out_as_it_is` says.
+vLLM and SGLang run what they do not know by name through transformers: the base model's own code, with attention,
+experts, RMS norms, embedding and head replaced by theirs. What either leaves out of a Moeba folder served as it is
+says `left_out_as_it_is`, as read in both then (vLLM of late takes sinks and a head's bias, SGLang neither).
 """
 
 from __future__ import annotations
@@ -27,19 +29,41 @@ class Engine:
 
 
 _ALL = """
-Llama Mistral Mixtral Qwen2 Qwen2Moe Qwen3 Qwen3Moe Phi Phi3 Gemma Gemma2 Gemma3 Olmo Olmo2 Olmoe Granite GraniteMoe
-Glm4 Glm4Moe GptOss GPTBigCode DeepseekV2 DeepseekV3
+Afmoe Apertus Arcee Cohere Cohere2 Cohere2Moe DeepseekV2 DeepseekV3 Ernie4_5_Moe Exaone4 ExaoneMoe Gemma Gemma2 Gemma3
+Glm4 Glm4Moe Glm4MoeLite GPTBigCode GptOss Granite GraniteMoe GraniteMoeShared GraniteMoeSWA GraniteSWA HunYuanDenseV1
+HYV3 Llama MiniMaxM2 Ministral3 Mistral Mixtral Olmo Olmo2 Olmoe Phi Phi3 Qwen2 Qwen2Moe Qwen3 Qwen3Moe StableLm
+Starcoder2
+"""
+_VLLM_AND_SGLANG = """
+Dbrx GPTJ HunYuanMoEV1 Laguna Mellum MiMoV2Flash MiniCPM3 OPT PhiMoE
 """
 _VLLM = """
-Afmoe Apertus Arcee Bloom Cohere Cohere2 Cwm Dots1 Ernie4_5 Ernie4_5_Moe Exaone4 Falcon FlexOlmo Glm GPTJ GPTNeoX
-GraniteMoeShared HunYuanDenseV1 HunYuanMoEV1 Jais2 MiMoV2Flash MiniMaxM2 Mpt Nemotron Olmo3 OPT Persimmon SeedOss
-StableLm Starcoder2
+AXK1 Bloom Cwm Ernie4_5 Falcon FlexOlmo Flint Glm GPTNeoX HyperCLOVAX Jais2 Nemotron Olmo3 SeedOss SmolLM3 VaultGemma
 """
+_SGLANG = """
+Persimmon
+"""
+# Exports to these were put through llama.cpp (benchmarks/through_llama_cpp.py), and its logits are transformers',
+# within what LIMITS says. Left out is what it knows and computes otherwise (PhiMoE, Laguna), or what was not brought to
+# run with small sizes (Dbrx, HunYuanMoEV1, Mellum, MiMoV2Flash, MiniCPM3, SolarOpen).
 _LLAMA_CPP = """
-Afmoe Apertus Arcee Bloom Cohere Cohere2 Cohere2Moe Dots1 Ernie4_5 Ernie4_5_Moe Exaone4 Falcon Glm Glm4MoeLite GPTNeoX
-GraniteMoeShared HunYuanDenseV1 HunYuanMoEV1 Jais2 Mellum MiMoV2Flash MiniMaxM2 Ministral3 Nemotron Olmo3 SeedOss
-SmolLM3 SolarOpen StableLm Starcoder2 Youtu
+Bloom Dots1 Ernie4_5 Falcon Glm GPTNeoX Jais2 MPT Nemotron Olmo3 SeedOss SmolLM3 Youtu
 """
+_FEW_LAYERS = "a model without q_lora_rank loads at 26 or 27 layers only"
+_GEMMA = "scores are scaled by the width of a head, whatever query_pre_attn_scalar says"
+_ONE_TOKENIZER = "its converter takes no tokenizer that was trained with Moeba in this layout"
+LIMITS = {
+    "DeepseekV2": f"of groups of experts the two best experts count, not the best one; {_FEW_LAYERS}",
+    "DeepseekV3": _FEW_LAYERS,
+    "Falcon": "its converter refuses a model whose heads share one key/value head if num_kv_heads says otherwise",
+    "Gemma2": _GEMMA,
+    "Gemma3": _GEMMA,
+    "GPTNeoX": "its converter needs transformers 4",
+    "GptOss": "yarn's bounds are rounded to whole dimensions, also where truncate is false",
+    "Nemotron": _ONE_TOKENIZER,
+    "Phi3": _ONE_TOKENIZER,
+}
+"""What llama.cpp does otherwise than transformers, by architecture, as measured in November 2026."""
 
 
 def _names(*lists: str) -> frozenset[str]:
@@ -47,8 +71,12 @@ def _names(*lists: str) -> frozenset[str]:
 
 
 ENGINES = (
-    Engine("vLLM", "vllm serve {folder}", _names(_ALL, _VLLM)),
-    Engine("SGLang", "python -m sglang.launch_server --model-path {folder}", _names(_ALL)),
+    Engine("vLLM", "vllm serve {folder}", _names(_ALL, _VLLM_AND_SGLANG, _VLLM)),
+    Engine(
+        "SGLang",
+        "python -m sglang.launch_server --model-path {folder}",
+        _names(_ALL, _VLLM_AND_SGLANG, _SGLANG),
+    ),
     Engine(
         "llama.cpp",
         "python convert_hf_to_gguf.py {folder} --outfile model.gguf\nllama-server -m model.gguf",
@@ -57,8 +85,9 @@ ENGINES = (
 )
 
 
-# What the replaced parts do not compute: they are given queries, keys, values, a scale and a window, and experts get
-# the activation that vLLM reads off the architecture's name, which is silu for every name but those of two families.
+# What the replaced parts do not compute: they are given queries, keys, values, a scale and a window, experts get the
+# activation that is read off the architecture's name, which is silu for every name but those of two families, and the
+# head gets `logit_scale` and `final_logit_softcapping` of the config.
 _LEFT_OUT: tuple[tuple[Callable[[MoebaConfig], bool], str], ...] = (
     (
         lambda c: bool(c.sparse_layers) and (c.feed_forward_type, c.hidden_act) != ("gated", "silu"),
@@ -71,6 +100,9 @@ _LEFT_OUT: tuple[tuple[Callable[[MoebaConfig], bool], str], ...] = (
         "the bias of positions on attention scores",
     ),
     (lambda c: c.attention_type == "latent", "values narrower than keys (latent attention)"),
+    (lambda c: c.logits_scaling != 1.0, "the divisor of the logits"),
+    (lambda c: c.lm_head_bias, "the head's bias"),
+    (lambda c: c.embedding_size != c.hidden_size, "a head narrower than the layers"),
     (lambda c: c.is_heterogeneous, "sizes that differ between layers"),
 )
 
@@ -96,16 +128,27 @@ def advice(config: MoebaConfig) -> str:
     )
 
 
-# llama.cpp's converter tells how a tokenizer splits text into words by a hash of the token ids of one long text. They
-# hang on the vocabulary, so no tokenizer that a user trained can stand in its table. Moeba's splits as Qwen2's does.
+# llama.cpp's converter tells how a byte-level tokenizer splits text into words by a hash of the ids of one long text.
+# They hang on the vocabulary, so none that a user trained can stand in its table. Moeba's splits as Qwen2's.
 OWN_TOKENIZER = (
-    "llama.cpp's converter refuses tokenizers that it has not met (`BPE pre-tokenizer was not recognized`). This one "
-    "was trained with Moeba and splits text as Qwen2's, so tell the converter once:"
+    "llama.cpp's converter refuses byte-level tokenizers that it has not met (`BPE pre-tokenizer was not recognized`). "
+    "This one was trained with Moeba and splits text as Qwen2's, so tell the converter once:"
 )
 OWN_TOKENIZER_COMMAND = (
     "grep -rl --include='*.py' 'pre-tokenizer was not recognized - update' llama.cpp | xargs sed -i "
     '\'s/raise NotImplementedError("BPE pre-tokenizer was not recognized.*/res = "qwen2"/\''
 )
+PIECES_REFUSED = (
+    "llama.cpp's converter does not take a tokenizer of SentencePiece's form, as this one is, in that layout: it reads "
+    "it in those of Llama, Mistral, Mixtral, Granite and Gemma among others. Elsewhere it takes one that was trained "
+    'with `MoebaTokenizer.train(..., form="byte_level")`, once told how that splits.'
+)
+
+
+def limit_of_llama_cpp(architecture: str | None) -> str:
+    """A sentence on what llama.cpp does otherwise with an architecture; empty if nothing is known."""
+    words = LIMITS.get((architecture or "").removesuffix("ForCausalLM"))
+    return f" llama.cpp: {words}." if words else ""
 
 
 def registering(architecture: str | None) -> tuple[Engine, ...]:
@@ -116,7 +159,7 @@ def registering(architecture: str | None) -> tuple[Engine, ...]:
 def holders(config: MoebaConfig) -> Iterator[str]:
     """The families that an engine serves and whose config can say all of a model's, the widest served first."""
     for model_type in candidates("moe" if config.sparse_layers else "dense"):
-        if not registering(FAMILIES[model_type].architecture):
+        if not registering(FAMILIES[model_type].exported_architecture):
             continue
         try:
             family_of(model_type).to_native(config)
@@ -130,7 +173,7 @@ def export_targets(config: MoebaConfig) -> dict[str, tuple[Engine, ...]]:
     targets: dict[str, tuple[Engine, ...]] = {}
     missing = set(ENGINES)
     for model_type in holders(config):
-        engines = tuple(e for e in registering(FAMILIES[model_type].architecture) if e in missing)
+        engines = tuple(e for e in registering(FAMILIES[model_type].exported_architecture) if e in missing)
         if engines:
             targets[model_type] = engines
             missing -= set(engines)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...conversion.families import FAMILIES
 from ...tokenization import MoebaTokenizer
-from ..reading.facts import Facts, ModelFacts
+from ...tokenization.adopt import PIECES_IN_LLAMA_CPP
+from ...tokenization.sentencepiece_form import UNKNOWN
+from ..reading.facts import Facts, ModelFacts, TokenizerFacts
 from .engines import (
     ENGINES,
     OWN_TOKENIZER,
     OWN_TOKENIZER_COMMAND,
+    PIECES_REFUSED,
     Engine,
     advice,
     export_targets,
+    limit_of_llama_cpp,
     registering,
 )
 from .words import code, listing
@@ -118,7 +122,14 @@ def serving(facts: Facts) -> list[Snippet]:
     if not model.is_moeba:
         engines = registering(model.architecture)
         return (
-            [_serve(f"{_known(engines)} {code(model.architecture)} by name.", engines, _HERE)]
+            [
+                _serve(
+                    f"{_known(engines)} {code(model.architecture)} by name.",
+                    engines,
+                    model.architecture,
+                    _HERE,
+                )
+            ]
             if engines
             else []
         )
@@ -128,27 +139,43 @@ def serving(facts: Facts) -> list[Snippet]:
         names = listing(engine.name for engine in ENGINES)
         return [Snippet(f"No layout that {names} know by name can hold this model exactly.", ""), *as_it_is]
     exports = [_export_and_serve(target, engines) for target, engines in targets.items()]
-    own = facts.tokenizer is not None and facts.tokenizer.tokenizer_class == MoebaTokenizer.__name__
-    converted = own and any(engine.name == "llama.cpp" for engines in targets.values() for engine in engines)
-    return [
-        *as_it_is,
-        *exports,
-        *([Snippet(OWN_TOKENIZER, OWN_TOKENIZER_COMMAND, "bash")] if converted else []),
+    return [*as_it_is, *exports, *_own_tokenizer(facts.tokenizer, targets)]
+
+
+def _own_tokenizer(
+    tokenizer: TokenizerFacts | None, targets: Mapping[str, Sequence[Engine]]
+) -> Iterator[Snippet]:
+    """What llama.cpp's converter must be told of a tokenizer that Moeba trained, in the layout that it knows."""
+    layouts = [
+        FAMILIES[name].exported_architecture
+        for name, known in targets.items()
+        if any(engine.name == "llama.cpp" for engine in known)
     ]
+    if tokenizer is None or tokenizer.tokenizer_class != MoebaTokenizer.__name__ or not layouts:
+        return
+    if UNKNOWN not in tokenizer.special_tokens.values():
+        yield Snippet(OWN_TOKENIZER, OWN_TOKENIZER_COMMAND, "bash")
+    elif not PIECES_IN_LLAMA_CPP.issuperset(layouts):
+        yield Snippet(PIECES_REFUSED, "")
 
 
 def _export_and_serve(target: str, engines: Sequence[Engine]) -> Snippet:
+    name = FAMILIES[target].exported_architecture
     words = (
-        f"{_known(engines)} {code(FAMILIES[target].architecture)} by name. The config of this model fits that native "
-        f"layout, so export it to {code(target)} first:"
+        f"{_known(engines)} {code(name)} by name. The config of this model fits that native layout, so export it to "
+        f"{code(target)} first."
     )
-    return _serve(words, engines, "exported", f"moeba export {_HERE} exported --to {target}\n\n")
+    return _serve(words, engines, name, "exported", f"moeba export {_HERE} exported --to {target}\n\n")
 
 
 def _known(engines: Sequence[Engine]) -> str:
     return f"{listing(engine.name for engine in engines)} {'know' if len(engines) > 1 else 'knows'}"
 
 
-def _serve(words: str, engines: Sequence[Engine], folder: str, before: str = "") -> Snippet:
+def _serve(
+    words: str, engines: Sequence[Engine], architecture: str | None, folder: str, before: str = ""
+) -> Snippet:
+    if any(engine.name == "llama.cpp" for engine in engines):
+        words += limit_of_llama_cpp(architecture)
     commands = [f"# {engine.name}\n{engine.command.format(folder=folder)}" for engine in engines]
     return Snippet(words, before + "\n\n".join(commands), "bash")

@@ -24,9 +24,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ...configuration import MoebaConfig
 from ...conversion.checkpoint import Checkpoint, count_nonfinite, sha256_of
 from ...conversion.convert import moeba_config
-from ...conversion.families import family_of
+from ...conversion.families import family_of_config
 from ...conversion.inputs import Inputs
 from ...conversion.json_files import listing, read_json
+from ...conversion.paths import expanded
 from ...conversion.weight_files import PickledFile, SafetensorsFile, TensorInfo, WeightFile
 
 CONFIG_FILE, SAFE_FILE, PICKLE_FILE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -252,7 +253,7 @@ def resolve_adapter(given: str | Path, revision: str | None = None) -> Path:
     Raises:
         ValueError: there is no adapter.
     """
-    folder = Path(given).expanduser()
+    folder = expanded(given)
     if not folder.is_dir():
         try:
             patterns = [CONFIG_FILE, SAFE_FILE, PICKLE_FILE, "tokenizer*", "special_tokens_map.json"]
@@ -272,7 +273,7 @@ def _skeleton(checkpoint: Checkpoint) -> PreTrainedModel:
     if checkpoint.config.get("model_type") == MoebaConfig.model_type:
         config: Any = moeba_config(checkpoint)
     else:
-        config = family_of(checkpoint.config.get("model_type")).read_config(checkpoint.config)
+        config = family_of_config(checkpoint.config).read_config(checkpoint.config)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ...conversion.paths import expanded
 from .published_recipe import published, published_text
 
 PROMPTED = ("hidden", "hidden_avg", "hidden_last", "cheap_embed")
@@ -30,6 +31,11 @@ _ARCHITECTURES = {
 _RECIPE_KEYS = (
     "base_model", "experts", "shared_experts", "gate_mode", "dtype", "experts_per_token", "architecture",
     "others", "layers", "seed", "vocab", "pad_to_multiple_of",
+)  # fmt: skip
+# Of mergekit's other methods: its own reader of recipes for mixtures passes over them.
+_OF_OTHER_METHODS = (
+    "chat_template", "merge_method", "models", "name", "out_dtype", "parameters", "slices", "tokenizer",
+    "tokenizer_source",
 )  # fmt: skip
 _EXPERT_KEYS = (
     "source_model", "positive_prompts", "negative_prompts", "noise_scale", "residual_scale",
@@ -80,6 +86,7 @@ class MergeRecipe:
         vocab: what is done where the models differ in tokens or rows, one of `VOCABULARIES`; None: the default.
         multiple: rows of the embedding are filled up to a multiple of it.
         given: the recipe as its record shows it, without paths; text: its file's, if it came from one.
+        unread: its keys that no recipe for a mixture has.
     """
 
     base_model: ModelReference
@@ -96,6 +103,7 @@ class MergeRecipe:
     multiple: int | None
     given: Mapping[str, Any]
     text: str | None = None
+    unread: tuple[str, ...] = ()
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -118,7 +126,7 @@ def read_recipe(recipe: str | Path | Mapping[str, Any]) -> MergeRecipe:
     """
     if isinstance(recipe, Mapping):
         return _parse(dict(recipe), Path(), None)
-    path = Path(recipe).expanduser()
+    path = expanded(recipe)
     try:
         text = path.read_text(encoding="utf-8")
         given = yaml.load(text, _StrictLoader)  # a SafeLoader: nothing in it is run
@@ -132,6 +140,8 @@ def read_recipe(recipe: str | Path | Mapping[str, Any]) -> MergeRecipe:
 
 
 def _parse(given: dict[str, Any], folder: Path, text: str | None) -> MergeRecipe:
+    unread = tuple(key for key in given if key in _OF_OTHER_METHODS)
+    given = {key: value for key, value in given.items() if key not in unread}
     _check_keys(given, _RECIPE_KEYS, "the recipe")
     for key in ("base_model", "experts"):
         if not given.get(key):
@@ -165,6 +175,7 @@ def _parse(given: dict[str, Any], folder: Path, text: str | None) -> MergeRecipe
         multiple=_whole(given, "pad_to_multiple_of", 0) or None,
         given=published(given, folder),
         text=text and published_text(text, folder),
+        unread=unread,
     )
     _check_prompts(recipe)
     return recipe
@@ -289,15 +300,15 @@ def _path_and_revision(given: Any, place: str) -> tuple[str | None, str | None]:
         raise ValueError(f"{place}: a model must be a folder or a Hub id, not {_short(given)}")
     text = str(given)
     path, at, revision = text.rpartition("@")
-    return (path, revision) if at and not Path(text).expanduser().exists() else (text, None)
+    return (path, revision) if at and not expanded(text).exists() else (text, None)
 
 
 def _is_here(path: str, folder: Path) -> bool:
-    return any(place.exists() for place in (folder / Path(path).expanduser(), Path(path).expanduser()))
+    return any(place.exists() for place in (folder / expanded(path), expanded(path)))
 
 
 def _located(path: str, folder: Path) -> str:
-    beside = folder / Path(path).expanduser()
+    beside = folder / expanded(path)
     return str(beside) if beside.exists() else path
 
 
@@ -305,7 +316,7 @@ def _files(given: Any, folder: Path, place: str) -> tuple[Path, ...]:
     files = [] if given is None else [given] if isinstance(given, str | Path) else given
     if not isinstance(files, list | tuple) or not all(isinstance(file, str | Path) for file in files):
         raise ValueError(f"{place}: calibration must be text files, not {_short(given)}")
-    return tuple(Path(_located(str(file), folder)).expanduser() for file in files)
+    return tuple(expanded(_located(str(file), folder)) for file in files)
 
 
 def _short(value: Any) -> str:

@@ -27,12 +27,14 @@ class ModelTokens:
         called: what a message calls the model.
         rows: of its embedding, padding included.
         folder: where its tokenizer is; tokenizer: None where none loads.
+        ends: the ids by which its config ends a text.
     """
 
     called: str
     rows: int
     folder: Path
     tokenizer: Any
+    ends: Any = None
 
     @classmethod
     def of(cls, called: str, source: Source) -> ModelTokens:
@@ -41,7 +43,9 @@ class ModelTokens:
         folder: Path = checkpoint.folder
         if isinstance(checkpoint, AdaptedCheckpoint) and tokenizer_files(checkpoint.adapter):
             folder = checkpoint.adapter
-        return cls(called, source.config.vocab_size, folder, load_tokenizer(folder))
+        return cls(
+            called, source.config.vocab_size, folder, load_tokenizer(folder), source.config.eos_token_id
+        )
 
     @cached_property
     def ids(self) -> dict[str, int]:
@@ -57,6 +61,12 @@ class ModelTokens:
     def text_of(self) -> dict[int, str]:
         """The known tokens by their ids."""
         return {place: token for token, place in self.known.items()}
+
+    @cached_property
+    def named_ends(self) -> str:
+        """The tokens that end a text, by their text where there is one."""
+        ids = self.ends if isinstance(self.ends, list) else [self.ends]
+        return " or ".join(repr(self.text_of.get(place, place)) for place in ids)
 
     @property
     def last(self) -> int:
@@ -80,6 +90,15 @@ def not_compared(models: Mapping[str, ModelTokens]) -> list[str]:
     if not bare or len(models) < 2:
         return []
     return [f"tokenizers not compared: {', '.join(bare)} has none that loads"]
+
+
+def other_ends(models: Mapping[str, ModelTokens]) -> list[str]:
+    """A note where a model ends a text by other tokens than the base model, whose are kept."""
+    base, *others = models.values()
+    told = [f"{model.called} {model.named_ends}" for model in others if model.named_ends != base.named_ends]
+    if not told:
+        return []
+    return [f"eos_token_id: {base.named_ends} as in {base.called}; otherwise in {listing(told)}"]
 
 
 def difference(first: ModelTokens, second: ModelTokens) -> str:

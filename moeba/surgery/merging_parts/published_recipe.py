@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...conversion.paths import expanded
 from ...conversion.selection.private_paths import PROMPTS, name_of, names_only, rewritten, without_paths
 
 # Under which a recipe names models, adapters and files.
@@ -53,7 +54,7 @@ def _name(reference: str, folder: Path) -> str:
 
 def _located(path: str, folder: Path) -> str:
     """The name of what is at `path` on this machine; empty where nothing is."""
-    for place in (folder / Path(path).expanduser(), Path(path).expanduser()):
+    for place in (folder / expanded(path), expanded(path)):
         if path and os.path.exists(place):
             return Path(os.path.abspath(place)).name
     return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from ...conversion.json_files import listing
+from ...conversion.scratch import scratch
 from ...tokenization.adopt import copy_tokenizer, tokenizer_files
+from ...tokenization.sentencepiece_model import write_sentencepiece
 
 # What a tokenizer knows of its own loading, and a folder that is published should not.
 _OF_LOADING = ("is_local", "local_files_only", "name_or_path")
@@ -25,11 +26,11 @@ def with_tokens(folder: Path, tokens: Sequence[Any]) -> Any:
     """
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     tokenizer.add_tokens(list(tokens))
-    with tempfile.TemporaryDirectory() as scratch:
-        copy_tokenizer(folder, scratch)
-        append_tokens(Path(scratch), tokenizer, tokens)
+    with scratch("tokenizer") as copied:
+        copy_tokenizer(folder, copied)
+        append_tokens(copied, tokenizer, tokens)
         try:
-            written = AutoTokenizer.from_pretrained(scratch, local_files_only=True)
+            written = AutoTokenizer.from_pretrained(copied, local_files_only=True)
         except Exception:  # tokenizer backends raise anything
             written = None
     if written is None or written.get_vocab() != tokenizer.get_vocab():
@@ -79,6 +80,7 @@ def append_tokens(folder: Path, tokenizer: Any, tokens: Sequence[Any]) -> None:
         folder / "added_tokens.json",
         lambda listed: listed.update({entry["content"]: entry["id"] for entry in entries}),
     )
+    write_sentencepiece(folder)
 
 
 def _edit(path: Path, change: Any) -> None:

@@ -23,8 +23,9 @@ def measure_gap(
 ) -> dict[str, Any]:
     """Both models on the same tokens.
 
-    Smaller models are run with one thread, so that the figures are the same on any number of processors; those of
-    larger ones may differ in their last digits.
+    Smaller models are run with one thread, so that the figures are the same on any number of processors. Those of
+    larger ones hang on the number of threads by the rounding of float32 sums (some 1e-9 of a figure, where it was
+    measured), and tell that number.
 
     Args:
         ids: `[windows, length]`, the source's; each window is read by itself.
@@ -35,10 +36,12 @@ def measure_gap(
         `tokens`: how many were predicted. `source_nll`, `target_nll`: mean negative log-likelihood, in nats a token.
         `kl`: mean Kullback-Leibler divergence of the target's prediction from the source's, in nats. `top1`: share of
         tokens for which both find the same one most likely. `shared_tokens`: how many they predicted among.
+        `threads`: how many computed it, where the figures hang on that.
     """
     is_small = max(model.config.num_params() for model in (source, target)) <= _SMALL
     with one_thread() if is_small else nullcontext():
-        return _measured(source, target, ids, shared)
+        figures = _measured(source, target, ids, shared)
+    return figures if is_small else {**figures, "threads": torch.get_num_threads()}
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from ...configuration import MoebaConfig
 from ...conversion.certificate import Check, Status, certify_folders
 from ...conversion.certificate.twin import StateDict, load_exactly, native_twin, plain, randomise
 from ...conversion.checkpoint import TensorSource
+from ...conversion.companions import check_companions
 from ...conversion.convert import save_moeba, save_native
 from ...conversion.families import family_of
 from ...conversion.job import Job, Outcome, Result, Run, check_start
@@ -33,13 +34,14 @@ Twins = Callable[[Path, str | None], tuple[PreTrainedModel, PreTrainedModel]]
 
 
 def before_reading(sources: Sequence[Source], destination: str | Path, options: Run) -> None:
-    """What must hold before models are run for minutes: a destination that may appear, and heads that are tied.
+    """What must hold before models are run for minutes: a destination that may appear, tokenizers that fit, tied heads.
 
     Raises:
         ValueError: it does not hold.
     """
     check_start([source.origin for source in sources], destination, options)
     for source in sources:
+        check_companions(source.checkpoint.folder, source.config.vocab_size)
         source.check_equal()
 
 

@@ -6,13 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from ...configuration import MoebaConfig
 from ...conversion.checkpoint import Checkpoint, TensorSource, resolve
 from ...conversion.convert import moeba_config
 from ...conversion.job import Origin
 from ...conversion.plan import Plan, PlannedTensors, check_fit, moeba_shapes, plan_import
+from ...conversion.stock_loading import load_tokenizer
 from ...modeling import MoebaForCausalLM
 from .streaming import streamed_model
 
@@ -60,14 +59,10 @@ class Source:
         Raises:
             ValueError: the folder holds none that loads.
         """
-        folder = self.checkpoint.folder
         try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # tokenizer backends raise anything
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(
-                f"text needs the tokenizer of {folder}, which does not load: {reason}"
-            ) from error
+            return load_tokenizer(self.checkpoint.folder, local_files_only=True)
+        except ValueError as error:
+            raise ValueError(f"text needs the tokenizer of the model: {error}") from error
 
     def model(self) -> MoebaForCausalLM:
         """The model in float32; each layer's weights are read when it runs, and dropped again."""

@@ -1,0 +1,139 @@
+"""Parts on inputs that no text brings them, so faint that an epsilon decides what they make of them.
+
+An epsilon of 1e-12 is lost beside the variance of any hidden state, and one of 1e-20 beside the scores of a token's
+experts: no logit tells it from another that is a million times larger. A norm is given rows that shrink to nothing, and
+a sparse feed-forward tokens that every one of its experts scores next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ...configuration import MoebaConfig
+from ...configuration.schema import is_idle
+from ...modeling.router import MoebaRouter
+from .fault import Fault
+from .measures import share
+from .report import Check
+
+# Which epsilon it is decides whole orders of size: nothing here is a question of rounding.
+FAINT = 1e-3
+_SIZES = tuple(10.0**-k for k in range(13))  # of a norm's input; their squares stand beside its epsilon
+_LOGITS = (-10.0, -20.0, -34.0, -45.0, -60.0)  # their sigmoids: 5e-5 to 9e-27
+
+Pairs = Sequence[tuple[str, str]]
+
+
+def faint_inputs(
+    source: PreTrainedModel, target: PreTrainedModel, pairs: Pairs, routers: bool, on: str
+) -> Check:
+    """Compare norms and routers where their epsilons act.
+
+    Args:
+        pairs: `(module in source, module in target)` that should compute the same.
+        routers: whether the sparse feed-forwards of both are meant to be the same.
+    """
+    found = faint_differences(source, target, pairs, routers)
+    if not found:
+        return Check("epsilons", "not applicable", detail="no part that has one can be called alone", on=on)
+    worst = max(found, key=lambda name: found[name])
+    failed = not found[worst] <= FAINT
+    figures = {"parts": len(found), "worst": found[worst]}
+    return Check("epsilons", "failed" if failed else "verified", figures, worst if failed else "", on)
+
+
+def faint_differences(
+    source: PreTrainedModel, target: PreTrainedModel, pairs: Pairs, routers: bool
+) -> dict[str, float]:
+    """Module of the target -> the largest difference of an answer to one input, as a share of its spread."""
+    found = {}
+    for names in pairs:
+        modules = [_submodule(model, name) for model, name in zip((source, target), names, strict=True)]
+        if any(module is None for module in modules):
+            continue
+        inputs = _faint_rows(modules) if all(map(_is_norm, modules)) else None
+        if inputs is None and routers:
+            inputs = _faint_tokens(modules)
+        if inputs is None:
+            continue
+        answers = [_answers(module, inputs) for module in modules]
+        if answers[0] is not None and answers[1] is not None:
+            found[names[1]] = max(share(a.double(), b.double()) for a, b in zip(*answers, strict=True))
+    return found
+
+
+def _submodule(model: nn.Module, name: str) -> Any:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        return None
+
+
+def _is_norm(module: Any) -> bool:
+    return "norm" in type(module).__name__.lower() and isinstance(
+        getattr(module, "weight", None), torch.Tensor
+    )
+
+
+def _faint_rows(norms: Sequence[Any]) -> torch.Tensor | None:
+    """One row, smaller and smaller, `[sizes, *shape of the weight]`; channels in another order are no same function."""
+    if not torch.equal(norms[0].weight, norms[1].weight):
+        return None
+    row = torch.randn(norms[0].weight.shape, generator=torch.Generator().manual_seed(0))
+    return torch.stack([size * row for size in _SIZES])
+
+
+def _faint_tokens(modules: Sequence[Any]) -> torch.Tensor | None:
+    """Tokens that a router of ours scores lower and lower, `[logits, 1, tokens, hidden]`."""
+    gate = next((m.gate for m in modules if isinstance(getattr(m, "gate", None), MoebaRouter)), None)
+    if gate is None or gate.scoring_func != "sigmoid" or not getattr(gate, "norm_topk_prob", False):
+        return None
+    noise = torch.randn(4, gate.num_experts, generator=torch.Generator().manual_seed(0))
+    wanted = torch.stack([logit + noise for logit in _LOGITS])
+    if gate.bias is not None:
+        wanted = wanted - gate.bias.detach()
+    solved = torch.linalg.pinv(gate.weight.detach().double()) @ wanted.double().transpose(1, 2)
+    return solved.transpose(1, 2).float().unsqueeze(1)
+
+
+def _answers(module: Any, inputs: torch.Tensor) -> list[torch.Tensor] | None:
+    """One a size; None where a stock module wants more than its input."""
+    answers = []
+    for given in inputs:
+        try:
+            with torch.no_grad():
+                answer = module(given.clone())
+        except Exception:  # stock code raises anything
+            return None
+        answers.append(answer[0] if isinstance(answer, tuple) else answer)
+    return answers
+
+
+def _weighs_by_epsilon(config: MoebaConfig) -> bool:
+    return (
+        bool(config.sparse_layers)
+        and config.scoring_func == "sigmoid"
+        and config.norm_topk_eps > 0
+        and not is_idle(config, "norm_topk_eps")
+    )
+
+
+FAINT_FAULTS: tuple[Fault, ...] = (
+    Fault("norm epsilon times four, on faint inputs", lambda c: not c.norm_type.endswith("nonparametric"),
+          config=lambda c: {"norm_eps": max(4 * c.norm_eps, 1e-20)}),
+    Fault("epsilon of the scores times a million, on faint inputs", _weighs_by_epsilon,
+          config=lambda c: {"norm_topk_eps": 1e6 * c.norm_topk_eps}),
+)  # fmt: skip
+
+
+def caught_by_faint_inputs(
+    source: PreTrainedModel, target: PreTrainedModel, pairs: Pairs
+) -> tuple[bool, float] | None:
+    """Whether one of the two, damaged, stands out, and by how much; None where no part can be called alone."""
+    found = faint_differences(source, target, pairs, routers=True)
+    return (max(found.values()) > FAINT, max(found.values())) if found else None
