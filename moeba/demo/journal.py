@@ -16,9 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..conversion.destination import locked, remove
-from ..conversion.replaceable import LOCK
-
 FILE = "steps.json"
 VERSION = 1
 _UNFINISHED = ".*.unfinished"
@@ -70,6 +67,12 @@ class Journal:
         Raises:
             ValueError: see the class; or another run is at work.
         """
+        from ..conversion.destination import (
+            locked,
+            remove,
+        )  # `moeba --help` reads this file, and loads no library
+        from ..conversion.replaceable import LOCK
+
         cls(folder)
         with locked(folder):
             for left in folder.glob(_UNFINISHED):

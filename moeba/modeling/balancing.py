@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,12 @@ class LayerwiseLoss:
 
     A collapse in one layer cannot hide behind another layer. Evaluation losses stay cross-entropies, so that those of
     a dense model and of the mixture made from it compare.
+
+    Attributes:
+        by_share: a micro-batch adds it by its share of the optimiser step's tokens (`share_of_tokens`).
     """
+
+    by_share: ClassVar[bool] = True
 
     @staticmethod
     def wanted(training: bool, labelled: bool, output_router_logits: bool, weighed: bool) -> bool:
@@ -59,9 +65,11 @@ class PooledLoss(LayerwiseLoss):
     """The balance loss of transformers' own models: counts and scores of all layers are pooled before the product.
 
     It is there when router logits are asked for, in evaluation too, and is about the softmax of the logits and its best
-    experts, however the router scores and chooses. Under gradient accumulation it is weighted by the micro-batch's
-    share of the step's tokens; a stock model adds it whole to each, so that its coefficient grows with their number.
+    experts, however the router scores and chooses. As in a stock model, it is added whole to each micro-batch of an
+    optimiser step, so that under gradient accumulation its coefficient grows with their number.
     """
+
+    by_share = False
 
     @staticmethod
     def wanted(training: bool, labelled: bool, output_router_logits: bool, weighed: bool) -> bool:

@@ -81,7 +81,8 @@ class RouterLossHead:
         if loss is None:
             self.warn_of_lost_labels()
             return None
-        return loss + (self.weigh(balance, z) * share).to(loss.device)
+        weighed = self.weigh(balance, z) * (share if self.router_loss.by_share else 1.0)
+        return loss + weighed.to(loss.device)
 
     def warn_of_lost_labels(self) -> None:
         """Say once that router losses join no loss: Trainer takes the labels away where it computes the loss itself.

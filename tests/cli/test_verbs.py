@@ -186,11 +186,14 @@ def test_inspect_of_an_unsupported_type_shows_what_it_can(moeba, llama, tmp_path
 @pytest.mark.parametrize("which", ["llama", "converted"])
 def test_generate_continues_a_prompt(moeba, request, which):
     folder = request.getfixturevalue(which)
-    words = ["generate", folder, "the cat", "--max-new-tokens", 4, "--temperature", 0]
+    for prompt in ("the cat", "a dog", "on the mat", "saw", "dog and", "log"):
+        words = ["generate", folder, prompt, "--max-new-tokens", 4, "--temperature", 0]
+        text = json.loads(moeba(*words, "--json").out)["text"]
+        if "\N{REPLACEMENT CHARACTER}" not in text:  # bytes that are no text read otherwise one by one
+            break
     said = moeba(*words)
-    assert said.code == 0
-    assert said.out.startswith("the cat")
-    assert said.out.rstrip("\n") == "the cat" + json.loads(moeba(*words, "--json").out)["text"].rstrip("\n")
+    assert said.code == 0 and "\N{REPLACEMENT CHARACTER}" not in said.out
+    assert said.out.rstrip("\n") == prompt + text.rstrip("\n")
 
 
 def test_generate_draws_by_the_seed_and_answers_a_chat(moeba, llama):

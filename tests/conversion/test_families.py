@@ -203,10 +203,9 @@ def test_what_a_family_cannot_hold_is_named():
         family_of("llama").to_native(config)
 
 
-@pytest.mark.parametrize("multiplier", [2.0, 1e-200])
-def test_numbers_that_have_no_counterpart_are_no_fault_of_ours(multiplier):
-    """Gemma 2 says the multiplier's inverse square as a whole number: of these two there is none but 0 or infinity."""
-    config = MoebaConfig(**SIZES, attention_multiplier=multiplier)
+def test_numbers_that_have_no_counterpart_are_no_fault_of_ours():
+    """Gemma 2 says the multiplier's inverse square as a whole number: of this one there is none but 0."""
+    config = MoebaConfig(**SIZES, attention_multiplier=2.0)
     with pytest.raises(ValueError, match="'gemma2' cannot hold this model: .*query_pre_attn_scalar"):
         family_of("gemma2").to_native(config)
     with pytest.raises(ValueError, match="gemma2 config: query_pre_attn_scalar=0 gives no number"):

@@ -70,9 +70,10 @@ def balanced(models: tuple[PreTrainedModel, ...], shown: bool, training: bool) -
 
 
 def inputs(case: Case) -> list[dict[str, torch.Tensor]]:
-    """Without a mask; and with padding, which no label marks."""
+    """Without a mask, alone and as one of a step's micro-batches; and with padding, which no label marks."""
     ids, (filled, mask) = case.ids(), padded(case)
     batches = [{"input_ids": ids, "labels": ids}]
+    batches.append({**batches[0], "num_items_in_batch": torch.tensor(3 * ids.numel())})
     if takes_positions(case.theirs):
         # What comes after padding alone is not the same everywhere, and no place may predict it.
         labels = filled.masked_fill((mask == 0) | (positions_of(mask) == 0), -100)

@@ -241,6 +241,7 @@ def test_a_key_with_a_dot_comes_back():
 
 def test_kept_fields_that_are_none_are_refused():
     with pytest.raises(
-        (ValueError, StrictDataclassError), match="native_fields=.* must hold a dict for each family"
+        (ValueError, StrictDataclassError),
+        match="native_fields=.* must hold a dict of JSON values for each family",
     ):
         MoebaConfig(native_fields={"llama": 3})

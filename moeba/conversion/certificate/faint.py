@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from ...configuration import MoebaConfig
 from ...configuration.schema import is_idle
+from ...modeling import MoebaForCausalLM
 from ...modeling.router import MoebaRouter
 from .fault import Fault
 from .measures import share
@@ -97,8 +98,11 @@ def _faint_tokens(modules: Sequence[Any]) -> torch.Tensor | None:
     wanted = torch.stack([logit + noise for logit in _LOGITS])
     if gate.bias is not None:
         wanted = wanted - gate.bias.detach()
-    solved = torch.linalg.pinv(gate.weight.detach().double()) @ wanted.double().transpose(1, 2)
-    return solved.transpose(1, 2).float().unsqueeze(1)
+    weight, wanted = gate.weight.detach().double(), wanted.double()
+    solved = wanted @ torch.linalg.pinv(weight).T
+    if not torch.allclose(solved @ weight.T, wanted, rtol=1e-3):  # such as a router that starts from zeros
+        return None
+    return solved.float().unsqueeze(1)
 
 
 def _answers(module: Any, inputs: torch.Tensor) -> list[torch.Tensor] | None:
@@ -114,6 +118,12 @@ def _answers(module: Any, inputs: torch.Tensor) -> list[torch.Tensor] | None:
     return answers
 
 
+def _has_faint_tokens(model: MoebaForCausalLM) -> bool:
+    """Whether every expert of the first sparse layer can be made to score next to nothing."""
+    first = model.config.sparse_layers[0]
+    return _faint_tokens([model.model.layers[first].mlp]) is not None
+
+
 def _weighs_by_epsilon(config: MoebaConfig) -> bool:
     return (
         bool(config.sparse_layers)
@@ -127,7 +137,7 @@ FAINT_FAULTS: tuple[Fault, ...] = (
     Fault("norm epsilon times four, on faint inputs", lambda c: not c.norm_type.endswith("nonparametric"),
           config=lambda c: {"norm_eps": max(4 * c.norm_eps, 1e-20)}),
     Fault("epsilon of the scores times a million, on faint inputs", _weighs_by_epsilon,
-          config=lambda c: {"norm_topk_eps": 1e6 * c.norm_topk_eps}),
+          config=lambda c: {"norm_topk_eps": 1e6 * c.norm_topk_eps}, finds_something=_has_faint_tokens),
 )  # fmt: skip
 
 

@@ -463,7 +463,7 @@ def _plant(
             gap = Comparison(first, second, battery, tolerance, "").loss_difference()
             certificate.negative_controls.append(Control(LOSS_FAULT.name, gap > AMPLIFIED * tolerance, gap))
     for fault in FAINT_FAULTS:
-        if fault.applies(ours.config):
+        if fault.applies(ours.config) and fault.finds_something(ours):
             damaged = fault.plant(ours)
             first, second = (one, damaged) if target_is_ours else (damaged, other)
             if (found := caught_by_faint_inputs(first, second, pairs)) is not None:
