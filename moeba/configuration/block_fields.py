@@ -77,13 +77,18 @@ class BlockFields:
                   lambda c: c.norm_type.endswith("unit_offset")),
             WrongValue("norms rounded before and after their weight exchanged",
                   lambda c: {"norm_type": _OTHER_ORDER[c.norm_type]},
-                  lambda c: c.norm_type in _OTHER_ORDER, in_half=True),
+                  lambda c: c.norm_type in _OTHER_ORDER, seen="half"),
         ),
     )  # fmt: skip
     norm_eps: float = says(
         "added to a variance before its root is taken", default=1e-6, within=EPSILON,
         # BERT's epsilon of 1e-12, ten times as large, is still lost beside any variance.
-        wrong=(WrongValue("norm epsilon times ten", lambda c: {"norm_eps": max(c.norm_eps * 10, 1e-5)}),),
+        wrong=(
+            WrongValue("norm epsilon times ten", lambda c: {"norm_eps": max(c.norm_eps * 10, 1e-5)}),
+            WrongValue("norm epsilon times four, on faint inputs",
+                       lambda c: {"norm_eps": max(4 * c.norm_eps, 1e-20)},
+                       lambda c: not c.norm_type.endswith("nonparametric"), seen="faint"),
+        ),
     )  # fmt: skip
     norm_bias: bool = says(
         "biases of layer norms", default=True,

@@ -50,14 +50,15 @@ class WrongValue:
         change: config -> the fields that are wrong, with their values.
         shows: what else must hold of a config, so that its model computes otherwise.
         distinct_experts: only where the experts of a layer are no copies of each other.
-        in_half: in half precision alone.
+        seen: where it shows: in logits, in half precision alone, in training, in the loss beside router logits, or on
+            inputs so faint that an epsilon decides.
     """
 
     name: str
     change: Callable[[Any], dict[str, Any]]
     shows: Callable[[Any], bool] = lambda config: True
     distinct_experts: bool = False
-    in_half: bool = False
+    seen: Literal["logits", "half", "training", "loss", "faint"] = "logits"
 
 
 def dropped(name: str, field_name: str, value: Any, **conditions: Any) -> WrongValue:

@@ -79,13 +79,11 @@ class RouterFields:
                           lambda c: {"norm_topk_prob": not c.norm_topk_prob}, chooses),),
     )  # fmt: skip
     norm_topk_eps: float = says(
-        "added to that sum",
-        default=0.0,
-        per_layer=True,
-        within=NOT_NEGATIVE,
-        needs=(_NORMALISED, _TOPK),
-        unplanted="lost in rounding",
-    )
+        "added to that sum", default=0.0, per_layer=True, within=NOT_NEGATIVE, needs=(_NORMALISED, _TOPK),
+        wrong=(WrongValue("epsilon of the scores times a million, on faint inputs",
+                          lambda c: {"norm_topk_eps": 1e6 * c.norm_topk_eps},
+                          lambda c: c.scoring_func == "sigmoid" and c.norm_topk_eps > 0, seen="faint"),),
+    )  # fmt: skip
     norm_topk_min: float = says(
         "the least that it counts as", default=0.0, per_layer=True, within=NOT_NEGATIVE, needs=(_NORMALISED, _TOPK),
         unplanted="lost in rounding",
@@ -150,7 +148,7 @@ class RouterFields:
         "of its product", default="model", per_layer=True,
         wrong=(WrongValue("router's product in another precision",
                           lambda c: {"router_matmul_dtype": "float32" if c.router_matmul_dtype == "model" else "model"},
-                          in_half=True),),
+                          seen="half"),),
     )  # fmt: skip
     router_score_dtype: Literal["model", "float32"] = says(
         "of the scores", default="float32", per_layer=True, needs=(_TOPK,), unplanted=_HALF_PRECISION
@@ -188,6 +186,9 @@ class RouterFields:
         "factor of the balance loss",
         default=0.001, within=NOT_NEGATIVE, needs=(_LOSSES,), may_idle=True, effect="training",
         live=True,
+        wrong=(WrongValue("coefficient of the balance loss raised",
+                          lambda c: {"router_aux_loss_coef": c.router_aux_loss_coef + 0.01},
+                          lambda c: c.router_loss == "with_router_logits", seen="loss"),),
     )  # fmt: skip
     router_z_loss_coef: float | int = says(
         "factor of the z-loss, with `training` only",

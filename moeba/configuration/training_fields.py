@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from .fields import part, says
+from .fields import WrongValue, part, says
 from .ranges import FRACTION, NOT_NEGATIVE, short
 
 
@@ -13,8 +13,11 @@ class TrainingFields:
     """Dropouts, initialisation, records."""
 
     attention_dropout: float | int = says(
-        "share of attention weights", default=0.0, per_layer=True, within=FRACTION, effect="training"
-    )
+        "share of attention weights", default=0.0, per_layer=True, within=FRACTION, effect="training",
+        # In every architecture they can be dropped out.
+        wrong=(WrongValue("dropout of attention raised",
+                          lambda c: {"attention_dropout": min(c.attention_dropout + 0.25, 0.9)}, seen="training"),),
+    )  # fmt: skip
     hidden_dropout: float | int = says(
         "share of each branch's answer", default=0.0, within=FRACTION, effect="training"
     )

@@ -48,7 +48,7 @@ class VocabularyFields:
         "round that factor to the model's dtype first (Gemma)", default=False, live=True,
         needs=(Needs(lambda c: c.embedding_multiplier != 1.0, "an embedding_multiplier"),),
         wrong=(WrongValue("rounding of the embedding multiplier flipped",
-                     lambda c: {"round_embedding_multiplier": not c.round_embedding_multiplier}, in_half=True),),
+                     lambda c: {"round_embedding_multiplier": not c.round_embedding_multiplier}, seen="half"),),
     )  # fmt: skip
     train_padding_embedding: bool = says(
         "the embedding of `pad_token_id` learns like any other (GPT-2)", default=False,

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from moeba import MoebaForCausalLM, convert
 from moeba.conversion import FAMILIES, family_of
 from moeba.conversion.certificate.battery import build_battery
-from moeba.conversion.certificate.comparison import rounding_noise
+from moeba.conversion.certificate.run import rounding_noise
 from moeba.conversion.family import Family
 
 SEEDS = (0, 1)

@@ -20,10 +20,11 @@ from moeba.configuration.model_facts import layer_view
 from moeba.conversion import FAMILIES, CertificateError
 from moeba.conversion.certificate import Certificate, Check, proof
 from moeba.conversion.certificate.battery import build_battery
-from moeba.conversion.certificate.comparison import EXACT, Comparison
 from moeba.conversion.certificate.controls import FAULTS, faults_for
 from moeba.conversion.certificate.fault import Fault
+from moeba.conversion.certificate.planted import KINDS, Kind, plant
 from moeba.conversion.certificate.report import Control
+from moeba.conversion.certificate.run import EXACT, Run
 from moeba.conversion.certificate.twin import shrink
 from moeba.conversion.checkpoint import Checkpoint
 from moeba.conversion.config_rows import Fixed, Pair
@@ -190,7 +191,7 @@ def test_verdict():
 
 def test_unnoticed_fault_publishes_nothing(tmp_path, monkeypatch):
     harmless = Fault("nothing at all", lambda config: True, lambda model: None)
-    monkeypatch.setattr(proof, "faults_for", lambda *_: iter([harmless]))
+    monkeypatch.setattr("moeba.conversion.certificate.planted.KINDS", (Kind((harmless,), KINDS[-1].notice),))
     source = native.make(tmp_path / "native", "llama")
     with pytest.raises(CertificateError, match="void: the planted fault 'nothing at all' went unnoticed"):
         convert(source, tmp_path / "moeba")
@@ -354,18 +355,16 @@ def test_every_fault_is_caught(variant):
     for module in [model, model.model]:
         module.set_attn_implementation("eager")
     battery = build_battery(model.config, 64)
-    missed = []
-    for fault in faults_for(model.config):
-        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        worst, relative = Comparison(model, fault.plant(model), battery, EXACT, "").largest_difference()
-        if not relative > EXACT:
-            missed.append(f"{fault.name}: {worst}")
-        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()), (
-            fault.name
-        )
-    assert not missed
-    same = Comparison(model, model, battery, EXACT, "")
-    assert same.largest_difference() == (0.0, 0.0)
+    names = [(name, name) for name, _ in model.named_modules()]
+    run = Run(model, model, battery, EXACT, modules=names)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    controls = []
+    for control in plant(run, equal_experts=False):
+        controls.append(control)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()), control
+    assert {fault.name for fault in faults_for(model.config)} <= {control.fault for control in controls}
+    assert not [control for control in controls if not control.caught]
+    assert not [found for kind in KINDS if (found := kind.notice(run)) is not None and found[0]]
 
 
 def test_model_that_amplifies_rounding(tmp_path):

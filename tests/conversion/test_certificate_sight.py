@@ -18,10 +18,14 @@ from transformers import AutoModelForCausalLM
 from moeba import MoebaForCausalLM, certify, convert
 from moeba.conversion import FAMILIES, CertificateError
 from moeba.conversion.certificate.battery import build_battery
-from moeba.conversion.certificate.comparison import EXACT, Comparison, first_divergence, rounding_noise
-from moeba.conversion.certificate.faint import faint_inputs
+from moeba.conversion.certificate.faint import epsilons
 from moeba.conversion.certificate.half_precision import HalfComparison, Order, compare_halves
 from moeba.conversion.certificate.measures import share
+from moeba.conversion.certificate.outputs import logits
+from moeba.conversion.certificate.proof import RUN_CHECKS
+from moeba.conversion.certificate.run import EXACT, Run, first_divergence, rounding_noise
+from moeba.conversion.certificate.texts import far_positions
+from moeba.conversion.certificate.training import training_pass
 from moeba.conversion.certificate.twin import convert_twin, half_twins, shrink, shrink_for
 from moeba.conversion.config_rows import Fixed, Pair
 from moeba.modeling.modeling_moeba import MoebaModel
@@ -34,7 +38,7 @@ def failed(certificate) -> set[str]:
 @pytest.fixture
 def unplanted(monkeypatch) -> None:
     """What fails by its checks needs no planted faults, which take most of the time."""
-    monkeypatch.setattr("moeba.conversion.certificate.proof._plant", lambda *_: None)
+    monkeypatch.setattr("moeba.conversion.certificate.proof.plant", lambda *_: ())
 
 
 def refused(tmp_path, model_type: str, **fields: Any):
@@ -85,10 +89,10 @@ def test_a_turn_of_rope_behind_what_is_run():
     )
     battery = build_battery(model.config, 256)
     assert battery.longest.shape[1] == 256
-    comparison = Comparison(model, other, battery, EXACT, "")
-    assert comparison.logits("logits").status == "verified"
-    assert comparison.far_positions().status == "failed"
-    assert Comparison(model, model, battery, EXACT, "").far_positions().status == "verified"
+    run = Run(model, other, battery, EXACT)
+    assert logits(run).status == "verified"
+    assert [check.status for check in far_positions(run)] == ["failed"]
+    assert [check.status for check in far_positions(run.with_models(model, model))] == ["verified"]
 
 
 @pytest.mark.parametrize(
@@ -119,10 +123,11 @@ def test_an_epsilon_that_no_logit_tells_from_another(fields):
         for factor in (1, 1e3)
     )
     battery = build_battery(model.config, 64)
-    assert Comparison(model, other, battery, EXACT, "").logits("logits").status == "verified"
     names = [(name, name) for name, _ in model.named_modules()]
-    assert faint_inputs(model, model, names, True, "").status == "verified"
-    assert faint_inputs(model, other, names, True, "").status == "failed"
+    run = Run(model, other, battery, EXACT, modules=names)
+    assert logits(run).status == "verified"
+    assert [check.status for check in epsilons(run.with_models(model, model))] == ["verified"]
+    assert [check.status for check in epsilons(run)] == ["failed"]
 
 
 # --- half precision ---
@@ -242,7 +247,7 @@ def test_training_leaves_the_models_and_other_draws_as_they_were():
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    check = Comparison(model, model, build_battery(model.config, 24), EXACT, "").training()
+    (check,) = training_pass(Run(model, model, build_battery(model.config, 24), EXACT))
     assert torch.equal(torch.rand(1), expected) and not model.training
     assert (check.status, check.figures) == ("verified", {"relative_to_spread": 0.0})
 
@@ -273,15 +278,16 @@ def test_logits_that_are_not_finite_fail(side):
     with torch.no_grad():
         pair[side].model.layers[1].mlp.down_proj.weight[0, 0] = math.nan
     battery = build_battery(pair[0].config, 24)
-    checks = {check.name: check for check in Comparison(*pair, battery, EXACT, "").run()}
+    names = [("model.embed_tokens", "model.embed_tokens"), ("model.norm", "model.norm")]
+    run = Run(*pair, battery, EXACT, modules=names)
+    checks = {found.name: found for check in RUN_CHECKS for found in check(run)}
     for name, check in checks.items():
-        if name != "router choices" and not name.startswith("greedy"):
+        if name not in ("router choices", "epsilons") and not name.startswith("greedy"):
             assert check.status == "failed", check
     told = f"the {('source', 'target')[side]}'s logits are not finite"
     assert told in checks["logits, eager attention"].detail
     assert rounding_noise(pair[::-1] if side else pair, battery) == 0.0
-    names = [("model.embed_tokens", "model.embed_tokens"), ("model.norm", "model.norm")]
-    assert first_divergence(*pair, battery.longest, names, EXACT) == "model.norm"
+    assert first_divergence(run) == "model.norm"
 
 
 @pytest.mark.parametrize("model_type", ["llama", "mixtral"])

@@ -188,7 +188,7 @@ def source_with(model_type: str, wrong: Wrong):
 def assert_caught(tmp_path, monkeypatch, model_type: str, wrong: Wrong) -> None:
     source = save(build(source_with(model_type, wrong)), tmp_path / "native")
     # What fails by its checks needs no planted faults, which take most of the time.
-    monkeypatch.setattr("moeba.conversion.certificate.proof._plant", lambda *_: None)
+    monkeypatch.setattr("moeba.conversion.certificate.proof.plant", lambda *_: ())
     in_, out = Family.to_moeba, Family.to_native
     monkeypatch.setattr(
         Family, "to_moeba", lambda self, native: changed(in_(self, native), wrong.field, wrong.there)

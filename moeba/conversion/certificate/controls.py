@@ -174,4 +174,4 @@ EXPERT_FAULTS: tuple[Fault, ...] = (
           finds_something=lambda m: bool(_sparse(m).shared_expert.down_proj.weight.any())),
 )  # fmt: skip
 
-FAULTS: tuple[Fault, ...] = (*BLOCK_FAULTS, *POSITION_FAULTS, *EXPERT_FAULTS, *of_fields())
+FAULTS: tuple[Fault, ...] = (*BLOCK_FAULTS, *POSITION_FAULTS, *EXPERT_FAULTS, *of_fields("logits"))

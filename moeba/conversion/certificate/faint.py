@@ -7,54 +7,44 @@ a sparse feed-forward tokens that every one of its experts scores next to nothin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel
 
-from ...configuration import MoebaConfig
-from ...configuration.schema import is_idle
 from ...modeling import MoebaForCausalLM
 from ...modeling.router import MoebaRouter
-from .fault import Fault
 from .measures import share
 from .report import Check
+from .run import Run, submodule
 
 # Which epsilon it is decides whole orders of size: nothing here is a question of rounding.
 FAINT = 1e-3
 _SIZES = tuple(10.0**-k for k in range(13))  # of a norm's input; their squares stand beside its epsilon
 _LOGITS = (-10.0, -20.0, -34.0, -45.0, -60.0)  # their sigmoids: 5e-5 to 9e-27
 
-Pairs = Sequence[tuple[str, str]]
 
-
-def faint_inputs(
-    source: PreTrainedModel, target: PreTrainedModel, pairs: Pairs, routers: bool, on: str
-) -> Check:
-    """Compare norms and routers where their epsilons act.
-
-    Args:
-        pairs: `(module in source, module in target)` that should compute the same.
-        routers: whether the sparse feed-forwards of both are meant to be the same.
-    """
-    found = faint_differences(source, target, pairs, routers)
+def epsilons(run: Run) -> Iterator[Check]:
+    """Norms and routers where their epsilons act."""
+    found = faint_differences(run, routers=not run.rebuilt or run.both_have_experts)
     if not found:
-        return Check("epsilons", "not applicable", detail="no part that has one can be called alone", on=on)
+        yield run.not_applicable("epsilons", "no part that has one can be called alone")
+        return
     worst = max(found, key=lambda name: found[name])
     failed = not found[worst] <= FAINT
     figures = {"parts": len(found), "worst": found[worst]}
-    return Check("epsilons", "failed" if failed else "verified", figures, worst if failed else "", on)
+    yield Check("epsilons", "failed" if failed else "verified", figures, worst if failed else "", run.on)
 
 
-def faint_differences(
-    source: PreTrainedModel, target: PreTrainedModel, pairs: Pairs, routers: bool
-) -> dict[str, float]:
-    """Module of the target -> the largest difference of an answer to one input, as a share of its spread."""
+def faint_differences(run: Run, routers: bool = True) -> dict[str, float]:
+    """Module of the target -> the largest difference of an answer to one input, as a share of its spread.
+
+    Args:
+        routers: whether the sparse feed-forwards of both are meant to be the same.
+    """
     found = {}
-    for names in pairs:
-        modules = [_submodule(model, name) for model, name in zip((source, target), names, strict=True)]
+    for names in run.modules:
+        modules = [submodule(model, name) for model, name in zip(run.models, names, strict=True)]
         if any(module is None for module in modules):
             continue
         inputs = _faint_rows(modules) if all(map(_is_norm, modules)) else None
@@ -66,13 +56,6 @@ def faint_differences(
         if answers[0] is not None and answers[1] is not None:
             found[names[1]] = max(share(a.double(), b.double()) for a, b in zip(*answers, strict=True))
     return found
-
-
-def _submodule(model: nn.Module, name: str) -> Any:
-    try:
-        return model.get_submodule(name)
-    except AttributeError:
-        return None
 
 
 def _is_norm(module: Any) -> bool:
@@ -118,32 +101,7 @@ def _answers(module: Any, inputs: torch.Tensor) -> list[torch.Tensor] | None:
     return answers
 
 
-def _has_faint_tokens(model: MoebaForCausalLM) -> bool:
+def has_faint_tokens(model: MoebaForCausalLM) -> bool:
     """Whether every expert of the first sparse layer can be made to score next to nothing."""
     first = model.config.sparse_layers[0]
     return _faint_tokens([model.model.layers[first].mlp]) is not None
-
-
-def _weighs_by_epsilon(config: MoebaConfig) -> bool:
-    return (
-        bool(config.sparse_layers)
-        and config.scoring_func == "sigmoid"
-        and config.norm_topk_eps > 0
-        and not is_idle(config, "norm_topk_eps")
-    )
-
-
-FAINT_FAULTS: tuple[Fault, ...] = (
-    Fault("norm epsilon times four, on faint inputs", lambda c: not c.norm_type.endswith("nonparametric"),
-          config=lambda c: {"norm_eps": max(4 * c.norm_eps, 1e-20)}),
-    Fault("epsilon of the scores times a million, on faint inputs", _weighs_by_epsilon,
-          config=lambda c: {"norm_topk_eps": 1e6 * c.norm_topk_eps}, finds_something=_has_faint_tokens),
-)  # fmt: skip
-
-
-def caught_by_faint_inputs(
-    source: PreTrainedModel, target: PreTrainedModel, pairs: Pairs
-) -> tuple[bool, float] | None:
-    """Whether one of the two, damaged, stands out, and by how much; None where no part can be called alone."""
-    found = faint_differences(source, target, pairs, routers=True)
-    return (max(found.values()) > FAINT, max(found.values())) if found else None

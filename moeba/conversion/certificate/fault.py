@@ -17,7 +17,6 @@ from ...library.upstream import run_like
 from ...modeling import MoebaForCausalLM
 
 Finds = Callable[[MoebaForCausalLM], bool]
-NOTHING_MORE: Mapping[str, Finds] = {}
 
 
 def _always(model: MoebaForCausalLM) -> bool:
@@ -50,13 +49,11 @@ class Fault:
         return damaged
 
 
-def of_fields(
-    in_half: bool = False, finds_something: Mapping[str, Finds] = NOTHING_MORE
-) -> tuple[Fault, ...]:
+def of_fields(seen: str, finds_something: Mapping[str, Finds] | None = None) -> tuple[Fault, ...]:
     """The wrong values that fields themselves name, wherever they act.
 
     Args:
-        in_half: those that act in half precision alone.
+        seen: where they show; see `WrongValue`.
         finds_something: by field, what a model must have.
     """
 
@@ -64,10 +61,10 @@ def of_fields(
         def applies(config: MoebaConfig) -> bool:
             return not is_idle(config, name) and wrong.shows(config)
 
-        found = finds_something.get(name, _always)
+        found = (finds_something or {}).get(name, _always)
         return Fault(wrong.name, applies, None, wrong.change, wrong.distinct_experts, found)
 
-    return tuple(fault(name, wrong) for name, wrong in wrong_values() if wrong.in_half == in_half)
+    return tuple(fault(name, wrong) for name, wrong in wrong_values() if wrong.seen == seen)
 
 
 def with_config(model: MoebaForCausalLM, changes: dict[str, Any]) -> MoebaForCausalLM:

@@ -22,10 +22,10 @@ from transformers import PreTrainedModel
 
 from ...library.upstream import attention
 from ...modeling import MoebaForCausalLM
-from .comparison import has_experts, implementations
 from .measures import difference
 from .report import Check, Control
 from .rounding_faults import rounding_faults
+from .run import has_experts, implementations
 from .twin import all_in_half
 
 HALVES = (torch.bfloat16, torch.float16)

@@ -42,5 +42,5 @@ _VISIBLE = {"round_embedding_multiplier": _rounding_matters, "router_matmul_dtyp
 ROUNDING_FAULTS: tuple[Fault, ...] = (
     Fault("weights of a norm off by one rounding", lambda c: not c.norm_type.endswith("nonparametric"),
           _off_by_one_rounding),
-    *of_fields(in_half=True, finds_something=_VISIBLE),
+    *of_fields("half", _VISIBLE),
 )  # fmt: skip

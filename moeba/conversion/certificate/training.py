@@ -1,34 +1,75 @@
-"""Two models as they train: with dropout and jitter drawn from one seed, and the fields that decide them."""
+"""Checks of two models as they train: with dropout and jitter drawn from one seed, and the losses that they give."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from ...configuration import MoebaConfig
 from ...modeling import MoebaForCausalLM
-from ..config_rows import Inert
-from ..family import Family
-from ..unread import unread_keys
-from .fault import Fault
+from .measures import share
+from .report import Check
+from .run import Run
 
 _SEED = 0
-# What a field of a native config that acts in training alone has in its name. Heads of other tasks are not compared.
-_WORDS, _OTHER_HEADS = (
-    ("dropout", "pdrop", "_drop", "jitter", "aux_loss", "z_loss"),
-    ("classifier", "summary"),
-)
-# Fields of both, by one name, that decide what is generated, returned or initialised.
-_SHARED = (
-    "bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "output_router_logits", "initializer_range",
-    "tie_word_embeddings", "vocab_size",
-)  # fmt: skip
 # What is left of a dropped row is made larger, and rounding with it.
 AMPLIFIED = 8
+
+
+def training_pass(run: Run) -> Iterator[Check]:
+    """Logits in train mode: both models draw what they drop out from the same seed, in the same order."""
+    relative = training_difference(run)
+    figures = {"relative_to_spread": relative}
+    if run.trains_otherwise and relative > AMPLIFIED * run.tolerance:
+        yield Check("training", "unverified", figures, run.trains_otherwise, run.on)
+    else:
+        yield run.judged("training", relative / AMPLIFIED, figures)
+
+
+def losses(run: Run) -> Iterator[Check]:
+    """The models' own `.loss`: in evaluation, in training with seeded dropout, and beside router logits."""
+    yield _loss(run, "loss in evaluation")
+    yield _loss(run, "loss in training", train=True)
+    if run.both_have_experts:
+        yield _loss(run, "loss with router logits", router_logits=True)
+
+
+def _loss(run: Run, name: str, train: bool = False, router_logits: bool | None = None) -> Check:
+    # A source whose routers balance themselves may become a model that stock transformers trains; never the other way
+    # round, except where the feed-forwards are new.
+    own = [has_own_router_loss(model) for model in run.models]
+    shown = router_logits or any(getattr(model.config, "output_router_logits", False) for model in run.models)
+    if own[0] != own[1] and (own[0] or run.trains_otherwise) and (train or shown):
+        return run.not_applicable(name, "one side alone has router losses, as its config says")
+    if run.rebuilt and shown:
+        return run.not_applicable(name, "other experts have another balance loss")
+    try:
+        a, b = (own_loss(model, run.battery.longest, train, router_logits) for model in run.models)
+    except NoLossError as error:
+        return run.not_applicable(name, str(error))
+    relative, figures = abs(a - b) / max(1.0, abs(a)), {"source": a, "target": b}
+    if train and run.trains_otherwise and relative > AMPLIFIED * run.tolerance:
+        return Check(name, "unverified", figures, run.trains_otherwise, run.on)
+    return run.judged(name, relative / AMPLIFIED, figures)
+
+
+def training_difference(run: Run) -> float:
+    """The largest difference of logits in train mode, as a share of their spread."""
+    a, b = (training_logits(model, run.battery.longest) for model in run.models)
+    return share(a, b)
+
+
+def loss_difference(run: Run) -> float:
+    """The difference of the models' own loss beside router logits.
+
+    Raises:
+        NoLossError: a stock model cannot compute it.
+    """
+    a, b = (own_loss(model, run.battery.longest, router_logits=True) for model in run.models)
+    return abs(a - b)
 
 
 @contextmanager
@@ -84,43 +125,3 @@ def has_own_router_loss(model: PreTrainedModel) -> bool:
     if not isinstance(config, MoebaConfig) or not config.sparse_layers or config.router_loss != "training":
         return False
     return config.router_aux_loss_coef > 0 or config.router_z_loss_coef > 0
-
-
-def lost_fields(family: Family, raw: dict[str, Any], config: MoebaConfig) -> list[str]:
-    """Fields of a native config.json that no logits show, and that our config says otherwise: `name a → b`.
-
-    Those that act in training alone must come back from ours; those that both sides have under one name must be equal.
-    """
-    native = family.read_config(raw).to_dict()
-    # What was only kept for an export is not what the model trains by.
-    said = MoebaConfig.from_dict({**config.to_dict(), "native_fields": None})
-    back = family.to_native(said).to_dict()
-    unread = unread_keys(raw, family.config_rows)
-    inert = {row.their_name for row in family.config_rows if isinstance(row, Inert)}
-    ours = {name: getattr(config, name) for name in _SHARED if name in native}
-    theirs = {
-        name: back.get(name)
-        for name in native
-        if any(word in name for word in _WORDS)
-        and not name.startswith(_OTHER_HEADS)
-        and name not in inert
-        and name not in unread
-    }
-    return [
-        f"{name} {native[name]!r} → {value!r}"
-        for name, value in sorted((theirs | ours).items())
-        if (native[name] or None) != (value or None)
-    ]
-
-
-# In every architecture the weights of attention can be dropped out.
-TRAINING_FAULT = Fault(
-    "dropout of attention raised",
-    lambda config: True,
-    config=lambda config: {"attention_dropout": min(config.attention_dropout + 0.25, 0.9)},
-)
-LOSS_FAULT = Fault(
-    "coefficient of the balance loss raised",
-    lambda config: bool(config.sparse_layers) and config.router_loss == "with_router_logits",
-    config=lambda config: {"router_aux_loss_coef": config.router_aux_loss_coef + 0.01},
-)

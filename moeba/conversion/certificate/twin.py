@@ -30,7 +30,7 @@ from ..plan import PlannedTensors, plan_export, plan_import
 from ..stock_loading import load_stock
 from ..weight_files import TensorInfo
 from .battery import ropes_of, turns
-from .comparison import has_experts
+from .run import has_experts
 
 ORIGINAL_CONTEXT, CONTEXT = 16, SMALL_CONTEXT
 # Among few pairs of channels, the bounds of yarn's ramp are rounded to the same ones whatever they are.

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from ...conversion.certificate.proof import TEXT
+from ...conversion.certificate.folder_checks import TEXT
 from ...conversion.json_files import listing
 from ...tokenization.adopt import tokenizer_files
 from ..running.sources import Source
