@@ -122,7 +122,7 @@ FAULTS: dict[str, tuple[Wrong, ...]] = {
         plus("sliding_window", 1),
     ),
     "granite": (
-        times("residual_multiplier", 2), times("logits_scaling", 2), times("embedding_multiplier", 2),
+        times("residual_multiplier", 2), times("logit_scale", 2), times("embedding_multiplier", 2),
         times("attention_multiplier", 2),
     ),
     "cohere": (times("logit_scale", 2),),
