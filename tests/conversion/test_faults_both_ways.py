@@ -153,7 +153,9 @@ SAMPLE = ("llama-norm_eps", "gptj-attention_score_dtype", "gpt2-hidden_dropout",
 ACTS: dict[str, Callable[[MoebaConfig], bool]] = {
     "router_weight_dtype": lambda config: config.num_experts_per_tok > 1,
     "norm_topk_prob": lambda config: 1 < config.num_experts_per_tok < config.num_experts,
-    "router_score_dtype": lambda config: config.num_experts_per_tok > 1 and config.norm_topk_prob,
+    "router_score_dtype": lambda config: (
+        config.norm_topk_prob and 1 < config.num_experts_per_tok < config.num_experts
+    ),
     "group_scoring": lambda config: (
         config.num_experts // config.n_group > 2
         and config.topk_group < config.n_group
