@@ -14,10 +14,11 @@ from ..library.upstream import CACHE, PreTrainedConfig, generation_fields, loggi
 from ..library.window import require_transformers
 from .contradictions import contradictions
 from .idle_fields import said_in_vain
+from .messages import LISTED, listing, nearest, short
 from .model_facts import count_params, flops_per_token, kv_cache_bytes_per_token, layer_view, rope_of
 from .overrides import ROPE_NAMES, overridden
 from .parallel_plans import EXPERT_PARALLEL, PIPELINE_PARALLEL, TENSOR_PARALLEL, tensor_parallel_plan
-from .ranges import dtype_problems, nearest, out_of_range, short
+from .ranges import dtype_problems, out_of_range
 from .rope_rules import two_ropes
 from .validation import with_value_errors
 
@@ -431,10 +432,9 @@ class MoebaConfig(PreTrainedConfig):
         if unknown := cls.unknown_fields(values):
             hints = [
                 f"{name}={short(values[name])} (nearest field: {nearest(name, cls._known())})"
-                for name in unknown[:10]
+                for name in unknown[:LISTED]  # of thousands of names the nearest take minutes
             ]
-            more = f"; … and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-            raise ValueError(f"MoebaConfig has no field {'; '.join(hints)}{more}.")
+            raise ValueError(f"MoebaConfig has no field {listing([*hints, *unknown[LISTED:]])}.")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

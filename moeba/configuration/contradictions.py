@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, get_args
 
+from .messages import nearest, short
 from .model_facts import rope_of
-from .ranges import dtype_problems, nearest, out_of_range, short, token_ids_out_of_range
+from .ranges import dtype_problems, out_of_range, token_ids_out_of_range
 from .rope_rules import rope_problems
 
 # Optional at construction, which gives them a value.

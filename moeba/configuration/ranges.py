@@ -5,13 +5,13 @@ Whatever is said here of a field holds whether or not other fields let it act.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from ..library.upstream import ACT2FN
+from .messages import nearest, short
 
 # Beyond these no model was ever built; a list that long, or a table, would fill the memory before anything is said.
 MOST_LAYERS, MOST_EXPERTS, MOST_LABELS, MOST = 100_000, 65_536, 10_000_000, 2**31 - 1
@@ -123,19 +123,6 @@ def out_of_range(values: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}={value} must be at least 0 and below 1"
     if (act := values.get("hidden_act")) is not None and act not in ACT2FN:
         yield f"hidden_act={short(act)} is no activation of transformers (nearest: '{nearest(act, ACT2FN)}')"
-
-
-def short(value: Any) -> str:
-    """A value for a message, on one line; what is very long only begins."""
-    if isinstance(value, int) and abs(value) > LARGEST:
-        return f"{'-' * (value < 0)}10^{value.bit_length() * 0.30103:.0f}"  # Python does not even print the longest
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:160]}… ({len(text)} characters)"
-
-
-def nearest(name: str, known: Collection[str]) -> str:
-    """The known name most like a mistyped one."""
-    return difflib.get_close_matches(name[:100], known, n=1, cutoff=0.0)[0]
 
 
 def token_ids_out_of_range(config: Any) -> Iterator[str]:

@@ -10,6 +10,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from ..library.upstream import StrictDataclassError
+from .messages import begun
 
 ConfigClass = TypeVar("ConfigClass", bound=type)
 
@@ -34,8 +35,7 @@ def with_value_errors(config_class: ConfigClass) -> ConfigClass:
             ) as error:  # the library names missing rope settings by the latter
                 cause = error.args[0] if isinstance(error, KeyError) else error.__cause__ or error
                 reason = " ".join(str(cause).split())
-                reason = reason if len(reason) <= 500 else f"{reason[:400]}… ({len(reason)} characters)"
-                raise InvalidConfigError(f"{type(self).__name__}: {reason}") from error
+                raise InvalidConfigError(f"{type(self).__name__}: {begun(reason, 500)}") from error
 
         return checked
 

@@ -379,7 +379,7 @@ def first_divergence(
     handles = []
     for side, model in enumerate((source, target)):
         for pair in pairs:
-            module = _submodule(model, pair[side])
+            module = submodule(model, pair[side])
             if module is not None:
                 handles.append(module.register_forward_hook(_recorder(seen[side], pair[1])))
     try:
@@ -405,7 +405,8 @@ def _recorder(store: dict[str, torch.Tensor], name: str) -> Callable:
     return record
 
 
-def _submodule(model: nn.Module, name: str) -> nn.Module | None:
+def submodule(model: nn.Module, name: str) -> nn.Module | None:
+    """A module by its name; None if the model has none of it."""
     try:
         return model.get_submodule(name)
     except AttributeError:

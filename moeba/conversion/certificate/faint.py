@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from ...configuration import MoebaConfig
 from ...configuration.idle_fields import is_idle
 from ...modeling import MoebaForCausalLM
 from ...modeling.router import MoebaRouter
+from .comparison import submodule
 from .fault import Fault
 from .measures import share
 from .report import Check
@@ -54,7 +54,7 @@ def faint_differences(
     """Module of the target -> the largest difference of an answer to one input, as a share of its spread."""
     found = {}
     for names in pairs:
-        modules = [_submodule(model, name) for model, name in zip((source, target), names, strict=True)]
+        modules = [submodule(model, name) for model, name in zip((source, target), names, strict=True)]
         if any(module is None for module in modules):
             continue
         inputs = _faint_rows(modules) if all(map(_is_norm, modules)) else None
@@ -66,13 +66,6 @@ def faint_differences(
         if answers[0] is not None and answers[1] is not None:
             found[names[1]] = max(share(a.double(), b.double()) for a, b in zip(*answers, strict=True))
     return found
-
-
-def _submodule(model: nn.Module, name: str) -> Any:
-    try:
-        return model.get_submodule(name)
-    except AttributeError:
-        return None
 
 
 def _is_norm(module: Any) -> bool:
@@ -146,4 +139,5 @@ def caught_by_faint_inputs(
 ) -> tuple[bool, float] | None:
     """Whether one of the two, damaged, stands out, and by how much; None where no part can be called alone."""
     found = faint_differences(source, target, pairs, routers=True)
-    return (max(found.values()) > FAINT, max(found.values())) if found else None
+    worst = max(found.values(), default=None)
+    return None if worst is None else (worst > FAINT, worst)

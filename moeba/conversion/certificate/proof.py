@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from .battery import build_battery
 from .comparison import EXACT, REORDERED, Comparison, first_divergence, implementations, rounding_noise
 from .controls import faults_for
 from .faint import FAINT_FAULTS, caught_by_faint_inputs, faint_inputs
+from .fault import Fault
 from .half_precision import HALVES, Order, compare_halves
 from .report import Certificate, Check, Control
 from .training import AMPLIFIED, LOSS_FAULT, TRAINING_FAULT, NoLossError, lost_fields
@@ -183,6 +185,25 @@ class Side:
         if name in self.dropped or self.family is None:
             return name in self.dropped
         return self.family.drops(name, self.config) is not None
+
+    @cached_property
+    def module_names(self) -> dict[str, str]:
+        """Moeba's name of a module -> its own: those with one weight on both sides, and the feed-forwards."""
+        layer = LAYER if self.family is None else self.family.layer_prefix
+        patterns = {f"{LAYER}.{part}": f"{layer}.{part}" for part in ("mlp", "mlp.gate", "mlp.experts")}
+        if self.family is None:
+            weights = [name for name in moeba_shapes(self.config) if name.endswith(".weight")]
+            patterns |= {name.removesuffix(".weight"): name.removesuffix(".weight") for name in weights}
+        else:
+            for row in self.family.rows:
+                if len(row.ours) == len(row.theirs) == 1 and row.ours[0].endswith(".weight"):
+                    patterns[row.ours[0].removesuffix(".weight")] = row.theirs[0].removesuffix(".weight")
+        layers = range(self.config.num_hidden_layers)
+        return {
+            ours.replace("{layer}", str(i)): theirs.replace("{layer}", str(i))
+            for ours, theirs in patterns.items()
+            for i in (layers if "{layer}" in ours else (0,))
+        }
 
     def identity(self) -> dict[str, Any]:
         folder = self.checkpoint.folder
@@ -407,27 +428,8 @@ def _moeba_config(one: PreTrainedModel, other: PreTrainedModel, side: Side) -> M
 
 def _module_pairs(first: Side, second: Side) -> list[tuple[str, str]]:
     """Modules of the two models that should compute the same."""
-    a, b = (_module_names(side) for side in (first, second))
+    a, b = first.module_names, second.module_names
     return [(a[name], b[name]) for name in a if name in b]
-
-
-def _module_names(side: Side) -> dict[str, str]:
-    """Moeba's name of a module -> the side's own: those with one weight on both sides, and the feed-forwards."""
-    layer = LAYER if side.family is None else side.family.layer_prefix
-    patterns = {f"{LAYER}.{part}": f"{layer}.{part}" for part in ("mlp", "mlp.gate", "mlp.experts")}
-    if side.family is None:
-        weights = [name for name in moeba_shapes(side.config) if name.endswith(".weight")]
-        patterns |= {name.removesuffix(".weight"): name.removesuffix(".weight") for name in weights}
-    else:
-        for row in side.family.rows:
-            if len(row.ours) == len(row.theirs) == 1 and row.ours[0].endswith(".weight"):
-                patterns[row.ours[0].removesuffix(".weight")] = row.theirs[0].removesuffix(".weight")
-    layers = range(side.config.num_hidden_layers)
-    return {
-        ours.replace("{layer}", str(i)): theirs.replace("{layer}", str(i))
-        for ours, theirs in patterns.items()
-        for i in (layers if "{layer}" in ours else (0,))
-    }
 
 
 def _as_moeba(side: Side) -> MoebaForCausalLM:
@@ -453,31 +455,28 @@ def _plant(
     battery = build_battery(ours.config, LONGEST_TWIN)
     for model in (one, other):
         model.set_attn_implementation(implementations(one, other)[0])
-    trained = TRAINING_FAULT.plant(ours)
-    first, second = (one, trained) if target_is_ours else (trained, other)
-    relative = Comparison(first, second, battery, tolerance, "").training_difference()
+
+    def damaged(fault: Fault) -> tuple[PreTrainedModel, PreTrainedModel]:
+        planted = fault.plant(ours)
+        return (one, planted) if target_is_ours else (planted, other)
+
+    relative = Comparison(*damaged(TRAINING_FAULT), battery, tolerance, "").training_difference()
     certificate.negative_controls.append(
         Control(TRAINING_FAULT.name, relative > AMPLIFIED * tolerance, relative)
     )
     if LOSS_FAULT.applies(ours.config):
-        damaged = LOSS_FAULT.plant(ours)
-        first, second = (one, damaged) if target_is_ours else (damaged, other)
         with suppress(NoLossError):
-            gap = Comparison(first, second, battery, tolerance, "").loss_difference()
+            gap = Comparison(*damaged(LOSS_FAULT), battery, tolerance, "").loss_difference()
             certificate.negative_controls.append(Control(LOSS_FAULT.name, gap > AMPLIFIED * tolerance, gap))
     for fault in FAINT_FAULTS:
-        if fault.applies(ours.config) and fault.finds_something(ours):
-            damaged = fault.plant(ours)
-            first, second = (one, damaged) if target_is_ours else (damaged, other)
-            if (found := caught_by_faint_inputs(first, second, pairs)) is not None:
-                certificate.negative_controls.append(Control(fault.name, *found))
-    for fault in faults_for(ours.config, equal_experts):
-        if not fault.finds_something(ours):
+        if not (fault.applies(ours.config) and fault.finds_something(ours)):
             continue
-        damaged = fault.plant(ours)
-        first, second = (one, damaged) if target_is_ours else (damaged, other)
-        worst, relative = Comparison(first, second, battery, tolerance, "").largest_difference()
-        certificate.negative_controls.append(Control(fault.name, relative > tolerance, worst))
+        if (found := caught_by_faint_inputs(*damaged(fault), pairs)) is not None:
+            certificate.negative_controls.append(Control(fault.name, *found))
+    for fault in faults_for(ours.config, equal_experts):
+        if fault.finds_something(ours):
+            worst, relative = Comparison(*damaged(fault), battery, tolerance, "").largest_difference()
+            certificate.negative_controls.append(Control(fault.name, relative > tolerance, worst))
 
 
 def _fresh(model: PreTrainedModel) -> bool:

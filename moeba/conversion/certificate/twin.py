@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ...configuration import MoebaConfig
-from ...configuration.model_facts import layer_view
+from ...configuration.model_facts import each_rope, layer_view
 from ...library.upstream import can_set_experts
 from ...modeling import MoebaForCausalLM
 from ..alignment import align
@@ -27,7 +27,7 @@ from ..family import Family
 from ..plan import PlannedTensors, plan_export, plan_import
 from ..stock_loading import load_stock
 from ..weight_files import TensorInfo
-from .battery import ropes_of, turns
+from .battery import turns
 from .comparison import has_experts
 
 WINDOW, ORIGINAL_CONTEXT, CONTEXT, LIMIT = 8, 16, 64, 0.5
@@ -42,7 +42,7 @@ def shrink(config: MoebaConfig) -> MoebaConfig:
     layers = _representative_layers(config)
     first = layer_view(config, layers[0] if layers else 0)
     divisor = _common_heads([layer_view(config, i) for i in layers])
-    scaled = {rope["rope_type"] for rope in ropes_of(config)} & {"yarn", "llama3"}
+    scaled = {rope["rope_type"] for rope in each_rope(config)} & {"yarn", "llama3"}
     widest = _WIDEST_YARN if "yarn" in scaled else _WIDEST_HEAD
     sizes = _few_heads(first, divisor, widest)
     heads, head_dim = sizes["num_attention_heads"], sizes["head_dim"]
