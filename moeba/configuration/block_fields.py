@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 from .fields import Needs, WrongValue, dropped, part, says
-from .ranges import EPSILON, MOST_LAYERS, between, nearest
+from .messages import nearest
+from .ranges import EPSILON, MOST_LAYERS, between
 
 NormType = Literal[
     "rmsnorm",

@@ -18,11 +18,12 @@ from .block_fields import BlockFields
 from .expert_fields import ExpertFields, LayerKindFields
 from .feed_forward_fields import FeedForwardFields
 from .fields import documented
+from .messages import LISTED, listing, nearest, short
 from .model_facts import count_params, flops_per_token, kv_cache_bytes_per_token, layer_view, rope_of
 from .overrides import OLD_NAMES, ROPE_NAMES, overridden, with_new_names
 from .parallel_plans import EXPERT_PARALLEL, PIPELINE_PARALLEL, TENSOR_PARALLEL, tensor_parallel_plan
 from .position_fields import PositionFields
-from .ranges import dtype_problems, nearest, short
+from .ranges import dtype_problems
 from .rope_rules import two_ropes
 from .router_fields import RouterFields
 from .schema import FILLED_IN, PARTS, alone_wrong, contradictions, idle_and_unsaid, said_in_vain
@@ -176,10 +177,9 @@ class MoebaConfig(
         if unknown := cls.unknown_fields(values):
             hints = [
                 f"{name}={short(values[name])} (nearest field: {nearest(name, cls._known())})"
-                for name in unknown[:10]
+                for name in unknown[:LISTED]  # of thousands of names the nearest take minutes
             ]
-            more = f"; … and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-            raise ValueError(f"MoebaConfig has no field {'; '.join(hints)}{more}.")
+            raise ValueError(f"MoebaConfig has no field {listing([*hints, *unknown[LISTED:]])}.")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -27,11 +27,17 @@ def rope_of(config: Any) -> dict[str, Any]:
     return getattr(config, "rope_parameters", None) or {}
 
 
+def each_rope(config: Any) -> list[dict[str, Any]]:
+    """The rope settings of each kind of layers, or the one of all; none where nothing rotates."""
+    rope = rope_of(config)
+    kinds = [value for value in rope.values() if isinstance(value, dict)]
+    return [settings for settings in kinds or [rope] if "rope_type" in settings]
+
+
 def longrope_switch(config: Any) -> int | None:
     """The length from which `longrope` takes its long factors, if the config has that rope type."""
-    rope = rope_of(config)
-    each = [value for value in rope.values() if isinstance(value, dict)] or [rope]
-    lengths = [one["original_max_position_embeddings"] for one in each if one.get("rope_type") == "longrope"]
+    ropes = (rope for rope in each_rope(config) if rope["rope_type"] == "longrope")
+    lengths = [rope["original_max_position_embeddings"] for rope in ropes]
     return min(lengths, default=None)
 
 

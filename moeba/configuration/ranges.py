@@ -5,13 +5,13 @@ Whatever is said here of a field holds whether or not other fields let it act.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
 
 from ..library.upstream import ACT2FN
+from .messages import nearest, short
 
 # Beyond these no model was ever built; a list that long, or a table, would fill the memory before anything is said.
 MOST_LAYERS, MOST_EXPERTS, MOST_LABELS, MOST = 100_000, 65_536, 10_000_000, 2**31 - 1
@@ -111,19 +111,6 @@ def out_of_range(
         value = values.get(name)
         if value is not None and (problem := within(value)):
             yield f"{name}={short(value)} {problem}"
-
-
-def short(value: Any) -> str:
-    """A value for a message, on one line; what is very long only begins."""
-    if isinstance(value, int) and abs(value) > LARGEST:
-        return f"{'-' * (value < 0)}10^{value.bit_length() * 0.30103:.0f}"  # Python does not even print the longest
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:160]}… ({len(text)} characters)"
-
-
-def nearest(name: str, known: Collection[str]) -> str:
-    """The known name most like a mistyped one."""
-    return difflib.get_close_matches(name[:100], known, n=1, cutoff=0.0)[0]
 
 
 def dtype_problems(dtype: Any, torch_dtype: Any) -> Iterator[str]:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..library.upstream import ROPE_INIT_FUNCTIONS
-from .ranges import is_number, nearest
+from .messages import nearest
+from .ranges import is_number
 
 # Every setting that a rope type of transformers, or latent attention's scaling, reads.
 ROPE_KEYS = frozenset(

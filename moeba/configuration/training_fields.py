@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from .fields import WrongValue, part, says
-from .ranges import FRACTION, NOT_NEGATIVE, short
+from .messages import short
+from .ranges import FRACTION, NOT_NEGATIVE
 
 
 @part()

@@ -7,9 +7,11 @@ construction and at saving. Its own errors are no `ValueError`, and say the same
 from __future__ import annotations
 
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, dataclass_transform
 
 from ..library.upstream import StrictDataclassError
+from .fields import says
+from .messages import begun
 
 ConfigClass = TypeVar("ConfigClass", bound=type)
 
@@ -18,6 +20,7 @@ class InvalidConfigError(StrictDataclassError, ValueError):
     """A field of a config that has the wrong type or a value that makes no model; both kinds of error in one."""
 
 
+@dataclass_transform(kw_only_default=True, field_specifiers=(says,))  # a class of fields, as `@strict` makes it
 def with_value_errors(config_class: ConfigClass) -> ConfigClass:
     """Decorate a `@strict` class so that what it refuses is an `InvalidConfigError` of one line."""
 
@@ -34,8 +37,7 @@ def with_value_errors(config_class: ConfigClass) -> ConfigClass:
             ) as error:  # the library names missing rope settings by the latter
                 cause = error.args[0] if isinstance(error, KeyError) else error.__cause__ or error
                 reason = " ".join(str(cause).split())
-                reason = reason if len(reason) <= 500 else f"{reason[:400]}… ({len(reason)} characters)"
-                raise InvalidConfigError(f"{type(self).__name__}: {reason}") from error
+                raise InvalidConfigError(f"{type(self).__name__}: {begun(reason, 500)}") from error
 
         return checked
 

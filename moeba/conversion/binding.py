@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from .json_files import listing, read_json
 
 _CONFIG = "config.json"
 # Fields that decide nothing: who wrote the file, and with what.
-_METADATA: dict[str, set[str]] = {
+_METADATA: dict[str, Set[str]] = {
     _CONFIG: METADATA_FIELDS
     | {"output_attentions", "use_cache", "_attn_implementation_autoset", "_commit_hash"},
     "generation_config.json": {"transformers_version", "_from_model_config"},

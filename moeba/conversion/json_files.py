@@ -1,21 +1,15 @@
-"""JSON objects from files, and offenders on one line."""
+"""JSON objects from files."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..configuration.messages import listing
+
 _DEEPEST = 100  # levels of JSON; files that people and tools write have a few
-_LISTED = 10  # whatever is listed: more is not read, and buries what else is said
-
-
-def listing(offenders: Sequence[str]) -> str:
-    """Offenders for an error message on one line: the first ten, and how many more there are."""
-    more = len(offenders) - _LISTED
-    return "; ".join(offenders[:_LISTED]) + (f"; … and {more} more" if more > 0 else "")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -48,3 +42,6 @@ def parse_json(text: bytes, what: str) -> dict[str, Any]:
     if level:  # whoever goes through it by recursion would end in it
         raise ValueError(f"{what} is nested more than {_DEEPEST} levels deep")
     return value
+
+
+__all__ = ["listing", "parse_json", "read_json"]

@@ -15,7 +15,8 @@ from typing import Any
 from transformers import CONFIG_MAPPING
 
 from ..configuration import MoebaConfig
-from ..configuration.ranges import MOST_EXPERTS, MOST_LABELS, MOST_LAYERS, short
+from ..configuration.messages import short
+from ..configuration.ranges import MOST_EXPERTS, MOST_LABELS, MOST_LAYERS
 from .json_files import listing
 from .weight_files import TensorInfo
 

@@ -67,13 +67,11 @@ class Journal:
         Raises:
             ValueError: see the class; or another run is at work.
         """
-        from ..conversion.destination import (
-            locked,
-            remove,
-        )  # `moeba --help` reads this file, and loads no library
+        # Here, as `moeba --help` reads this file and loads no library.
+        from ..conversion.destination import locked, remove
         from ..conversion.replaceable import LOCK
 
-        cls(folder)
+        cls(folder)  # before a lock is put into somebody else's folder
         with locked(folder):
             for left in folder.glob(_UNFINISHED):
                 remove(left)

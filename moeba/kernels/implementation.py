@@ -40,10 +40,8 @@ def moeba_experts_forward(
         if reason is None:
             return path.run(layer, hidden_states, top_k_index, top_k_weights)
         _say_obstacle(type(self).__name__, path.__name__, reason)
-    if foreign_type(*layer.weights) not in (
-        None,
-        _SHARDED,
-    ):  # quantisers know matrices, and no groups of them
+    # Quantisers know matrices, and no groups of them.
+    if foreign_type(*layer.weights) not in (None, _SHARDED):
         _say(f"{type(self).__name__}: experts run one after the other instead of in moeba's kernels.")
         return inspect.unwrap(type(self).forward)(self, hidden_states, top_k_index, top_k_weights)
     _say(f"{type(self).__name__}: experts run on transformers' grouped_mm instead of moeba's kernels.")

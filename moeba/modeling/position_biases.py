@@ -54,9 +54,8 @@ class MoebaAlibi(nn.Module):
             keys, dtype = keys - keys[-1], torch.float32
         elif real is not None:
             counted = (real.cumsum(dim=-1) - 1) * real.long()
-            keys = counted[:, keys.clamp(max=real.shape[-1] - 1)][
-                :, None, None, :
-            ]  # no key is beyond but unused ones
+            # No key is beyond but unused ones.
+            keys = counted[:, keys.clamp(max=real.shape[-1] - 1)][:, None, None, :]
         if self.dtype == "bfloat16":
             slopes = slopes.to(torch.bfloat16)
         bias = (slopes * keys).to(dtype)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ...configuration import MoebaConfig
-from ...configuration.model_facts import rope_of
+from ...configuration.model_facts import each_rope
 
 
 @dataclass(frozen=True)
@@ -28,18 +26,10 @@ class Battery:
         return self.inputs[-1]
 
 
-def ropes_of(config: MoebaConfig) -> Iterator[dict[str, Any]]:
-    """The rope settings of each kind of layers; none without rope."""
-    rope = rope_of(config) or {}
-    yield from (value for value in rope.values() if isinstance(value, dict) and "rope_type" in value)
-    if "rope_type" in rope:
-        yield rope
-
-
 def turns(config: MoebaConfig) -> list[int]:
     """The positions from which on rope turns by other angles, or queries grow: other types do so from the first on."""
     found = []
-    for rope in ropes_of(config):
+    for rope in each_rope(config):
         original = rope.get("original_max_position_embeddings", config.max_position_embeddings)
         if rope["rope_type"] == "dynamic":  # which has no other limit
             found.append(config.max_position_embeddings)

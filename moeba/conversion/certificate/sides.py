@@ -64,6 +64,25 @@ class Side:
             return name in self.dropped
         return self.family.drops(name, self.config) is not None
 
+    @cached_property
+    def module_names(self) -> dict[str, str]:
+        """Moeba's name of a module -> its own: those with one weight on both sides, and the feed-forwards."""
+        layer = LAYER if self.family is None else self.family.layer_prefix
+        patterns = {f"{LAYER}.{part}": f"{layer}.{part}" for part in ("mlp", "mlp.gate", "mlp.experts")}
+        if self.family is None:
+            weights = [name for name in moeba_shapes(self.config) if name.endswith(".weight")]
+            patterns |= {name.removesuffix(".weight"): name.removesuffix(".weight") for name in weights}
+        else:
+            for row in self.family.rows:
+                if len(row.ours) == len(row.theirs) == 1 and row.ours[0].endswith(".weight"):
+                    patterns[row.ours[0].removesuffix(".weight")] = row.theirs[0].removesuffix(".weight")
+        layers = range(self.config.num_hidden_layers)
+        return {
+            ours.replace("{layer}", str(i)): theirs.replace("{layer}", str(i))
+            for ours, theirs in patterns.items()
+            for i in (layers if "{layer}" in ours else (0,))
+        }
+
     def identity(self) -> dict[str, Any]:
         folder = self.checkpoint.folder
         unread = self.family.not_read(self.checkpoint.config) if self.family is not None else {}
@@ -143,7 +162,7 @@ class Pair:
     @cached_property
     def modules(self) -> list[tuple[str, str]]:
         """Modules of the two models that should compute the same."""
-        a, b = (_module_names(side) for side in self.sides)
+        a, b = (side.module_names for side in self.sides)
         return [(a[name], b[name]) for name in a if name in b]
 
     def config_of(self, one: PreTrainedModel, other: PreTrainedModel) -> MoebaConfig:
@@ -158,22 +177,3 @@ def _operation(first: Side, second: Side, rebuilt: bool) -> str:
     if first.family is None and second.family is not None:
         return "export"
     return "convert" if first.family is not None and second.family is None else "compare"
-
-
-def _module_names(side: Side) -> dict[str, str]:
-    """Moeba's name of a module -> the side's own: those with one weight on both sides, and the feed-forwards."""
-    layer = LAYER if side.family is None else side.family.layer_prefix
-    patterns = {f"{LAYER}.{part}": f"{layer}.{part}" for part in ("mlp", "mlp.gate", "mlp.experts")}
-    if side.family is None:
-        weights = [name for name in moeba_shapes(side.config) if name.endswith(".weight")]
-        patterns |= {name.removesuffix(".weight"): name.removesuffix(".weight") for name in weights}
-    else:
-        for row in side.family.rows:
-            if len(row.ours) == len(row.theirs) == 1 and row.ours[0].endswith(".weight"):
-                patterns[row.ours[0].removesuffix(".weight")] = row.theirs[0].removesuffix(".weight")
-    layers = range(side.config.num_hidden_layers)
-    return {
-        ours.replace("{layer}", str(i)): theirs.replace("{layer}", str(i))
-        for ours, theirs in patterns.items()
-        for i in (layers if "{layer}" in ours else (0,))
-    }

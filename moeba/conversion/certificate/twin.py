@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ...configuration import MoebaConfig
-from ...configuration.model_facts import layer_view
+from ...configuration.model_facts import each_rope, layer_view
 from ...configuration.position_fields import SMALL_CONTEXT
 from ...configuration.schema import FACTS
 from ...library.upstream import can_set_experts
@@ -29,7 +29,7 @@ from ..family import Family
 from ..plan import PlannedTensors, plan_export, plan_import
 from ..stock_loading import load_stock
 from ..weight_files import TensorInfo
-from .battery import ropes_of, turns
+from .battery import turns
 from .run import has_experts
 
 ORIGINAL_CONTEXT, CONTEXT = 16, SMALL_CONTEXT
@@ -44,7 +44,7 @@ def shrink(config: MoebaConfig) -> MoebaConfig:
     layers = _representative_layers(config)
     first = layer_view(config, layers[0] if layers else 0)
     divisor = _common_heads([layer_view(config, i) for i in layers])
-    scaled = {rope["rope_type"] for rope in ropes_of(config)} & {"yarn", "llama3"}
+    scaled = {rope["rope_type"] for rope in each_rope(config)} & {"yarn", "llama3"}
     widest = _WIDEST_YARN if "yarn" in scaled else _WIDEST_HEAD
     sizes = _few_heads(first, divisor, widest)
     heads, head_dim = sizes["num_attention_heads"], sizes["head_dim"]
