@@ -20,7 +20,9 @@ class InvalidConfigError(StrictDataclassError, ValueError):
     """A field of a config that has the wrong type or a value that makes no model; both kinds of error in one."""
 
 
-@dataclass_transform(kw_only_default=True, field_specifiers=(says,))  # a class of fields, as `@strict` makes it
+@dataclass_transform(
+    kw_only_default=True, field_specifiers=(says,)
+)  # a class of fields, as `@strict` makes it
 def with_value_errors(config_class: ConfigClass) -> ConfigClass:
     """Decorate a `@strict` class so that what it refuses is an `InvalidConfigError` of one line."""
 
