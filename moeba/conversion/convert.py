@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from typing_extensions import Unpack
@@ -74,12 +75,11 @@ def export(
     config = moeba_config(checkpoint)
     # A damaged source is no family's fault: said before one is looked for.
     check_fit(checkpoint, moeba_shapes(config))
-    made_from = next(
-        (step for step in reversed(read_history(checkpoint.folder)) if step["operation"] == "convert"), None
-    )
+    history = reversed(read_history(checkpoint.folder))
+    made_from: dict[str, Any] = next((step for step in history if step["operation"] == "convert"), {})
 
     def planned(model_type: str) -> Plan:
-        native_again = made_from is not None and made_from["source"].get("model_type") == model_type
+        native_again = made_from.get("source", {}).get("model_type") == model_type
         bare = native_again and bool(made_from.get("recipe", {}).get("bare_names"))
         return plan_export(checkpoint, config, family_of(model_type), bare_names=bare)
 

@@ -29,18 +29,26 @@ class Tally:
     correct: int = 0
     nbytes: int | None = None
 
-    def metrics(self) -> dict[str, float | None]:
-        """Perplexity is a token's, and compares models of one tokenizer; bits per byte compare any models.
+    @property
+    def loss(self) -> float:
+        """The mean negative log-likelihood of a token.
 
         Raises:
             ValueError: no token was predicted.
         """
         if not self.tokens:
             raise ValueError("no token was predicted: every document is empty, or a single token")
-        loss = -self.log_likelihood / self.tokens
+        return -self.log_likelihood / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    def metrics(self) -> dict[str, float | None]:
+        """Perplexity is a token's, and compares models of one tokenizer; bits per byte compare any models."""
         return {
-            "perplexity": math.exp(loss) if loss < 700 else math.inf,
-            "loss": loss,
+            "perplexity": self.perplexity,
+            "loss": self.loss,
             "bits_per_byte": -self.log_likelihood / (math.log(2) * self.nbytes) if self.nbytes else None,
             "token_accuracy": self.correct / self.tokens,
         }
@@ -61,7 +69,7 @@ def perplexity(model: nn.Module, windows: Sequence[Sequence[int]], batch_size: i
     for found in score(model, (Window(tokens, len(tokens) - 1) for tokens in windows), batch_size):
         tally.log_likelihood += found.log_likelihood
         tally.tokens += found.window.scored
-    return tally.metrics()["perplexity"]
+    return tally.perplexity
 
 
 def score_documents(
@@ -87,7 +95,7 @@ def score_documents(
     def windows() -> Iterator[Window]:
         for text in documents:
             tokens, nbytes = encode(text), len(text.encode())
-            if start:
+            if tally.nbytes is not None:
                 tally.nbytes += nbytes
             yield from sliding_windows(tokens, window, stride, start, nbytes / max(1, len(tokens)))
 

@@ -41,12 +41,14 @@ def question_from(row: Mapping[str, Any], number: int, prompt: str, choices: str
     for name in (choices, label):
         if name not in row:
             raise ValueError(f"{where} has no field {name!r}: it has {', '.join(row)}")
-    context, listed, wanted = _fill(prompt, row, where), row[choices], row[label]
-    names: Sequence[Any] = ()
-    if isinstance(listed, Mapping):
-        listed, names = listed.get("text"), listed.get("label") or ()
-    is_list = isinstance(listed, Sequence) and not isinstance(listed, str)
-    if not is_list or len(listed) < 2 or not all(isinstance(c, str) and c.strip() for c in listed):
+    context, given, wanted = _fill(prompt, row, where), row[choices], row[label]
+    listed, names = (given.get("text"), given.get("label") or ()) if isinstance(given, Mapping) else (given, ())
+    if (
+        not isinstance(listed, Sequence)
+        or isinstance(listed, str)
+        or len(listed) < 2
+        or not all(isinstance(choice, str) and choice.strip() for choice in listed)
+    ):
         raise ValueError(f"{where}: {choices!r} must hold at least two texts, not {row[choices]!r}")
     return Question(context, listed, _answer(wanted, listed, list(names), f"{where}: {label!r}"))
 

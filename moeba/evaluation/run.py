@@ -82,9 +82,9 @@ def evaluate(
         raise ValueError("no model is given")
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
-    is_choice = _is_choice(prompt, choices, label)
+    asked = _choice_fields(prompt, choices, label)
     for_texts = {"join": join, "stride": stride, "max_tokens": max_tokens}
-    if is_choice and (given := [name for name, value in for_texts.items() if value is not None]):
+    if asked and (given := [name for name, value in for_texts.items() if value is not None]):
         raise ValueError(f"{' and '.join(given)}: these are for texts, leave them out with choices")
     for name, value in {"batch_size": batch_size, "max_tokens": max_tokens, "max_rows": max_rows}.items():
         if value is not None and value < 1:
@@ -98,8 +98,8 @@ def evaluate(
         dataset, config=config, split=split, revision=revision, streaming=streaming, max_rows=max_rows
     )
     task: Task
-    if is_choice:
-        task = MultipleChoice(rows, prompt, choices, label, window, batch_size)
+    if asked:
+        task = MultipleChoice(rows, *asked, window, batch_size)
     else:
         stride = max(1, window // 2) if stride is None else stride
         task = LanguageModeling(rows, field, join, window, stride, max_tokens, bos, batch_size)
@@ -150,11 +150,12 @@ def _measure(
     )
 
 
-def _is_choice(*fields: Any) -> bool:
-    given = [value is not None for value in fields]
-    if any(given) and not all(given):
+def _choice_fields(prompt: str | None, choices: str | None, label: str | None) -> tuple[str, str, str] | None:
+    if prompt is not None and choices is not None and label is not None:
+        return prompt, choices, label
+    if prompt is not None or choices is not None or label is not None:
         raise ValueError("prompt, choices and label belong together: give all three, or none for texts")
-    return all(given)
+    return None
 
 
 def _window(window: int | None, models: dict[str, Path], trust_remote_code: bool) -> int:

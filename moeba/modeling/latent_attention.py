@@ -23,10 +23,12 @@ class MoebaLatentAttention(MoebaAttention):
     def __init__(self, config: MoebaConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
         heads, hidden = config.num_attention_heads, config.hidden_size
-        self.rotated = config.qk_rope_head_dim
-        self.passing = config.head_dim - config.qk_rope_head_dim
+        rank, rotated = config.kv_lora_rank, config.qk_rope_head_dim
+        assert rank is not None and rotated is not None  # the config says both with attention_type='latent'
+        self.rotated = rotated
+        self.passing = config.head_dim - rotated
         self.v_head_dim = config.v_head_dim
-        self.kv_lora_rank = config.kv_lora_rank
+        self.kv_lora_rank = rank
         sharpening = yarn_sharpening(config, self.layer_type)
         self.scaling = self.scaling * sharpening * sharpening
         self.interleaved = config.rope_interleave
@@ -36,11 +38,9 @@ class MoebaLatentAttention(MoebaAttention):
             self.q_a_proj = nn.Linear(hidden, config.q_lora_rank, bias=config.attention_bias)
             self.q_a_layernorm = build_inner_norm(config, config.q_lora_rank)
             self.q_b_proj = nn.Linear(config.q_lora_rank, heads * self.head_dim, bias=False)
-        self.kv_a_proj_with_mqa = nn.Linear(
-            hidden, config.kv_lora_rank + self.rotated, bias=config.attention_bias
-        )
-        self.kv_a_layernorm = build_inner_norm(config, config.kv_lora_rank)
-        self.kv_b_proj = nn.Linear(config.kv_lora_rank, heads * (self.passing + self.v_head_dim), bias=False)
+        self.kv_a_proj_with_mqa = nn.Linear(hidden, rank + rotated, bias=config.attention_bias)
+        self.kv_a_layernorm = build_inner_norm(config, rank)
+        self.kv_b_proj = nn.Linear(rank, heads * (self.passing + self.v_head_dim), bias=False)
         self.o_proj = nn.Linear(heads * self.v_head_dim, hidden, bias=config.attention_output_bias)
 
     def _queries(self, hidden_states: torch.Tensor) -> torch.Tensor:

@@ -224,8 +224,7 @@ def query_growth(config: MoebaConfig, layer_type: str) -> Callable[[torch.Tensor
     beta = config.query_growth_beta
     if beta is None:
         return None
-    rope = config.rope_parameters.get(layer_type, config.rope_parameters)
-    original = rope["original_max_position_embeddings"]
+    original = _rope_of_kind(config, layer_type)["original_max_position_embeddings"]
 
     def factor(position_ids: torch.Tensor) -> torch.Tensor:
         return (1 + beta * torch.log(1 + torch.floor(position_ids / original)))[:, None, :, None]
@@ -233,10 +232,14 @@ def query_growth(config: MoebaConfig, layer_type: str) -> Callable[[torch.Tensor
     return factor
 
 
+def _rope_of_kind(config: MoebaConfig, layer_type: str) -> dict[str, Any]:
+    rope = rope_of(config)
+    return rope.get(layer_type, rope)
+
+
 def yarn_sharpening(config: MoebaConfig, layer_type: str) -> float:
     """What scaled rope with `mscale_all_dim` multiplies queries and keys by, each (YaRN, Peng et al. 2023)."""
-    rope = rope_of(config)
-    rope = rope.get(layer_type, rope)
+    rope = _rope_of_kind(config, layer_type)
     strength = rope.get("mscale_all_dim", 0)
     if rope.get("rope_type", "default") == "default" or not strength or rope["factor"] <= 1:
         return 1.0

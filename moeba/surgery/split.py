@@ -242,11 +242,11 @@ class Splitting(Upcycling):
         neurons = others.nonzero().flatten()
         if self.method == "random":
             experts = at_random(neurons, maker.experts, generator)
+        elif self.method == "coactivation":
+            assert activity is not None
+            experts = by_likeness(neurons, activity.firing(neurons), maker.experts, generator)
         else:
-            features = (
-                activity.firing(neurons) if self.method == "coactivation" else _input_weights(block)[neurons]
-            )
-            experts = by_likeness(neurons, features, maker.experts, generator)
+            experts = by_likeness(neurons, _input_weights(block)[neurons], maker.experts, generator)
         factor = float(maker.experts)
         if activity is not None and self.router_init != "zeros":
             rows = self._rows(layer, activity, experts)

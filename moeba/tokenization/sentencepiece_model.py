@@ -29,8 +29,10 @@ def has_sentencepiece_form(folder: str | os.PathLike[str]) -> bool:
     path = Path(folder) / "tokenizer.json"
     if not path.is_file() or not (Path(folder) / "tokenizer_config.json").is_file():
         return False
-    cut = json.loads(path.read_text(encoding="utf-8")).get("pre_tokenizer")
-    return isinstance(cut, dict) and cut.get("pattern") == {"Regex": WORDS}
+    state = json.loads(path.read_text(encoding="utf-8"))
+    cut = state.get("pre_tokenizer")
+    has_unknown = any(token["content"] == UNKNOWN for token in state["added_tokens"])
+    return isinstance(cut, dict) and cut.get("pattern") == {"Regex": WORDS} and has_unknown
 
 
 def write_sentencepiece(folder: str | os.PathLike[str], adds: Mapping[str, bool] | None = None) -> str | None:
@@ -61,9 +63,15 @@ def _id_of(backend: Tokenizer, token: str | Mapping[str, str] | None) -> int | N
 
 
 def sentencepiece_model(backend: Tokenizer, special: Mapping[str, int | None]) -> bytes:
-    """The contents of `tokenizer.model`; `special` gives the ids of `bos`, `eos` and `pad`, or None."""
+    """The contents of `tokenizer.model`; `special` gives the ids of `bos`, `eos` and `pad`, or None.
+
+    Raises:
+        ValueError: there is no unknown piece.
+    """
     pieces = list(_pieces(backend))
     unknown = backend.token_to_id(UNKNOWN)
+    if unknown is None:
+        raise ValueError(f"the tokenizer has no {UNKNOWN}, and SentencePiece cannot do without an unknown piece")
     trained = (
         _number(3, 2) + _number(4, len(pieces)) + _number(35, 1) + _number(40, unknown) + _text(45, UNKNOWN)
     )

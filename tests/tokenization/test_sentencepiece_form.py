@@ -17,11 +17,13 @@ from typing import Any
 import pytest
 from native import build, draw, save
 from support import tiny_model
+from tokenizers import Tokenizer
 
 from moeba import convert, export
 from moeba.surgery.merging_parts.tokenizer_union import append_tokens
 from moeba.tokenization import MoebaTokenizer, use_stock_names
 from moeba.tokenization.sentencepiece_form import BYTE_PIECES, SPACE, UNKNOWN
+from moeba.tokenization.sentencepiece_model import sentencepiece_model, write_sentencepiece
 
 CODE = inspect.getsource(argparse)
 SPECIALS = ["<|bos|>", "<|eos|>", "<|pad|>", "<|im_start|>", "<|im_end|>"]
@@ -148,6 +150,18 @@ def test_tokens_that_are_added_later_are_in_the_model_file(tokenizer, tmp_path):
     # As `merge --vocab union` gives tokens to a folder.
     append_tokens(tmp_path / "first", mine, [mine.added_tokens_decoder[len(mine) - 1]])
     assert Reader(tmp_path / "first").texts[-1] == "<tool>"
+
+
+def test_without_its_unknown_piece_a_tokenizer_has_another_form(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    state = json.loads(path.read_text())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] != UNKNOWN]
+    del state["model"]["vocab"][UNKNOWN]
+    path.write_text(json.dumps(state))
+    assert write_sentencepiece(tmp_path) is None
+    with pytest.raises(ValueError, match="unknown piece"):
+        sentencepiece_model(Tokenizer.from_file(str(path)), dict.fromkeys(("bos", "eos", "pad")))
 
 
 def exported(tokenizer: MoebaTokenizer, folder: Path, to: str, **changes: Any) -> Path:

@@ -21,8 +21,8 @@ from .shared_tensors import EMBEDDINGS_AND_HEAD, ROUTED_EXPERTS
 TURNED = (
     PairsToHalves(start=lambda config: config.head_dim - config.rotary_head_dim),
     PairsToHalves(
-        start=lambda config: config.kv_lora_rank,
-        width=lambda config: config.kv_lora_rank + config.rotary_head_dim,
+        start=lambda config: config.kv_lora_rank or 0,
+        width=lambda config: (config.kv_lora_rank or 0) + config.rotary_head_dim,
     ),
 )
 

@@ -171,9 +171,9 @@ def _labels(labels: Sequence[tuple[float, str, int | None]], top: float, bottom:
     places: list[float] = []
     for wanted, _, _ in ordered:
         places.append(max(wanted, places[-1] + LINE_HEIGHT) if places else max(wanted, top))
-    for index in reversed(range(len(places))):
-        limit = bottom if index == len(places) - 1 else places[index + 1] - LINE_HEIGHT
-        places[index] = min(places[index], limit)
+    for i in reversed(range(len(places))):
+        limit = bottom if i == len(places) - 1 else places[i + 1] - LINE_HEIGHT
+        places[i] = min(places[i], limit)
     start = WIDTH - RIGHT + 8
     for place, (_, name, index) in zip(places, ordered, strict=True):
         kind = "reference" if index is None else f"line line{index}"

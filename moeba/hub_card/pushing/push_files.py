@@ -122,12 +122,12 @@ def _walk(folder: Path, left_out: list[LeftOut], include_training: bool) -> Iter
         yield from ((str(inside / name), False) for name in names)
 
 
-def _reason_to_stay(name: str, include_training: bool) -> str | None:
+def _reason_to_stay(name: str, include_training: bool) -> str:
     if not include_training and _matches(name, _TRAINING):
         return "training state"
     if _matches(name, _CACHES):
         return "cache"
-    return "hidden" if name.startswith(".") and name not in _HIDDEN_BUT_SHARED else None
+    return "hidden" if name.startswith(".") and name not in _HIDDEN_BUT_SHARED else ""
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

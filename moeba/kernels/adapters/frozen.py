@@ -116,7 +116,7 @@ class _Projection:
     def rows_backward(self, part: _Part, change: torch.Tensor, d_narrow: torch.Tensor | None) -> torch.Tensor:
         """The gradient of the rows from that of the answer."""
         d_rows = part.times(change, self.weight, not self.transposed)
-        if d_narrow is not None:
+        if self.low_rank is not None and d_narrow is not None:
             d_rows += part.times(d_narrow, self.low_rank.first, True)
         return d_rows
 
@@ -124,7 +124,7 @@ class _Projection:
 def _projections(
     layer: ExpertsLayer, factors: tuple[torch.Tensor | None, ...]
 ) -> tuple[_Projection, _Projection]:
-    inner, down = (None if a is None else LowRank(a, b) for a, b in (factors[:2], factors[2:]))
+    inner, down = (None if a is None or b is None else LowRank(a, b) for a, b in (factors[:2], factors[2:]))
     return (
         _Projection(layer.inner, layer.transposed, inner),
         _Projection(layer.down, layer.transposed, down),
@@ -190,7 +190,7 @@ class _Frozen(torch.autograd.Function):
                 act = apply_gate(ctx.layer.module, before)
             d_narrow = down.narrow_backward(part, change)
             d_act = down.rows_backward(part, change, d_narrow)
-            if d_down_first is not None:
+            if d_down_first is not None and d_narrow is not None:
                 part.outer(d_narrow, act.detach() * share, d_down_first)
             if d_down_second is not None:
                 part.outer(change, narrow_down, d_down_second)
@@ -201,7 +201,7 @@ class _Frozen(torch.autograd.Function):
                 d_weights.view(-1)[order[part.rows]] = d_share
             (d_before,) = torch.autograd.grad(act, before, (d_act * share).to(act.dtype))
             d_narrow = inner.narrow_backward(part, d_before)
-            if d_inner_first is not None:
+            if d_inner_first is not None and d_narrow is not None:
                 part.outer(d_narrow, hidden.index_select(0, where), d_inner_first)
             if d_inner_second is not None:
                 part.outer(d_before, narrow_inner, d_inner_second)

@@ -28,6 +28,7 @@ def run(
         layer.down_bias,
     )
     gate, transposed = layer.gate, layer.transposed
+    assert gate is not None  # which were an obstacle
     needed = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in tensors
     )

@@ -33,7 +33,7 @@ def gpu_experts(*arguments: Any) -> tuple[torch.Tensor, ...]:
     o = _operands(tuple(layer))
     plan = o.plan() if wants_plan or o.tokens > 1 else None
     output, kept = forward(o, plan, keep)
-    buffer = plan.buffer if wants_plan else o.index.new_empty(0, dtype=torch.int32)
+    buffer = plan.buffer if plan is not None and wants_plan else o.index.new_empty(0, dtype=torch.int32)
     return output, buffer, o.inner.new_empty(0) if kept is None else kept
 
 

@@ -283,7 +283,9 @@ class Densifying:
             names = ("up_proj",) if self.before.feed_forward_type == "mlp" else ("gate_proj", "up_proj")
             for kind, suffix in (("weight", ""), ("bias", "_bias")):
                 stack = getattr(block.experts, block.experts.inner_name + suffix, None)
-                for index, name in enumerate(names if stack is not None else ()):
+                if stack is None:
+                    continue
+                for index, name in enumerate(names):
                     pieces = [row.chunk(len(names))[index] for row in stack[: self.granularity]]
                     getattr(getattr(shared, name), kind).copy_(torch.cat(pieces))
 

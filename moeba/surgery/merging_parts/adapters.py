@@ -129,7 +129,7 @@ class AdaptedCheckpoint(Checkpoint):
                         continue  # tied, which is refused where it is changed
                     given = stored.get(f"{name}.{part}")
                     rows[f"{name}.{part}"] = None if given is None else self._file.tensors[given].shape[0]
-        found = set(rows.values()) - {self.config.get("vocab_size"), None}
+        found = {count for count in rows.values() if count is not None} - {self.config.get("vocab_size")}
         if not found:
             return False
         if len(found) > 1 or not all(rows.values()):

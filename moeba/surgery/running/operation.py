@@ -178,7 +178,8 @@ class Surgery:
             more, figures = self.examine(target.config, target.tensors)
             checks += more
             self.reports |= figures
-        if self.twins is None:
+        twins = self.twins
+        if twins is None:
             gap = self.measure.gap(streamed_model(target.config, target.tensors))
             gap["checks"] = [f"{check.name}: {check.status}" for check in checks]
             if any(check.status == "failed" for check in checks):
@@ -189,7 +190,7 @@ class Surgery:
         certificate = certify_folders(
             self.sources[0].checkpoint.folder,
             folder,
-            twins=lambda at: self.twins(at, exported),
+            twins=lambda at: twins(at, exported),
             operation=self.plan.operation,
             reshaped=True,
             equal_experts=self.equal_experts,
