@@ -18,7 +18,7 @@ def at_most(limit: float) -> Any:
 
 
 def _latent(config: Any) -> bool:
-    return config.attention_type == "latent"
+    return bool(config.attention_type == "latent")
 
 
 def sinking_kinds(config: Any) -> set[str]:
@@ -32,7 +32,8 @@ _SINKS = Needs(lambda c: bool(sinking_kinds(c)), "attention_sink_layer_types tha
 
 
 def _scale(config: Any) -> float:
-    return config.attention_multiplier or config.head_dim**-0.5
+    scale: float = config.attention_multiplier or config.head_dim**-0.5
+    return scale
 
 
 @part()
@@ -192,7 +193,7 @@ def _divided(config: Any) -> int:
             f"hidden_size={config.hidden_size} is not a multiple of num_attention_heads="
             f"{config.num_attention_heads}: give head_dim."
         )
-    return config.hidden_size // config.num_attention_heads
+    return int(config.hidden_size // config.num_attention_heads)
 
 
 def attention_problems(config: Any) -> Iterator[str]:

@@ -8,7 +8,7 @@ import copy
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, Self
 
 from ..library.peft_tables import fill_peft_tables
 from ..library.upstream import CACHE, PreTrainedConfig, generation_fields, logging, strict
@@ -89,7 +89,7 @@ class MoebaConfig(
     }
 
     base_model_tp_plan = TENSOR_PARALLEL
-    base_model_ep_plan = EXPERT_PARALLEL
+    base_model_ep_plan = EXPERT_PARALLEL  # type: ignore[assignment]  # annotated there as the plan below
     base_model_pp_plan = PIPELINE_PARALLEL
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -105,7 +105,7 @@ class MoebaConfig(
         super().__post_init__(**kwargs)
         if self.position_embedding_type != "rope":
             del self.rope_parameters
-        self.base_model_tp_plan = tensor_parallel_plan(self)
+        self._plan_parallel()
         if not from_file:
             self.validate()
             self._refuse(said_in_vain(self).values())
@@ -182,7 +182,7 @@ class MoebaConfig(
             raise ValueError(f"MoebaConfig has no field {listing([*hints, *unknown[LISTED:]])}.")
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
         """As in transformers; fields among `kwargs` are said anew and validated with all others.
 
         Only what somebody says is refused where nothing would read it. What `save_pretrained` wrote must load again:
@@ -244,7 +244,10 @@ class MoebaConfig(
         for name, why in said_in_vain(self).items():
             if name in self._said:
                 logger.warning(why)
-        self.base_model_tp_plan = tensor_parallel_plan(self)
+        self._plan_parallel()
+
+    def _plan_parallel(self) -> None:
+        self.base_model_tp_plan = tensor_parallel_plan(self)  # type: ignore[misc]  # a class's there, a model's here
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What config.json says: a field that has nothing to act on is left out where nobody gave it a value."""

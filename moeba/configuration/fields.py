@@ -29,8 +29,10 @@ Value = TypeVar("Value")
 if TYPE_CHECKING:
     # A field that may be left out, and has a value as soon as the config is made.
     Filled = Annotated[Value, "filled in"]
+    Settings = dict[str, Any]
 else:
     Filled = Optional
+    Settings = dict  # what it holds is its part's to check, and to name
 
 
 @dataclass(frozen=True)

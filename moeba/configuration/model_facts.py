@@ -134,7 +134,7 @@ def _latent_inputs(config: Any) -> Weights:
 
 
 def _sparse(config: Any, active_only: bool) -> Weights:
-    experts = config.num_experts_per_tok if active_only else config.num_experts
+    experts: int = config.num_experts_per_tok if active_only else config.num_experts
     total = _feed_forward(config, config.moe_intermediate_size, config.expert_bias) * experts
     total += _linear(config.hidden_size, config.num_experts, config.router_bias) + _activation(config)
     if config.shared_expert_intermediate_size:
@@ -213,5 +213,5 @@ def kv_cache_bytes_per_token(config: Any, bytes_per_value: int = 2) -> int:
 def cached_values(layer: Any) -> int:
     """Numbers that a layer keeps of a token: a key and a value for each key/value head, or latent and shared key."""
     if layer.attention_type == "latent":
-        return layer.kv_lora_rank + layer.qk_rope_head_dim
-    return layer.num_key_value_heads * (layer.head_dim + layer.v_head_dim)
+        return int(layer.kv_lora_rank + layer.qk_rope_head_dim)
+    return int(layer.num_key_value_heads * (layer.head_dim + layer.v_head_dim))

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from .fields import Filled, Needs, WrongValue, part, says
+from .fields import Filled, Needs, Settings, WrongValue, part, says
 from .model_facts import longrope_switch, rope_of, rotated_width
 from .ranges import COUNT, MOST, NOT_ZERO, POSITIVE, between
 from .rope_rules import rope_problems
@@ -113,7 +113,7 @@ class PositionFields:
         within=COUNT, may_idle=True, live=True, small=lambda length: SMALL_CONTEXT, unplanted="a length",
         needs=(Needs(lambda c: c.position_embedding_type not in ("alibi", "none"), "positions"),),
     )  # fmt: skip
-    rope_parameters: dict | None = says(
+    rope_parameters: Settings | None = says(
         "any rope type of transformers, with `partial_rotary_factor`; one dict, or one for each kind in "
         "`layer_types`. `mscale_all_dim` sharpens latent attention under yarn. No attribute without rope",
         default=None,

@@ -22,7 +22,7 @@ _IN_MODEL_DTYPE = Needs(lambda c: c.router_matmul_dtype != "float32", "router_ma
 def chooses(config: Any) -> bool:
     """Whether some expert is left out of a token's."""
     layer = first_sparse(config)
-    return layer.num_experts_per_tok < layer.num_experts
+    return bool(layer.num_experts_per_tok < layer.num_experts)
 
 
 def _several(config: Any) -> bool:

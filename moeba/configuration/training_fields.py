@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from .fields import WrongValue, part, says
+from .fields import Settings, WrongValue, part, says
 from .messages import short
 from .ranges import FRACTION, NOT_NEGATIVE
 
@@ -36,7 +36,7 @@ class TrainingFields:
         "standard deviation of fresh weights", default=0.02, within=NOT_NEGATIVE, effect="training", live=True
     )
     use_cache: bool = says("keep keys and values in generation", default=True, effect="training", live=True)
-    native_fields: dict | None = says(
+    native_fields: Settings | None = says(
         "by family, what the config.json that the model was converted from says beside its function; nothing "
         "here reads it, and an export to that family says it again",
         default=None, effect="metadata", small=lambda said: None,

@@ -7,7 +7,7 @@ shapes in memory that is aligned alike; torch's own allocations begin at multipl
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -32,7 +32,7 @@ def align(model: Model) -> Model:
 
     What is aligned stays where it is, and what shares its memory with another goes on sharing it.
     """
-    moved: dict[tuple, torch.Tensor] = {}
+    moved: dict[tuple[Any, ...], torch.Tensor] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         if is_aligned(tensor):
             continue

@@ -85,7 +85,7 @@ def _rotated(config: MoebaConfig) -> int:
 def _every_layer_after_the_dense(value: Any, config: MoebaConfig) -> bool:
     if isinstance(value, list):
         return [bool(item) for item in value] == [kind == "sparse" for kind in config.mlp_layer_types or []]
-    return value == 1
+    return bool(value == 1)
 
 
 _NUMBER = (int, float)

@@ -45,7 +45,7 @@ def _values(config: MoebaConfig) -> dict[str, Any]:
     values = config.to_dict()
     values.pop("per_layer_config", None)
     layers = each_layer(config)
-    for name in config.per_layer_attributes if config.is_heterogeneous else ():
+    for name in (config.per_layer_attributes or ()) if config.is_heterogeneous else ():
         values[name] = _one_or_all([getattr(layer, name) for layer in layers])
     for name, facts in FACTS.items():
         if facts.means is not None:

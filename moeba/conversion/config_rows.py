@@ -220,9 +220,10 @@ def field_names(config_class: type[Any]) -> set[str]:
 
 def value_of(native: PreTrainedConfig, name: str) -> Any:
     """A field's value, by its dotted name; None where the config has no such field."""
+    value: Any = native
     for part in name.split("."):
-        native = getattr(native, part, None)
-    return native
+        value = getattr(value, part, None)
+    return value
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -151,7 +151,8 @@ def moeba_shapes(config: MoebaConfig) -> dict[str, tuple[int, ...]]:
 
 def config_json(config: Any) -> dict[str, Any]:
     """The content of config.json for a config object."""
-    return json.loads(config.to_json_string(use_diff=False))
+    content: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    return content
 
 
 def plan_import(checkpoint: Checkpoint, strict: bool = False) -> tuple[Plan, MoebaConfig]:

@@ -109,7 +109,7 @@ def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, int | float]]:
     model_type = config.get("model_type")
     if model_type == MoebaConfig.model_type:
         yield from _sizes_of(MoebaConfig, config)
-    elif model_type in CONFIG_MAPPING:
+    elif isinstance(model_type, str) and model_type in CONFIG_MAPPING:
         yield from _sizes_of(CONFIG_MAPPING[model_type], config)
 
 

@@ -14,8 +14,8 @@ from ..kernels.cpu.build import NoLibraryError, compiler, library
 from ..kernels.gpu.availability import WHY_NOT
 from ..kernels.implementation import PATHS
 from ..kernels.layer import layer_of
+from ..library.upstream import is_experts
 from ..modeling import MoebaForCausalLM
-from ..modeling.experts import Experts
 from .self_check import one_line
 
 CLOSE = 1e-4  # of the logits' spread, in float32
@@ -92,7 +92,7 @@ def _compile(report: ExpertsReport) -> None:
 
 def _run(report: ExpertsReport) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = _model().to(device).eval()
+    model = _model().to(device).eval()  # type: ignore[arg-type]  # transformers hides the signature of `to`
     report.default = model.get_correct_experts_implementation(None)
     _choose(report, model, device)
     _compare(report, model, torch.arange(1, 33, device=device)[None])
@@ -100,7 +100,7 @@ def _run(report: ExpertsReport) -> None:
 
 def _choose(report: ExpertsReport, model: MoebaForCausalLM, device: str) -> None:
     """Ask each way in turn, as the experts do."""
-    layer = layer_of(next(module for module in model.modules() if isinstance(module, Experts)))
+    layer = layer_of(next(module for module in model.modules() if is_experts(module)))
     hidden = torch.zeros(4, model.config.hidden_size, device=device)
     for path in PATHS[device]:
         name = _WORDS[path.__name__.rpartition(".")[2]]

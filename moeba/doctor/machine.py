@@ -95,10 +95,13 @@ def compiler_version() -> dict[str, str] | None:
 
 def accelerators() -> list[dict[str, Any]]:
     """Each device that PyTorch computes on beside the processor."""
-    if not torch.accelerator.is_available():
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if found is None:
         return []
-    kind = torch.accelerator.current_accelerator().type
-    return [{"type": kind, "index": i, **_facts(kind, i)} for i in range(torch.accelerator.device_count())]
+    return [
+        {"type": found.type, "index": i, **_facts(found.type, i)}
+        for i in range(torch.accelerator.device_count())
+    ]
 
 
 def _facts(kind: str, index: int) -> dict[str, Any]:

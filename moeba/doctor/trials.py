@@ -11,6 +11,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from ..conversion import certify, convert, export
+from ..library.upstream import generated
 from ..surgery import grow, upcycle
 
 CLOSE = 1e-4  # of the logits' spread, in float32: sums over experts round otherwise
@@ -140,5 +141,5 @@ def _load(folder: Path) -> PreTrainedModel:
 
 def _continued(model: PreTrainedModel, prompt: torch.Tensor, **words: Any) -> list[int]:
     mask = torch.ones_like(prompt)
-    output = model.generate(prompt, attention_mask=mask, do_sample=False, max_new_tokens=TOKENS, **words)
+    output = generated(model, prompt, attention_mask=mask, do_sample=False, max_new_tokens=TOKENS, **words)
     return output[0, prompt.shape[1] :].tolist()

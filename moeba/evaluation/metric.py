@@ -78,8 +78,8 @@ def token_scores(logits: Any, labels: torch.Tensor) -> torch.Tensor:
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, Any]:
     """A Trainer's `compute_metrics`, over what `token_scores` kept: labels of -100 do not count."""
-    scores, labels = prediction.predictions, prediction.label_ids
-    counts = np.asarray(labels)[:, 1:] != IGNORED
+    scores, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+    counts = labels[:, 1:] != IGNORED
     log_likelihood, correct = (
         np.where(counts, scores[:, :-1, i], 0).sum(1, dtype=np.float64) for i in (0, 1)
     )

@@ -42,7 +42,9 @@ def question_from(row: Mapping[str, Any], number: int, prompt: str, choices: str
         if name not in row:
             raise ValueError(f"{where} has no field {name!r}: it has {', '.join(row)}")
     context, given, wanted = _fill(prompt, row, where), row[choices], row[label]
-    listed, names = (given.get("text"), given.get("label") or ()) if isinstance(given, Mapping) else (given, ())
+    listed, names = (
+        (given.get("text"), given.get("label") or ()) if isinstance(given, Mapping) else (given, ())
+    )
     if (
         not isinstance(listed, Sequence)
         or isinstance(listed, str)

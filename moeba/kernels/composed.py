@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import nn
 
-from ..library.upstream import apply_gate
+from ..library.upstream import ExpertsModule, apply_gate
 from .grouped_linear import grouped_linear
 from .layer import ExpertsLayer, foreign_type
 from .routing import sort_by_expert
@@ -44,7 +43,7 @@ def run(
 
 
 def compose(
-    module: nn.Module,
+    module: ExpertsModule,
     hidden: torch.Tensor,
     order: torch.Tensor,
     weights: torch.Tensor,

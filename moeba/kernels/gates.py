@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..library.torch_internals import own_modules
-from ..library.upstream import apply_gate
+from ..library.upstream import ExpertsModule, apply_gate
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": F.silu,
@@ -69,7 +69,7 @@ _known: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], Gate | None]
 )
 
 
-def gate_of(module: nn.Module) -> Gate | None:
+def gate_of(module: ExpertsModule) -> Gate | None:
     """The gate of an experts module, or None where no formula agrees; asked once for each state of the module."""
     # Read here, where torch.compile sees it and compiles again when it changes.
     act = own_modules(module).get("act_fn") or module.__dict__.get("act_fn")
@@ -77,7 +77,7 @@ def gate_of(module: nn.Module) -> Gate | None:
 
 
 @torch.compiler.assume_constant_result
-def _look_up(module: nn.Module, act: Any) -> Gate | None:
+def _look_up(module: ExpertsModule, act: Any) -> Gate | None:
     state = (act, _numbers(module, _ALPHAS), _numbers(module, _LIMITS))
     known = _known.get(module)
     if known is None or known[0] != state:
@@ -97,7 +97,7 @@ def _numbers(module: nn.Module, names: tuple[str, ...]) -> tuple[float, ...]:
     return tuple(found)
 
 
-def _candidates(module: nn.Module) -> Iterator[Gate]:
+def _candidates(module: ExpertsModule) -> Iterator[Gate]:
     if not module.has_gate:
         yield from (Gate(kind, gated=False) for kind in ACTIVATIONS)
         return
@@ -110,7 +110,7 @@ def _candidates(module: nn.Module) -> Iterator[Gate]:
 
 
 @torch.no_grad()
-def _recognise(module: nn.Module) -> Gate | None:
+def _recognise(module: ExpertsModule) -> Gate | None:
     line = [step / 4 for step in range(-16, 17)] + [
         sign * 2.0**power for sign in (-1, 1) for power in range(-12, 17)
     ]

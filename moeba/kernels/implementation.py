@@ -6,10 +6,9 @@ import inspect
 from types import ModuleType
 
 import torch
-from torch import nn
 
 from ..library.torch_internals import is_transformed
-from ..library.upstream import ALL_EXPERTS_FUNCTIONS, logging
+from ..library.upstream import ALL_EXPERTS_FUNCTIONS, ExpertsModule, logging
 from . import composed, cpu, gpu
 from .layer import foreign_type, layer_of
 from .memory import release_gradient_memory
@@ -23,7 +22,7 @@ PATHS: dict[str, tuple[ModuleType, ...]] = {"cpu": (cpu, composed), "cuda": (gpu
 
 
 def moeba_experts_forward(
-    self: nn.Module, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    self: ExpertsModule, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
 ) -> torch.Tensor:
     """The experts' answer, `[tokens, hidden]` in and out; `top_k_index` and `top_k_weights` `[tokens, top_k]`.
 

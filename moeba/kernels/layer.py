@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..library.torch_internals import own_parameters
+from ..library.upstream import ExpertsModule
 from .gates import Gate, gate_of
 
 
@@ -20,7 +21,7 @@ class ExpertsLayer:
     `[experts, inner rows]` and `[experts, hidden]`. `gate` is None if no kernel knows it.
     """
 
-    module: nn.Module
+    module: ExpertsModule
     inner: torch.Tensor
     down: torch.Tensor
     inner_bias: torch.Tensor | None
@@ -45,7 +46,7 @@ def foreign_type(*tensors: torch.Tensor) -> str | None:
     return next((found.__name__ for found in types), None)
 
 
-def layer_of(module: nn.Module) -> ExpertsLayer:
+def layer_of(module: ExpertsModule) -> ExpertsLayer:
     """Describe a module that transformers' `use_experts_implementation` has decorated."""
     inner = "gate_up_proj" if module.has_gate else "up_proj"
     return ExpertsLayer(

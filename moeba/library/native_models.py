@@ -52,7 +52,7 @@ def holds_in_float32(model_type: str, name: str) -> bool:
     Hides `_keep_in_fp32_modules_strict`, a list of ends of names. 5.24 added the router's weight for ten families. It
     belongs to the class, so this stays when the oldest release is a later one.
     """
-    kept = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[model_type]]._keep_in_fp32_modules_strict or ()
+    kept = _causal_language_model(CONFIG_MAPPING[model_type])._keep_in_fp32_modules_strict or ()
     return any(entry.endswith(name) for entry in kept)
 
 
@@ -64,13 +64,19 @@ def undeclared_reads(model_type: str) -> frozenset[str]:
     source is asked, not a list, as each release may begin to read another key.
     """
     config_class = CONFIG_MAPPING[model_type]
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
+    model_class = _causal_language_model(config_class)
     found: set[str] = set()
-    for owner, base in ((config_class, PreTrainedConfig), (model_class, PreTrainedModel)):
+    owners: tuple[tuple[type, type], ...] = ((config_class, PreTrainedConfig), (model_class, PreTrainedModel))
+    for owner, base in owners:
         own = {part.__module__ for part in owner.__mro__ if issubclass(part, base) and part is not base}
         for name in sorted(own):
             found |= set(keys_read_in(inspect.getsource(sys.modules[name]), base is PreTrainedConfig))
     return frozenset(found)
+
+
+def _causal_language_model(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
+    # The table's annotation speaks of several classes, which only those of other heads have.
+    return MODEL_FOR_CAUSAL_LM_MAPPING[config_class]  # type: ignore[return-value]
 
 
 def keys_read_in(source: str, of_config: bool = False) -> Iterator[str]:

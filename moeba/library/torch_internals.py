@@ -19,6 +19,13 @@ def own_modules(module: nn.Module) -> Mapping[str, nn.Module | None]:
     return module._modules
 
 
+def weight_of(module: nn.Module) -> torch.Tensor:
+    """Its weight, which to a type checker may be a module."""
+    weight = module.weight
+    assert isinstance(weight, torch.Tensor)
+    return weight
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether anything waits for a call of this module or for its gradient."""
     tables = (

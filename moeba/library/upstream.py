@@ -17,7 +17,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, wraps
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from .window import require_transformers
 
@@ -223,15 +223,39 @@ def attention(implementation: str, *models: PreTrainedModel) -> Iterator[None]:
             model.set_attn_implementation(old)
 
 
-# What `use_experts_implementation` gives an experts module.
-EXPERTS_MARKS = (
-    "has_gate", "has_bias", "has_post_expert_norm", "is_transposed", "is_concatenated", "_apply_gate",
-)  # fmt: skip
+class _MarkedModule(torch.nn.Module):
+    has_gate: bool
+    has_bias: bool
+    has_post_expert_norm: bool
+    is_transposed: bool
+    is_concatenated: bool
+    _apply_gate: Callable[[torch.Tensor], torch.Tensor]
 
 
-def apply_gate(experts: torch.nn.Module, inner: torch.Tensor) -> torch.Tensor:
+class ExpertsModule(_MarkedModule):
+    """For annotations: what `use_experts_implementation` gives an experts module, and what only some of them have."""
+
+    act_fn: Callable[[torch.Tensor], torch.Tensor]
+    post_expert_norm: Callable[[torch.Tensor], torch.Tensor]
+
+
+def is_experts(module: torch.nn.Module) -> TypeGuard[ExpertsModule]:
+    """Whether a module uses the experts interface."""
+    return all(hasattr(module, mark) for mark in _MarkedModule.__annotations__)
+
+
+def apply_gate(experts: ExpertsModule, inner: torch.Tensor) -> torch.Tensor:
     """What an experts module of the interface makes of its inner product."""
     return experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
+
+
+# --- generation ---
+def generated(model: PreTrainedModel, prompt: torch.Tensor, **settings: Any) -> torch.Tensor:
+    """What `generate()` makes of a prompt, `[rows, tokens]`: a model's class has it from another one than its own."""
+    assert isinstance(model, GenerationMixin)
+    found = model.generate(prompt, return_dict_in_generate=False, **settings)
+    assert isinstance(found, torch.Tensor)
+    return found
 
 
 # --- training ---
@@ -268,7 +292,7 @@ __all__ = [
     "ALL_ATTENTION_FUNCTIONS",
     "ALL_EXPERTS_FUNCTIONS",
     "CACHE",
-    "EXPERTS_MARKS",
+    "ExpertsModule",
     "FORWARD_KWARGS",
     "PAST_KEY_VALUES",
     "ROPE_INIT_FUNCTIONS",
@@ -300,10 +324,12 @@ __all__ = [
     "create_sliding_window_causal_mask",
     "dynamic_rope_update",
     "find_adapter_config_file",
+    "generated",
     "generation_fields",
     "has_cache",
     "init",
     "is_continuous_batch",
+    "is_experts",
     "logging",
     "merge_with_config_defaults",
     "origin_of",

@@ -74,7 +74,7 @@ def _share_beside_sinks(scores: torch.Tensor, sinks: torch.Tensor) -> torch.Tens
 
 
 def eager_attention_forward(
-    module: nn.Module,
+    module: MoebaAttention,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -236,6 +236,10 @@ class MoebaAttention(nn.Module):
 
 class MoebaGroupedQueryAttention(MoebaAttention):
     """Several query heads share one key/value head (Ainslie et al. 2023)."""
+
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
 
     def __init__(self, config: MoebaConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)

@@ -48,7 +48,7 @@ def code_files() -> dict[str, str]:
     return files
 
 
-def code_in(folder: str | os.PathLike) -> dict[str, str]:
+def code_in(folder: str | os.PathLike[str]) -> dict[str, str]:
     """The same of a model folder's own code, whichever release wrote it; a file that is missing is empty."""
 
     def read(name: str) -> str:
@@ -70,7 +70,7 @@ def _reachable(read: Callable[[str], str]) -> dict[str, str]:
     return dict(sorted(files.items()))
 
 
-def write_code(folder: str | os.PathLike) -> list[str]:
+def write_code(folder: str | os.PathLike[str]) -> list[str]:
     """Write the code files into a model folder and return their names."""
     files = code_files()
     for name, text in files.items():

@@ -69,6 +69,7 @@ class Experts(nn.Module):
 
     gated: ClassVar[bool] = True
     biased: ClassVar[bool] = False
+    _apply_gate: Callable[[torch.Tensor], torch.Tensor]  # of the interface
 
     def __init__(self, config: MoebaConfig, num_experts: int, intermediate_size: int) -> None:
         super().__init__()

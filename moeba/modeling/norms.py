@@ -64,7 +64,7 @@ class MoebaNonParametricRMSNorm(MoebaRMSNorm):
 
     def __init__(self, width: Width, eps: float = 1e-6, bias: bool = False) -> None:
         super().__init__(width, eps)
-        self.weight = None
+        self.register_parameter("weight", None)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.normalize(hidden_states).to(hidden_states.dtype)
@@ -113,7 +113,8 @@ class MoebaPerHeadLayerNorm(MoebaLayerNorm):
     def __init__(self, width: tuple[int, int], eps: float, bias: bool = True) -> None:
         super().__init__(width[-1], eps=eps, bias=bias)
         self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+        if bias:
+            self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         normed = (

@@ -20,6 +20,8 @@ class MoebaAlibi(nn.Module):
     rounding only: from the first real token on, or, where the bias stays in float32, back from the last key.
     """
 
+    slopes: torch.Tensor
+
     def __init__(self, config: MoebaConfig) -> None:
         super().__init__()
         self.num_heads = config.num_attention_heads
@@ -122,7 +124,7 @@ def add_position_bias(
     mask: torch.Tensor | None,
     hidden_states: torch.Tensor,
     past_key_values: Cache | None,
-    attention_mask: torch.Tensor | dict | None = None,
+    attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
     layer: int = 0,
 ) -> torch.Tensor:
     """An additive mask `[batch or 1, heads, queries, keys]` that also carries the bias.

@@ -41,13 +41,17 @@ class MoebaLearnedPositions(nn.Embedding):
         super().__init__(config.max_position_embeddings + config.position_offset, config.hidden_size)
         self.offset = config.position_offset
 
-    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+    def forward(  # type: ignore[override]  # called as other positions are, and not as an embedding
+        self, hidden_states: torch.Tensor, position_ids: torch.Tensor
+    ) -> torch.Tensor:
         """Vectors to add, `[batch or 1, sequence, hidden]`."""
         return super().forward(position_ids + self.offset).to(hidden_states.device)
 
 
 class MoebaSinusoidalPositions(nn.Module):
     """Fixed waves (Vaswani et al. 2017), sines first and then cosines; an odd width has one sine more."""
+
+    frequencies: torch.Tensor
 
     def __init__(self, config: MoebaConfig) -> None:
         super().__init__()
@@ -105,6 +109,8 @@ class MoebaRotaryEmbedding(nn.Module):
     `layer_type` picks one entry of `rope_parameters` where layers of different types rotate differently.
     """
 
+    inv_freq: torch.Tensor
+
     def __init__(self, config: MoebaConfig, device: Any = None, layer_type: str | None = None) -> None:
         super().__init__()
         self.config = _RopeView(config, layer_type)
@@ -118,7 +124,7 @@ class MoebaRotaryEmbedding(nn.Module):
     # The base class's weight initialisation looks this name up.
     compute_default_rope_parameters = staticmethod(_default_frequencies)
 
-    def frequency_function(self) -> Callable:
+    def frequency_function(self) -> Callable[..., tuple[torch.Tensor, float]]:
         """The function `(config, device) -> (inverse frequencies, attention scaling)` of this rope type."""
         return _default_frequencies if self.rope_type == "default" else ROPE_INIT_FUNCTIONS[self.rope_type]
 

@@ -52,6 +52,8 @@ def mask_outside_best_groups(
 class MoebaRouter(nn.Module):
     """One logit an expert; `choose` makes experts and weights of them."""
 
+    e_score_correction_bias: torch.Tensor | None
+
     def __init__(self, config: MoebaConfig) -> None:
         super().__init__()
         self.top_k = config.num_experts_per_tok

@@ -11,13 +11,15 @@ from ..configuration.configuration_moeba import MoebaConfig
 class Services(Protocol):
     """What stands above the models, and is reached from below."""
 
-    def read_native(self, folder: str | PathLike, revision: str | None) -> tuple[MoebaConfig, dict[str, Any]]:
+    def read_native(
+        self, folder: str | PathLike[str], revision: str | None
+    ) -> tuple[MoebaConfig, dict[str, Any]]:
         """Config and state dict of a checkpoint of another model type."""
 
-    def write_card(self, folder: str | PathLike) -> Any:
+    def write_card(self, folder: str | PathLike[str]) -> Any:
         """Write or refresh a model card."""
 
-    def push(self, folder: str | PathLike, repo_id: str, **words: Any) -> Any:
+    def push(self, folder: str | PathLike[str], repo_id: str, **words: Any) -> Any:
         """Upload a folder with its card; the commit."""
 
 

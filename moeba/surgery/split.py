@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 from typing_extensions import Unpack
 
 from ..conversion.certificate.twin import shrink
@@ -23,6 +22,7 @@ from ..conversion.job import Result, Run, RunOptions
 from ..conversion.shards import Recipe
 from ..conversion.threads import one_thread
 from ..conversion.weight_files import TensorInfo
+from ..modeling.feed_forward import MoebaGatedMLP, MoebaMLP
 from .experts.activity import Activity
 from .experts.expert_rows import FEED_FORWARD
 from .experts.experts_from_dense import Parts
@@ -195,11 +195,7 @@ class Splitting(Upcycling):
         if texts is None:
             with one_thread():  # as with texts: see `observe_feed_forwards`
                 for layer in layers:
-                    block = (
-                        load_feed_forward(source.config, source.tensors, layer)
-                        if self.method == "clusters"
-                        else None
-                    )
+                    block = _dense_block(source, layer) if self.method == "clusters" else None
                     self._divide(layer, block, None)
         else:
             ids, _ = texts.windows(source.tokenizer, source.config.max_position_embeddings)
@@ -211,7 +207,7 @@ class Splitting(Upcycling):
                 )
 
             def observe(layer: int, inputs: torch.Tensor) -> None:
-                block = load_feed_forward(source.config, source.tensors, layer)
+                block = _dense_block(source, layer)
                 self._divide(layer, block, Activity(block, inputs))
 
             observe_feed_forwards(source.model(), ids, layers, observe)
@@ -223,7 +219,7 @@ class Splitting(Upcycling):
                 digest.update(decided.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def _divide(self, layer: int, block: nn.Module | None, activity: Activity | None) -> None:
+    def _divide(self, layer: int, block: MoebaMLP | None, activity: Activity | None) -> None:
         """Decide for one layer.
 
         Args:
@@ -292,10 +288,16 @@ class Splitting(Upcycling):
         return moeba_twin(small, twin.config, twin.plan, folder, family)
 
 
-def _input_weights(block: nn.Module | None) -> torch.Tensor:
+def _dense_block(source: Source, layer: int) -> MoebaMLP:
+    block = load_feed_forward(source.config, source.tensors, layer)
+    assert isinstance(block, MoebaMLP)
+    return block
+
+
+def _input_weights(block: MoebaMLP | None) -> torch.Tensor:
     """What decides when a neuron fires: its row of the gate projection, or of the only one, `[neurons, hidden]`."""
     assert block is not None
-    return (block.gate_proj if hasattr(block, "gate_proj") else block.up_proj).weight.detach()
+    return (block.gate_proj if isinstance(block, MoebaGatedMLP) else block.up_proj).weight.detach()
 
 
 def _shared_piece(

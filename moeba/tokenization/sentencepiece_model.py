@@ -71,7 +71,9 @@ def sentencepiece_model(backend: Tokenizer, special: Mapping[str, int | None]) -
     pieces = list(_pieces(backend))
     unknown = backend.token_to_id(UNKNOWN)
     if unknown is None:
-        raise ValueError(f"the tokenizer has no {UNKNOWN}, and SentencePiece cannot do without an unknown piece")
+        raise ValueError(
+            f"the tokenizer has no {UNKNOWN}, and SentencePiece cannot do without an unknown piece"
+        )
     trained = (
         _number(3, 2) + _number(4, len(pieces)) + _number(35, 1) + _number(40, unknown) + _text(45, UNKNOWN)
     )

@@ -199,7 +199,7 @@ class RouterStatisticsCallback(TrainerCallback):
         if self._statistics is not None:
             self._statistics.detach()
             self._statistics = None
-        if self.last and args.should_save:
+        if self.last and args.should_save and args.output_dir is not None:
             self._save(Path(args.output_dir))
 
     def _save(self, folder: Path) -> None:

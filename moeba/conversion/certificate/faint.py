@@ -82,7 +82,7 @@ def _faint_tokens(modules: Sequence[Any]) -> torch.Tensor | None:
     if gate.bias is not None:
         wanted = wanted - gate.bias.detach()
     weight, wanted = gate.weight.detach().double(), wanted.double()
-    solved = wanted @ torch.linalg.pinv(weight).T
+    solved: torch.Tensor = wanted @ torch.linalg.pinv(weight).T
     if not torch.allclose(solved @ weight.T, wanted, rtol=1e-3):  # such as a router that starts from zeros
         return None
     return solved.float().unsqueeze(1)

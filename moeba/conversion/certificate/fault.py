@@ -73,7 +73,7 @@ def with_config(model: MoebaForCausalLM, changes: dict[str, Any]) -> MoebaForCau
     values.update(changes)
     config = MoebaConfig.from_dict(values)
     run_like(config, model.config)
-    damaged = AutoModelForCausalLM.from_config(config, dtype=model.dtype).eval()
+    damaged: MoebaForCausalLM = AutoModelForCausalLM.from_config(config, dtype=model.dtype).eval()
     run_like(damaged.config, model.config)
     state = {name: value for name, value in model.state_dict().items() if name in damaged.state_dict()}
     damaged.load_state_dict(state, strict=False)

@@ -231,7 +231,7 @@ def _hooks(model: PreTrainedModel, found: Trace, forced: Trace | None) -> Iterat
     handles: list[Any] = []
 
     def before(index: int) -> Any:
-        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             given = args[0] if args else kwargs["hidden_states"]
             found.inputs.append(given.detach().clone())  # a layer may change its input in place
             if forced is None:
@@ -242,7 +242,7 @@ def _hooks(model: PreTrainedModel, found: Trace, forced: Trace | None) -> Iterat
         return hook
 
     def after(index: int) -> Any:
-        def hook(module: nn.Module, args: tuple, output: Any) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             several = isinstance(output, tuple | list)
             made = output[0] if several else output
             found.outputs.append(made.detach().clone())

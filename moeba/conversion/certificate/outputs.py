@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from ...configuration import MoebaConfig
 from ...configuration.model_facts import layer_view
+from ...library.torch_internals import weight_of
 from ...library.upstream import attention
 from ..families import family_of
 from .measures import difference, largest, oddity, share
@@ -63,7 +64,7 @@ def gradients(run: Run) -> Iterator[Check]:
     """The cross-entropy's gradient at the token embeddings, relative to its norm."""
     found = []
     for model in run.models:
-        weight = model.get_input_embeddings().weight
+        weight = weight_of(model.get_input_embeddings())
         made = model(run.battery.longest, use_cache=False).logits
         loss = F.cross_entropy(made[:, :-1].flatten(0, 1).float(), run.battery.longest[:, 1:].flatten())
         found.append(torch.autograd.grad(loss, weight)[0])

@@ -33,7 +33,7 @@ def _rounding_matters(model: MoebaForCausalLM) -> bool:
 
 def _router_in_half(model: MoebaForCausalLM) -> bool:
     first = layers_of(model)[model.config.sparse_layers[0]].mlp.gate
-    return first.weight.dtype == model.dtype
+    return bool(first.weight.dtype == model.dtype)
 
 
 # Fields that change roundings only where a model has what they round.

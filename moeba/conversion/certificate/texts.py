@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ...library.upstream import CACHE, cache_of, has_cache
+from ...library.upstream import CACHE, cache_of, generated, has_cache
 from .measures import share
 from .report import Check
 from .run import Run
@@ -99,7 +99,7 @@ def greedy(run: Run) -> Iterator[Check]:
     settings: dict[str, Any] = {"max_new_tokens": min(8, room), "eos_token_id": None, "use_mtp": False}
     mask = torch.ones_like(prompt)
     a, b = (
-        model.generate(prompt, attention_mask=mask, do_sample=False, pad_token_id=0, **settings)
+        generated(model, prompt, attention_mask=mask, do_sample=False, pad_token_id=0, **settings)
         for model in run.models
     )
     yield run.judged(name, 0.0 if torch.equal(a, b) else float("inf"), {"tokens": int(a.shape[1])})
@@ -125,7 +125,8 @@ def padded_logits(model: PreTrainedModel, ids: torch.Tensor, side: str) -> torch
     """Logits at the real tokens, `[tokens, vocabulary]`, of rows of which the second is half padding on one side."""
     mask = _mask(ids, side)
     with torch.no_grad():
-        return model(ids, attention_mask=mask, use_cache=False).logits[mask.bool()]
+        real: torch.Tensor = model(ids, attention_mask=mask, use_cache=False).logits[mask.bool()]
+    return real
 
 
 def padded_tokens(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
@@ -141,7 +142,8 @@ def padded_tokens(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     # Layers for several tokens at once, which a config.json may ask for, are never loaded.
     settings = {"use_mtp": False} if hasattr(model.generation_config, "use_mtp") else {}
     with _without_router_logits(model):
-        found = model.generate(
+        found = generated(
+            model,
             prompts,
             attention_mask=_mask(prompts, "left"),
             max_new_tokens=new,

@@ -88,7 +88,8 @@ def training(model: PreTrainedModel, seed: int = _SEED) -> Iterator[None]:
 def training_logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     """`[rows, length, vocabulary]`, with whatever the model drops out."""
     with training(model), torch.no_grad():
-        return model(ids, use_cache=False).logits
+        logits: torch.Tensor = model(ids, use_cache=False).logits
+    return logits
 
 
 class NoLossError(ValueError):
@@ -111,7 +112,7 @@ def own_loss(
     try:
         with training(model) if train else nullcontext(), torch.no_grad():
             settings = {} if router_logits is None else {"output_router_logits": router_logits}
-            return model(ids, labels=labels, use_cache=False, **settings).loss.item()
+            return float(model(ids, labels=labels, use_cache=False, **settings).loss)
     except Exception as error:  # stock code raises anything
         if isinstance(model, MoebaForCausalLM):
             raise

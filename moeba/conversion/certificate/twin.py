@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -21,6 +21,7 @@ from ...configuration import MoebaConfig
 from ...configuration.model_facts import each_rope, layer_view
 from ...configuration.position_fields import SMALL_CONTEXT
 from ...configuration.schema import FACTS
+from ...library.torch_internals import weight_of
 from ...library.upstream import can_set_experts
 from ...modeling import MoebaForCausalLM
 from ..alignment import align
@@ -31,6 +32,8 @@ from ..stock_loading import load_stock
 from ..weight_files import TensorInfo
 from .battery import turns
 from .run import has_experts
+
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 ORIGINAL_CONTEXT, CONTEXT = 16, SMALL_CONTEXT
 # Among few pairs of channels, the bounds of yarn's ramp are rounded to the same ones whatever they are.
@@ -161,7 +164,7 @@ def randomise(model: PreTrainedModel, seed: int = 0, embedding_multiplier: float
             scale = 0.25 if tensor.dim() <= 1 or is_norm else tensor.shape[-1] ** -0.5
             tensor.copy_(centre + scale * noise)
         if embedding_multiplier > 1:
-            model.get_input_embeddings().weight.div_(embedding_multiplier)
+            weight_of(model.get_input_embeddings()).div_(embedding_multiplier)
 
 
 def convert_twin(
@@ -273,6 +276,7 @@ def load_model(
     Raises:
         ValueError: transformers found missing, unexpected or misshapen tensors, which it would replace by random ones.
     """
+    model: PreTrainedModel
     model, info = load_stock(
         AutoModelForCausalLM, folder, dtype=dtype, output_loading_info=True, local_files_only=True
     )
@@ -285,14 +289,15 @@ def load_model(
     return plain(model)
 
 
-def plain(model: Any) -> Any:
+def plain(model: Model) -> Model:
     """The model in eval mode, in aligned memory, with the experts' plain computation.
 
     The fast ones want sizes that small models lack.
     """
     if has_experts(model) and can_set_experts(model):
         model.set_experts_implementation("eager")
-    return align(model).eval()
+    model.eval()
+    return align(model)
 
 
 def _persistent_buffers(model: nn.Module) -> list[tuple[str, torch.Tensor]]:

@@ -8,7 +8,7 @@ from .shared_tensors import EMBEDDINGS_AND_HEAD, FUSED_GATED_MLP, INTERLEAVED_AT
 
 
 def _rope_ratio(config: MoebaConfig) -> float:
-    return (single_rope(config) or {}).get("rope_theta", 10_000) / 10_000
+    return float((single_rope(config) or {}).get("rope_theta", 10_000) / 10_000)
 
 
 OF_THE_AUTHORS = (

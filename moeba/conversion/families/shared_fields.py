@@ -160,7 +160,8 @@ PARTIAL_ROPE = Computed(
 
 
 def _rotated_share(config: MoebaConfig) -> float:
-    return (single_rope(config) or {}).get("partial_rotary_factor", 1.0)
+    share: float = (single_rope(config) or {}).get("partial_rotary_factor", 1.0)
+    return share
 
 
 def rotated_share(name: str = "partial_rotary_factor") -> Stated:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from ...modeling.folders import leads_out
 from ...tokenization.adopt import TOKENIZER_FILES, TOKENIZER_PATTERNS
 from ..json_files import listing
 from ..weight_files import PICKLE_INDEX, SAFE_INDEX, WEIGHT_SUFFIXES
-from .links import leads_out, what_it_is
+from .links import what_it_is
 from .private_paths import head_of_card
 from .secrets import secret_in, secret_in_text, secret_name
 

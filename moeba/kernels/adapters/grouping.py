@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 from ...library.peft_internals import ParamWrapper as PeftParamWrapper
-from ...library.upstream import logging
+from ...library.torch_internals import weight_of
+from ...library.upstream import is_experts, logging
 from ..layer import ExpertsLayer, layer_of
 from . import composed, frozen
 from .low_rank import Adapters, LowRank
-from .obstacles import is_experts, parameter_names
+from .obstacles import parameter_names
 from .obstacles import obstacle as _obstacle
 
 logger = logging.get_logger(__name__)
@@ -59,9 +60,9 @@ def group_adapters(model: nn.Module) -> list[str]:
 
 def ungroup_adapters(model: nn.Module) -> None:
     """Give experts' adapters back to PEFT's own path; without any this does nothing."""
-    for module in model.modules():
-        if type(module) is ParamWrapper:
-            module.__class__ = PeftParamWrapper
+    grouped: list[PeftParamWrapper] = [module for module in model.modules() if type(module) is ParamWrapper]
+    for wrapper in grouped:
+        wrapper.__class__ = PeftParamWrapper
 
 
 class ParamWrapper(PeftParamWrapper):
@@ -74,6 +75,7 @@ class ParamWrapper(PeftParamWrapper):
         if kwargs or not any(_active(wrapper) for wrapper in wrappers):
             return super().forward(x, *args, **kwargs)
         experts = self.get_base_layer()
+        assert is_experts(experts)  # or it is not grouped
         reason = _obstacle(wrappers, experts, x, args)
         if reason is not None:
             logger.warning_once(
@@ -125,8 +127,8 @@ def _low_rank(wrapper: PeftParamWrapper) -> LowRank | None:
     return LowRank.total(
         [
             LowRank.of(
-                wrapper.lora_A[name].weight,
-                wrapper.lora_B[name].weight,
+                weight_of(wrapper.lora_A[name]),
+                weight_of(wrapper.lora_B[name]),
                 wrapper.num_experts,
                 wrapper.scaling[name],
             )

@@ -10,25 +10,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...library.peft_internals import ParamWrapper, holds_matrices_transposed
-from ...library.torch_internals import has_hooks
-from ...library.upstream import EXPERTS_MARKS
+from ...library.torch_internals import has_hooks, weight_of
+from ...library.upstream import ExpertsModule
 from ..layer import foreign_type
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def is_experts(module: nn.Module) -> bool:
-    """Whether a module uses transformers' experts interface."""
-    return all(hasattr(module, mark) for mark in EXPERTS_MARKS)
-
-
-def parameter_names(experts: nn.Module) -> tuple[str, str]:
+def parameter_names(experts: ExpertsModule) -> tuple[str, str]:
     """Of the matrices before the gate and after it."""
     return "gate_up_proj" if experts.has_gate else "up_proj", "down_proj"
 
 
 def obstacle(
-    wrappers: Sequence[ParamWrapper], experts: nn.Module, x: torch.Tensor, others: Sequence[Any]
+    wrappers: Sequence[ParamWrapper], experts: ExpertsModule, x: torch.Tensor, others: Sequence[Any]
 ) -> str | None:
     """Why PEFT's own path must run, or None. `others` are the arguments after `x`."""
     return _of_call(x, others) or _of_modules(wrappers, experts) or _of_tensors(wrappers, experts, x.device)
@@ -42,7 +37,7 @@ def _of_call(x: torch.Tensor, others: Sequence[Any]) -> str | None:
     return None
 
 
-def _of_modules(wrappers: Sequence[ParamWrapper], experts: nn.Module) -> str | None:
+def _of_modules(wrappers: Sequence[ParamWrapper], experts: ExpertsModule) -> str | None:
     for wrapper in wrappers:
         if wrapper.parameter_name not in parameter_names(experts):
             return f"{wrapper.parameter_name} is adapted, which is no matrix of experts"
@@ -63,14 +58,14 @@ def _of_modules(wrappers: Sequence[ParamWrapper], experts: nn.Module) -> str | N
     return None
 
 
-def _of_tensors(wrappers: Sequence[ParamWrapper], experts: nn.Module, device: torch.device) -> str | None:
+def _of_tensors(wrappers: Sequence[ParamWrapper], experts: ExpertsModule, device: torch.device) -> str | None:
     stored = [p for name in parameter_names(experts) for p in (name, f"{name}_bias")]
     weights = [getattr(experts, name) for name in (stored if experts.has_bias else stored[::2])]
     dtype = weights[0].dtype
     if dtype not in _DTYPES or any(tensor.dtype != dtype for tensor in weights):
         return f"the experts' weights are {' and '.join(sorted({str(w.dtype) for w in weights}))}"
     factors = [
-        matrices[name].weight
+        weight_of(matrices[name])
         for wrapper in wrappers
         for name in wrapper.active_adapters
         for matrices in (wrapper.lora_A, wrapper.lora_B)

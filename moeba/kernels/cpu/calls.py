@@ -69,7 +69,7 @@ class Tensors(NamedTuple):
     """Of one call: `hidden` `[tokens, hidden]`, `index` and `weights` `[tokens, top_k]`, then the layer's tensors."""
 
     hidden: torch.Tensor
-    index: torch.Tensor
+    index: torch.Tensor  # type: ignore[assignment]  # in place of a method of tuples
     weights: torch.Tensor
     inner: torch.Tensor
     down: torch.Tensor

@@ -76,19 +76,19 @@ def backward(
                 _, kept = inner_product(o, plan, activate=False, keep=True)
             inner_gradient, weighted, weights = _through_gate(o, plan, kept, upstream, wanted)
             del kept
-        if wanted.down:
+        if weighted is not None:
             sides = [(upstream, True), (weighted, False)]
             down = _weight_gradient_of(o, plan, o.down, *(sides[::-1] if o.transposed else sides))
             del weighted, sides
-        if wanted.inner:
+        if wanted.inner and inner_gradient is not None:
             sides = [(inner_gradient, False), (o.hidden, True)]
             inner = _weight_gradient_of(o, plan, o.inner, *(sides[::-1] if o.transposed else sides))
             del sides
-        if wanted.inner_bias:
+        if wanted.inner_bias and o.inner_bias is not None and inner_gradient is not None:
             inner_bias = _bias_gradient_of(o, plan, o.inner_bias, inner_gradient, by_token=False)
-        if wanted.down_bias:
+        if wanted.down_bias and o.down_bias is not None:
             down_bias = _bias_gradient_of(o, plan, o.down_bias, upstream, by_token=True)
-        if wanted.hidden:
+        if wanted.hidden and inner_gradient is not None:
             expert, into, out = o.strides(o.inner)
             backwards = (expert, out, into)
             answers = rows_product(o, plan, inner_gradient, o.inner, backwards, None, None, o.hidden_size)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
+from ...modeling.feed_forward import MoebaMLP
 from ..routers.router_init import routing_report
 from .partitions import Division
 
@@ -26,7 +26,7 @@ class Activity:
         values: what each neuron hands to the down projection, `[tokens, neurons]`.
     """
 
-    def __init__(self, block: nn.Module, inputs: torch.Tensor) -> None:
+    def __init__(self, block: MoebaMLP, inputs: torch.Tensor) -> None:
         self.inputs = inputs
         self.down = block.down_proj.weight.detach()
         found: list[torch.Tensor] = []

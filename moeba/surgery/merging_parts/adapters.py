@@ -79,6 +79,8 @@ class AdaptedCheckpoint(Checkpoint):
         self.changed: dict[str, _Change] = self._changes()
 
     def read(self, name: str) -> torch.Tensor:
+        from ...library.peft_internals import LoraLayer
+
         change = self.changed.get(name)
         if change is None:
             return super().read(name)
@@ -86,6 +88,7 @@ class AdaptedCheckpoint(Checkpoint):
         if change.layer is None:
             return self._adapter_tensor(change.parameter).to(dtype)
         layer = copy.deepcopy(self._skeleton.get_submodule(change.layer))
+        assert isinstance(layer, LoraLayer)
         state = {
             part: self._value(f"{change.layer}.{part}", tensor) for part, tensor in layer.state_dict().items()
         }

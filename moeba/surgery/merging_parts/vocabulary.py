@@ -118,7 +118,7 @@ class Vocabulary:
     def describe(self, donors: Sequence[str]) -> str:
         """One sentence: how many rows, and whose they are."""
         chosen = self.chosen(donors)
-        counts = sum((rows >= 0).long() for rows in chosen.values())
+        counts = torch.stack([rows >= 0 for rows in chosen.values()]).sum(0)
         parts = []
         for name, rows in chosen.items():
             if own := int(((rows >= 0) & (counts == 1)).sum()):
