@@ -21,8 +21,8 @@ from ...library.upstream import is_experts, logging
 from ..layer import ExpertsLayer, layer_of
 from . import composed, frozen
 from .low_rank import Adapters, LowRank
-from .obstacles import parameter_names
 from .obstacles import obstacle as _obstacle
+from .obstacles import parameter_names
 
 logger = logging.get_logger(__name__)
 
