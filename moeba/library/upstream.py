@@ -17,7 +17,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, wraps
-from typing import Any, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from .window import require_transformers
 
@@ -56,6 +56,12 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from transformers.utils.peft_utils import find_adapter_config_file
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+# The base of a class that is mixed into a model: to a type checker, the model.
+if TYPE_CHECKING:
+    ModelMixin = PreTrainedModel
+else:
+    ModelMixin = object
 
 # --- the KV cache ---
 # Moeba's own name for it is the one of 5.23, where a keyword `cache` means the paged cache of continuous batching,
@@ -304,6 +310,7 @@ __all__ = [
     "GenericForTokenClassification",
     "GradientCheckpointingLayer",
     "MoeCausalLMOutputWithPast",
+    "ModelMixin",
     "MoeModelOutputWithPast",
     "OutputRecorder",
     "PreTrainedConfig",

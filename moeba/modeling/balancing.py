@@ -187,7 +187,7 @@ def router_losses(
 
 
 def token_mask_from(
-    attention_mask: torch.Tensor | dict | None, input_shape: tuple[int, int]
+    attention_mask: torch.Tensor | dict[str, torch.Tensor | None] | None, input_shape: tuple[int, ...]
 ) -> torch.Tensor | None:
     """Which of the `[batch, tokens]` inputs are real: a 2-D mask's last columns, a 4-D mask's diagonal.
 

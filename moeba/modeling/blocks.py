@@ -34,6 +34,10 @@ class MoebaDecoderLayer(GradientCheckpointingLayer):
     """One transformer block. Subclasses name their norms and wire the two branches."""
 
     norm_names: tuple[str, ...] = ()
+    input_layernorm: nn.Module
+    post_attention_layernorm: nn.Module
+    pre_feedforward_layernorm: nn.Module
+    post_feedforward_layernorm: nn.Module
 
     def __init__(self, config: MoebaConfig, layer_idx: int) -> None:
         super().__init__()

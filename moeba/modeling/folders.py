@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
-from ..library.upstream import PreTrainedConfig, find_adapter_config_file, origin_of, set_origin
+from ..library.upstream import ModelMixin, PreTrainedConfig, find_adapter_config_file, origin_of, set_origin
 from .code_files import AUTO_MAP, write_code
 from .left_whole import say_what_stays_whole
 from .services import provided
@@ -21,11 +21,10 @@ _UPLOAD_KWARGS = ("commit_message", "commit_description", "private", "token", "r
 _CARD, _PROVENANCE = "README.md", "moeba_provenance.json"
 
 
-class MoebaFolders:
+class MoebaFolders(ModelMixin):
     """What `PreTrainedModel` says about loading, saving and pushing, where Moeba does more."""
 
-    config: Any
-    config_class: Any
+    config_class: type[PreTrainedConfig]
     _loaded_revision: str | None = None  # that was asked for
 
     @classmethod
@@ -35,12 +34,11 @@ class MoebaFolders:
         Raises:
             ValueError: the checkpoint's model type, or a field or tensor of it, has no exact place in Moeba.
         """
-        parent: Any = super()
         model_type = None
         if pretrained_model_name_or_path is not None and kwargs.get("config") is None:
             model_type = _model_type(pretrained_model_name_or_path, kwargs)
         if model_type in (None, cls.config_class.model_type):
-            loaded = parent.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
             model = loaded[0] if isinstance(loaded, tuple) else loaded
             model._loaded_revision = kwargs.get("revision")
             say_what_stays_whole(model)
@@ -53,7 +51,7 @@ class MoebaFolders:
         config, state_dict = services.read_native(pretrained_model_name_or_path, kwargs.get("revision"))
         for name in (*_HUB_KWARGS, "use_safetensors", "variant"):
             kwargs.pop(name, None)
-        loaded = parent.from_pretrained(None, *args, config=config, state_dict=state_dict, **kwargs)
+        loaded = super().from_pretrained(None, *args, config=config, state_dict=state_dict, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         set_origin(model.config, str(pretrained_model_name_or_path))
         say_what_stays_whole(model)
@@ -63,21 +61,22 @@ class MoebaFolders:
         self, save_directory: Any, *args: Any, push_to_hub: bool = False, **kwargs: Any
     ) -> None:
         """As in transformers, and the folder carries the code that loads it where moeba is not installed."""
-        parent: Any = super()
         main = kwargs.get("is_main_process", args[0] if args else True)
         repo_id = kwargs.pop("repo_id", None)
         self.config.auto_map = dict(AUTO_MAP)
         hub = {name: kwargs.pop(name) for name in _UPLOAD_KWARGS if name in kwargs}
         if "token" in hub:
             kwargs["token"] = hub["token"]
-        parent.save_pretrained(save_directory, *args, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
         if main:
             write_code(save_directory)
             self._bring(Path(save_directory), _PROVENANCE)
         if push_to_hub:
             self._upload(save_directory, repo_id or os.path.basename(os.path.abspath(save_directory)), **hub)
 
-    def push_to_hub(self, repo_id: str, *, max_shard_size: int | str = "5GB", **kwargs: Any) -> str:
+    def push_to_hub(  # type: ignore[override]  # the library's is typed as any function of any arguments
+        self, repo_id: str, *, max_shard_size: int | str = "5GB", **kwargs: Any
+    ) -> str:
         """Save to a temporary folder and upload it, with a model card, in one commit.
 
         What a person wrote in a card stays, in the folder that the model was loaded from and in the repository; its
@@ -97,7 +96,7 @@ class MoebaFolders:
 
     def _upload(
         self,
-        folder: str | os.PathLike,
+        folder: str | os.PathLike[str],
         repo_id: str,
         *,
         token: bool | str | None = None,

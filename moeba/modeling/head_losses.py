@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..configuration.configuration_moeba import MoebaConfig
-from ..library.upstream import MoeCausalLMOutputWithPast, can_return_tuple, logging
+from ..library.upstream import ModelMixin, MoeCausalLMOutputWithPast, can_return_tuple, logging
 from .balancing import ROUTER_LOSSES, LayerwiseLoss, RouterLosses
 
 logger = logging.get_logger(__name__)
@@ -24,12 +24,12 @@ class MoebaCausalLMOutputWithPast(MoeCausalLMOutputWithPast):
 
     z_loss: torch.Tensor | None = None
 
-    def to_tuple(self) -> tuple:
+    def to_tuple(self) -> tuple[Any, ...]:
         hidden = {"z_loss"} | ({"aux_loss"} if self.router_logits is None else set())
         return tuple(self[name] for name in self.keys() if name not in hidden)
 
 
-class RouterLossHead:
+class RouterLossHead(ModelMixin):
     """What a head needs to add the router losses to its own.
 
     Attributes:
@@ -38,7 +38,6 @@ class RouterLossHead:
     """
 
     config: MoebaConfig
-    training: bool
     adds_router_losses_elsewhere = False
 
     @property
@@ -104,7 +103,7 @@ class RouterLossHead:
         )
 
 
-def with_router_losses(forward: Callable) -> Callable:
+def with_router_losses(forward: Callable[..., Any]) -> Callable[..., Any]:
     """Add the router losses to the loss of a generic head of transformers, whose forward only knows its own.
 
     Where somebody else computes the loss (`adds_router_losses_elsewhere`), the outputs have them beside the logits.

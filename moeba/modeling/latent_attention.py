@@ -36,9 +36,9 @@ class MoebaLatentAttention(MoebaAttention):
         if self.q_lora_rank is None:
             self.q_proj = nn.Linear(hidden, heads * self.head_dim, bias=False)
         else:
-            self.q_a_proj = nn.Linear(hidden, config.q_lora_rank, bias=config.attention_bias)
-            self.q_a_layernorm = build_inner_norm(config, config.q_lora_rank)
-            self.q_b_proj = nn.Linear(config.q_lora_rank, heads * self.head_dim, bias=False)
+            self.q_a_proj = nn.Linear(hidden, self.q_lora_rank, bias=config.attention_bias)
+            self.q_a_layernorm = build_inner_norm(config, self.q_lora_rank)
+            self.q_b_proj = nn.Linear(self.q_lora_rank, heads * self.head_dim, bias=False)
         self.kv_a_proj_with_mqa = nn.Linear(hidden, rank + rotated, bias=config.attention_bias)
         self.kv_a_layernorm = build_inner_norm(config, rank)
         self.kv_b_proj = nn.Linear(rank, heads * (self.passing + self.v_head_dim), bias=False)

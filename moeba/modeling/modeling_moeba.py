@@ -4,7 +4,7 @@
 and looked up in the tables of the sibling files.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -72,14 +72,14 @@ class MoebaPreTrainedModel(MoebaFolders, PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = [block.__name__ for block in BLOCKS.values()]
-    _skip_keys_device_placement: ClassVar[list[str]] = [CACHE]
+    _skip_keys_device_placement = [CACHE]
     _keep_in_fp32_modules_strict = ["e_score_correction_bias"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs: ClassVar[dict[str, Any]] = {
+    _can_record_outputs = {
         "router_logits": OutputRecorder(MoebaRouter, index=0),
         "hidden_states": MoebaDecoderLayer,
         "attentions": MoebaAttention,
@@ -192,7 +192,7 @@ class MoebaModel(MoebaPreTrainedModel):
         """Scale the token embeddings and add positions, `[batch, tokens, hidden]`."""
         hidden_states = inputs_embeds
         if self.config.embedding_multiplier != 1.0:
-            multiplier = self.config.embedding_multiplier
+            multiplier: float | torch.Tensor = self.config.embedding_multiplier
             if self.config.round_embedding_multiplier:
                 multiplier = torch.tensor(multiplier, dtype=hidden_states.dtype, device=hidden_states.device)
             hidden_states = hidden_states * multiplier
@@ -204,7 +204,7 @@ class MoebaModel(MoebaPreTrainedModel):
     def _positions(
         self,
         inputs_embeds: torch.Tensor,
-        attention_mask: torch.Tensor | dict | None,
+        attention_mask: torch.Tensor | dict[str, torch.Tensor | None] | None,
         past_key_values: Cache | None,
     ) -> torch.Tensor:
         """Places of the new tokens, `[1, tokens]`, or `[batch, tokens]` where only real tokens count."""
@@ -228,8 +228,8 @@ class MoebaModel(MoebaPreTrainedModel):
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | dict[str, torch.Tensor | None] | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
@@ -258,8 +258,9 @@ class MoebaModel(MoebaPreTrainedModel):
             position_ids = self._positions(inputs_embeds, attention_mask, past_key_values)
 
         hidden_states = self._embed(inputs_embeds, position_ids)
-        masks = attention_mask
-        if not isinstance(masks, dict):
+        if isinstance(attention_mask, dict):
+            masks = attention_mask
+        else:
             masks = build_masks(
                 self.config,
                 inputs_embeds=inputs_embeds,
@@ -268,7 +269,7 @@ class MoebaModel(MoebaPreTrainedModel):
                 position_ids=position_ids,
             )
         if self.position_bias is not None:
-            masks = {
+            biased = {
                 kind: add_position_bias(
                     self.position_bias,
                     mask,
@@ -280,8 +281,9 @@ class MoebaModel(MoebaPreTrainedModel):
                 for kind, mask in masks.items()
                 if kind in self.config.layer_types
             }
-            if attention_of(self.config) != "eager":  # kernels take no mask of another dtype
-                masks = {kind: mask.to(hidden_states.dtype) for kind, mask in masks.items()}
+            is_eager = attention_of(self.config) == "eager"  # kernels take no mask of another dtype
+            dtype = hidden_states.dtype
+            masks = {kind: mask if is_eager else mask.to(dtype) for kind, mask in biased.items()}
         rotations = None if self.rotary_emb is None else self.rotary_emb(hidden_states, position_ids)
         if router_losses is not None:
             router_losses.token_mask = token_mask_from(attention_mask, inputs_embeds.shape[:2])
@@ -304,16 +306,17 @@ class MoebaModel(MoebaPreTrainedModel):
 
         # Where the embedding table is narrower than the stream, back to its width.
         hidden_states = self.project_out(self.norm(hidden_states))
-        return MoeModelOutputWithPast(last_hidden_state=hidden_states, **{CACHE: past_key_values})
+        cache: dict[str, Any] = {CACHE: past_key_values}
+        return MoeModelOutputWithPast(last_hidden_state=hidden_states, **cache)
 
 
 class MoebaForCausalLM(RouterLossHead, MoebaPreTrainedModel, GenerationMixin):
     """The model with a language-modeling head: a score for every token of the vocabulary at every place."""
 
-    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
-    _tp_plan: ClassVar[dict[str, str]] = {"lm_head": "colwise_gather_output"}
-    _pp_plan: ClassVar[dict[str, Any]] = {"lm_head": (["hidden_states"], ["logits"])}
-    _fsdp_plan: ClassVar[dict[str, str]] = {"lm_head": "keep_full_weight"}
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # type: ignore[dict-item]  # as in stock models
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: MoebaConfig) -> None:
         if not config.is_causal:

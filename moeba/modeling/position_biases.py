@@ -124,7 +124,7 @@ def add_position_bias(
     mask: torch.Tensor | None,
     hidden_states: torch.Tensor,
     past_key_values: Cache | None,
-    attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
+    attention_mask: torch.Tensor | dict[str, torch.Tensor | None] | None = None,
     layer: int = 0,
 ) -> torch.Tensor:
     """An additive mask `[batch or 1, heads, queries, keys]` that also carries the bias.

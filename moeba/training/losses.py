@@ -62,7 +62,8 @@ def balanced_loss(
             return loss
         share = share_of_tokens(labels if shifts else None, None if shifts else labels, num_items_in_batch)
         shown = getattr(outputs, "router_logits", None) is not None
-        return head.with_router_losses(loss, outputs.aux_loss, outputs.z_loss, shown, share)
+        joined = head.with_router_losses(loss, outputs.aux_loss, outputs.z_loss, shown, share)
+        return loss if joined is None else joined
 
     return compute
 
