@@ -50,6 +50,7 @@ def continue_text(
             **inputs.to(device),
             **sampling,
             max_new_tokens=max_new_tokens,
+            return_dict_in_generate=False,
             pad_token_id=tokenizer.pad_token_id
             if tokenizer.pad_token_id is not None
             else tokenizer.eos_token_id,

@@ -196,6 +196,13 @@ def test_generate_continues_a_prompt(moeba, request, which):
     assert said.out.rstrip("\n") == prompt + text.rstrip("\n")
 
 
+def test_generate_whatever_else_the_settings_return(moeba, llama, tmp_path):
+    folder = shutil.copytree(llama, tmp_path / "llama")
+    (folder / "generation_config.json").write_text('{"return_dict_in_generate": true}')
+    said = moeba("generate", folder, "the cat", "--max-new-tokens", 2)
+    assert said.code == 0 and said.out.startswith("the cat")
+
+
 def test_generate_draws_by_the_seed_and_answers_a_chat(moeba, llama):
     words = ["generate", llama, "the cat", "--max-new-tokens", 8, "--temperature", 2, "--json"]
     first, again, other = (json.loads(moeba(*words, "--seed", seed).out)["text"] for seed in (1, 1, 2))

@@ -53,6 +53,13 @@ def test_in_and_out_are_certified(tmp_path, model_type):
     assert_verified(export(tmp_path / "moeba", tmp_path / "back", to=model_type).certificate)
 
 
+def test_generation_settings_that_ask_for_more_than_tokens(tmp_path):
+    source = save(build(draw("llama", 0)), tmp_path / "native")
+    path = source / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"return_dict_in_generate": True}))
+    assert_verified(convert(source, tmp_path / "moeba").certificate)
+
+
 def swap(first: str, second: str):
     """A table with the names of two of our tensors exchanged."""
 
