@@ -112,7 +112,7 @@ def own_loss(
     try:
         with training(model) if train else nullcontext(), torch.no_grad():
             settings = {} if router_logits is None else {"output_router_logits": router_logits}
-            return float(model(ids, labels=labels, use_cache=False, **settings).loss)
+            return float(model(ids, labels=labels, use_cache=False, **settings).loss.item())
     except Exception as error:  # stock code raises anything
         if isinstance(model, MoebaForCausalLM):
             raise
