@@ -29,7 +29,7 @@ from moeba.conversion.certificate.twin import shrink
 from moeba.conversion.checkpoint import Checkpoint
 from moeba.conversion.config_rows import Fixed, Pair
 from moeba.conversion.families import family_of
-from moeba.conversion.families.shared_tensors import LAYER
+from moeba.conversion.families.shared.tensors import LAYER
 from moeba.conversion.rows import Row, Transpose
 
 

@@ -15,7 +15,7 @@ from ...configuration import MoebaConfig
 from ...modeling import MoebaForCausalLM
 from ..checkpoint import Checkpoint
 from ..families import family_of
-from ..families.shared_tensors import LAYER
+from ..families.shared.tensors import LAYER
 from ..family import Family
 from ..plan import PlannedTensors, moeba_shapes, plan_import
 from .half_precision import HALVES, Order
