@@ -2,7 +2,7 @@
 
 from ...configuration import MoebaConfig
 from ...configuration.model_facts import rope_of, rotated_width
-from ..config_rows import Computed, Fixed, Pair, Stated, pairs
+from ..config_rows import Fixed, Pair, Stated, pairs
 from ..family import Family
 from ..rows import renamed
 from .shared.experts import BLOCK_SPARSE_MOE, LOCAL_EXPERTS, MORE_TOKENS, ROUTER_LOSS
@@ -30,7 +30,7 @@ FAMILY = Family(
         *LOCAL_EXPERTS,
         Pair("rms_norm_eps", "norm_eps"),
         # The width of the rotated part becomes a factor in the settings when the config is read.
-        Computed(("rope_parameters",), PARTIAL_ROPE.to_ours, PARTIAL_ROPE.to_theirs),
+        PARTIAL_ROPE,
         Stated("rotary_dim", _rotary_dim, "vLLM and SGLang read this width, not the factor"),
         Fixed("qk_norm", "full"),
         Fixed("scoring_func", "sigmoid"),
