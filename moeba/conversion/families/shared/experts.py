@@ -148,7 +148,7 @@ GROUPED_EXPERTS: tuple[ConfigRow, ...] = (
     GROUPS,
     *SIGMOID_ROUTER,
 )
-# DeepSeek-V3's config, but for where its dense layers are said.
+# DeepSeek-V3's config, but for which layers are dense.
 LATENT_EXPERTS: tuple[ConfigRow, ...] = (
     *LATENT_SIZES,
     *GROUPED_EXPERTS,
@@ -166,8 +166,7 @@ SARVAM_ROUTER: tuple[ConfigRow, ...] = (
 )
 
 SELECTION_BIAS = same(f"{MLP}.gate.e_score_correction_bias")
-# All but attention of layers that are dense or have experts; with experts that each token visits; with a bias
-# that only chooses.
+# A layer without its attention: dense or with experts; with shared ones too; and with a bias that only chooses.
 MIXED_BLOCK: tuple[Row, ...] = (*PRE_NORMS, *GATED_MLP, *ROUTER_AND_EXPERTS)
 SHARING_BLOCK: tuple[Row, ...] = (*MIXED_BLOCK, *shared_expert("shared_experts"))
 BALANCED_BLOCK: tuple[Row, ...] = (*SHARING_BLOCK, *SELECTION_BIAS)
