@@ -22,7 +22,7 @@ from moeba import MoebaForCausalLM
 from moeba.conversion.certificate.twin import StateDict
 from moeba.conversion.families import FAMILIES
 from moeba.conversion.plan import PlannedTensors, plan_export
-from moeba.modeling import MoebaPreTrainedModel
+from moeba.modeling.services import provide
 
 SIZES = {
     "vocab_size": 8192,
@@ -87,7 +87,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    MoebaPreTrainedModel.card_writer = None
+    provide(None)  # no cards
     torch.manual_seed(0)
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, ", end="")
     print(f"transformers {transformers.__version__}, float32, medians of {rounds} alternating rounds\n")

@@ -40,7 +40,7 @@ from moeba.demo.journal import Entry, Journal, complete_or_absent, key_of
 from moeba.demo.settings import DemoSettings
 from moeba.demo.training import train
 from moeba.evaluation import perplexity
-from moeba.modeling import MoebaPreTrainedModel
+from moeba.modeling.services import provide
 from moeba.surgery import merge, upcycle
 from moeba.training import RouterStatistics
 
@@ -393,7 +393,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     disable_progress_bars()
-    MoebaPreTrainedModel.card_writer = None
+    provide(None)  # no cards
     torch.set_num_threads(1)
     settings = QUICK if asked.quick else Settings()
     if asked.learning_rate is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from .kernels import register_experts
 from .library.serving import known_by_name
 from .modeling import modeling_moeba
 from .modeling.code_files import AUTO_MAP
+from .modeling.services import provide
 from .tokenization import MoebaTokenizer
 
 logger = logging.get_logger(__name__)
@@ -30,37 +30,26 @@ def register() -> None:
             getattr(transformers, auto_class).register(MoebaConfig, model, exist_ok=True)
             known_by_name(model)
     AutoTokenizer.register(MoebaConfig, tokenizer_class=MoebaTokenizer, exist_ok=True)
-    base = modeling_moeba.MoebaPreTrainedModel
-    base.foreign_reader = staticmethod(_read_foreign)
-    base.card_writer = staticmethod(_write_card)
-    base.folder_pusher = staticmethod(_push)
-    base.after_saving = staticmethod(_keep_cards_of_trainers)
+    provide(PackageServices())
 
 
-def _read_foreign(path: Any, revision: str | None) -> tuple[MoebaConfig, dict[str, Any]]:
-    from .conversion import read_native
+class PackageServices:
+    """`modeling.services.Services` by the rooms above the model, each loaded when it is first needed."""
 
-    return read_native(path, revision)
+    def read_native(self, folder: Any, revision: str | None) -> tuple[MoebaConfig, dict[str, Any]]:
+        from .conversion import read_native
 
+        return read_native(folder, revision)
 
-def _write_card(folder: Any) -> None:
-    from .hub_card import write_card
+    def write_card(self, folder: Any) -> None:
+        from .hub_card import write_card
 
-    write_card(Path(folder))
+        write_card(Path(folder))
 
+    def push(self, folder: Any, repo_id: str, **words: Any) -> Any:
+        from .hub_card import push
 
-def _push(folder: Any, repo_id: str, **words: Any) -> Any:
-    from .hub_card import push
-
-    result = push(folder, repo_id, **words)
-    for note in result.notes:
-        logger.warning(note)
-    return result.commit
-
-
-def _keep_cards_of_trainers() -> None:
-    """A Trainer saves before it writes the card of a push, so this is early enough, and costs nothing without one."""
-    if trainer := sys.modules.get("transformers.trainer"):
-        from .hub_card.pushing.trainer_card import keep_cards
-
-        keep_cards(trainer.Trainer)
+        result = push(folder, repo_id, **words)
+        for note in result.notes:
+            logger.warning(note)
+        return result.commit

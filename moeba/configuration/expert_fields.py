@@ -39,57 +39,46 @@ def _other_combination_shows(config: Any) -> bool:
 class LayerKindFields:
     """Which feed-forwards are mixtures."""
 
+    # fmt: off
     num_experts: int = says(
-        "routed experts of a sparse layer; 0 makes the model dense",
-        default=0, per_layer=True, within=between(0, MOST_EXPERTS),
-        unplanted="a shape",
-    )  # fmt: skip
+        "routed experts of a sparse layer; 0 makes the model dense", default=0, per_layer=True,
+        within=between(0, MOST_EXPERTS), unplanted="a shape")
     mlp_layer_types: Filled[list[str]] = says(
         "`dense` or `sparse` for each layer; default: all sparse if there are experts", default=None,
-        fills=lambda c: ["sparse" if c.num_experts else "dense"] * c.num_hidden_layers, unplanted="other tensors",
-    )  # fmt: skip
+        fills=lambda c: ["sparse" if c.num_experts else "dense"] * c.num_hidden_layers,
+        unplanted="other tensors")
 
 
 @part(SPARSE)
 class ExpertFields:
     """Experts (`modeling/experts.py`)."""
 
+    # fmt: off
     num_experts_per_tok: int = says(
         "experts that each token visits", default=2, per_layer=True, within=between(1, MOST_EXPERTS),
         wrong=(WrongValue("one expert fewer a token",
-                          lambda c: {"num_experts_per_tok": c.num_experts_per_tok - 1},
-                          lambda c: not is_uneven(c, "num_experts_per_tok")
-                          and c.num_experts_per_tok > 1 and c.router_type != "sparsemixer",
-                          distinct_experts=True),),
-    )  # fmt: skip
+            lambda c: {"num_experts_per_tok": c.num_experts_per_tok - 1}, lambda c: not is_uneven(c,
+            "num_experts_per_tok") and c.num_experts_per_tok > 1 and c.router_type != "sparsemixer",
+            distinct_experts=True),))
     moe_intermediate_size: Filled[int] = says(
         "width of one expert; default `intermediate_size`", default=None, per_layer=True, within=COUNT,
-        fills=lambda c: c.intermediate_size, unplanted="a shape",
-    )  # fmt: skip
+        fills=lambda c: c.intermediate_size, unplanted="a shape")
     expert_bias: bool = says(
-        "biases inside the routed experts", default=False, unplanted="a fault of tensors"
-    )
+        "biases inside the routed experts", default=False, unplanted="a fault of tensors")
     shared_expert_intermediate_size: int = says(
-        "width of the expert that every token visits; 0 for none",
-        default=0, per_layer=True, within=between(0, MOST),
-        unplanted="a fault of tensors",
-    )  # fmt: skip
+        "width of the expert that every token visits; 0 for none", default=0, per_layer=True,
+        within=between(0, MOST), unplanted="a fault of tensors")
     shared_expert_gate: bool = says(
-        "multiply the shared expert by the sigmoid of a learned score",
-        default=False,
-        unplanted="a fault of tensors",
-    )
+        "multiply the shared expert by the sigmoid of a learned score", default=False,
+        unplanted="a fault of tensors")
     shared_expert_combination: Literal["sum", "average"] = says(
         "of routed and shared answers", default="sum", needs=(_SHARED,),
         wrong=(WrongValue("shared and routed answers combined otherwise",
-                          lambda c: {"shared_expert_combination":
-                                     "sum" if c.shared_expert_combination == "average" else "average"},
-                          _other_combination_shows),),
-    )  # fmt: skip
+            lambda c: {"shared_expert_combination": "sum" if c.shared_expert_combination == "average" else "average"},
+            _other_combination_shows),))
     moe_output_norm: bool = says(
         "normalise what a sparse feed-forward returns (A.X-K1)", default=False,
-        wrong=(dropped("norm after the experts dropped", "moe_output_norm", False),),
-    )  # fmt: skip
+        wrong=(dropped("norm after the experts dropped", "moe_output_norm", False),))
 
 
 def expert_problems(config: Any) -> Iterator[str]:

@@ -101,98 +101,82 @@ def _ignores_long_factors(config: Any) -> bool:
 class PositionFields:
     """Positions (`modeling/positions.py`, `modeling/position_biases.py`)."""
 
-    position_embedding_type: Literal[
-        "rope", "learned", "sinusoidal", "sinusoidal_fairseq", "alibi", "relative", "none"
-    ] = says(
+    # fmt: off
+    position_embedding_type: Literal["rope", "learned", "sinusoidal", "sinusoidal_fairseq", "alibi",
+            "relative", "none"] = says(
         "how a token's place is told: by turning queries and keys (`rope`), a table added to the embeddings "
-        "(`learned`, `sinusoidal`), a bias on scores (`alibi`, `relative`), or not", default="rope",
-        unplanted="other choices have other tensors, or none",
-    )  # fmt: skip
+            "(`learned`, `sinusoidal`), a bias on scores (`alibi`, `relative`), or not", default="rope",
+        unplanted="other choices have other tensors, or none")
     max_position_embeddings: int = says(
         "longest trained sequence, in tokens; a hard limit for `learned` positions", default=2048,
         within=COUNT, may_idle=True, live=True, small=lambda length: SMALL_CONTEXT, unplanted="a length",
-        needs=(Needs(lambda c: c.position_embedding_type not in ("alibi", "none"), "positions"),),
-    )  # fmt: skip
+        needs=(Needs(lambda c: c.position_embedding_type not in ("alibi", "none"), "positions"),))
     rope_parameters: dict | None = says(
         "any rope type of transformers, with `partial_rotary_factor`; one dict, or one for each kind in "
         "`layer_types`. `mscale_all_dim` sharpens latent attention under yarn. No attribute without rope",
-        default=None,
-        means=plain_rope,
+        default=None, means=plain_rope,
         wrong=(
             # The first pair of channels turns by one radian a token whatever theta is.
             WrongValue("rope theta doubled", _scaled_theta, lambda c: rotates(c) and rotated_width(c) > 2),
             WrongValue("rope scaling dropped", _unscaled_rope, _scaled_rope),
-            WrongValue("ropes of two kinds of layers exchanged", _exchanged_ropes, _two_ropes),
-        ),
-    )  # fmt: skip
+            WrongValue("ropes of two kinds of layers exchanged", _exchanged_ropes, _two_ropes)))
     rotary_layers: Filled[list[bool]] = says(
         "which layers rotate; default all (with `rope`)", default=None,
         fills=lambda c: [c.position_embedding_type == "rope"] * c.num_hidden_layers,
-        wrong=(
-            WrongValue("rotation turned off in a layer",
-                       lambda c: {"rotary_layers": [False] * c.num_hidden_layers}, rotates),
-            WrongValue("rotation turned on everywhere", lambda c: {"rotary_layers": [True] * c.num_hidden_layers},
-                       lambda c: rotates(c) and not all(c.rotary_layers)),
-        ),
-    )  # fmt: skip
+        wrong=(WrongValue("rotation turned off in a layer",
+            lambda c: {"rotary_layers": [False] * c.num_hidden_layers}, rotates),
+            WrongValue("rotation turned on everywhere",
+            lambda c: {"rotary_layers": [True] * c.num_hidden_layers},
+            lambda c: rotates(c) and not all(c.rotary_layers)),))
     rotary_precision: Literal["model", "float32_product", "float32"] = says(
         "what half precision rounds: angles' cosines and sines, and the rotation (`model`), the former only "
-        "(`float32_product`, Cohere), or neither (`float32`, OLMo 2)", default="model",
-        needs=(ROTATES,), unplanted="roundings of single layers are compared",
-    )  # fmt: skip
+            "(`float32_product`, Cohere), or neither (`float32`, OLMo 2)", default="model", needs=(ROTATES,),
+        unplanted="roundings of single layers are compared")
     rope_interleave: bool = says(
         "latent attention rotates neighbouring entries together (DeepSeek-V3), not halves", default=False,
         needs=(ROTATES, Needs(lambda c: c.attention_type == "latent", "attention_type='latent'")),
         wrong=(WrongValue("rotated neighbours and halves exchanged",
-                          lambda c: {"rope_interleave": not c.rope_interleave},
-                          lambda c: rotates(c) and rotated_width(c) > 2),),
-    )  # fmt: skip
+            lambda c: {"rope_interleave": not c.rope_interleave},
+            lambda c: rotates(c) and rotated_width(c) > 2),))
     query_growth_beta: float | int | None = says(
         "queries grow by `1 + beta * log(1 + position // original)`, with rope's "
-        "`original_max_position_embeddings` (Llama 4)", default=None,
-        needs=(ROTATES,),
+            "`original_max_position_embeddings` (Llama 4)", default=None, needs=(ROTATES,),
         wrong=(WrongValue("growth of the queries dropped", lambda c: {"query_growth_beta": None},
-                          lambda c: bool(c.query_growth_beta)),),
-    )  # fmt: skip
+            lambda c: bool(c.query_growth_beta)),))
     longrope_factors: Literal["by_length", "short"] = says(
-        "longrope's factors change `by_length`, or `short` ones always apply (Phi-3.5-MoE)", default="by_length",
-        needs=(_LONGROPE,),
+        "longrope's factors change `by_length`, or `short` ones always apply (Phi-3.5-MoE)",
+        default="by_length", needs=(_LONGROPE,),
         wrong=(WrongValue("long rope factors taken beyond the original context",
-                          lambda c: {"longrope_factors": "by_length"}, _ignores_long_factors),),
-    )  # fmt: skip
+            lambda c: {"longrope_factors": "by_length"}, _ignores_long_factors),))
     longrope_restarts_cache: bool = says(
         "`generate()` computes the cache anew when the text grows past longrope's original context, where the "
-        "frequencies change (Phi-3)", default=False, needs=(_LONGROPE,), live=True, unplanted="read by generation",
-    )  # fmt: skip
+            "frequencies change (Phi-3)", default=False, needs=(_LONGROPE,), live=True,
+        unplanted="read by generation")
     position_offset: int = says(
-        "added to each position before a learned or sinusoidal table is read", default=0, within=between(0, MOST),
-        wrong=(WrongValue("waves shifted by one position", lambda c: {"position_offset": c.position_offset + 1},
-                          lambda c: c.position_embedding_type.startswith("sinusoidal")),),
-    )  # fmt: skip
+        "added to each position before a learned or sinusoidal table is read", default=0,
+        within=between(0, MOST),
+        wrong=(WrongValue("waves shifted by one position",
+            lambda c: {"position_offset": c.position_offset + 1},
+            lambda c: c.position_embedding_type.startswith("sinusoidal")),))
     positions_from_attention_mask: bool = says(
         "where no `position_ids` are given, count real tokens only (OPT)", default=False, live=True,
-        unplanted="batches with padding are compared",
-    )  # fmt: skip
+        unplanted="batches with padding are compared")
     alibi_bias_max: float | int = says(
-        "the slopes of `alibi` run down to `2 ** -alibi_bias_max`", default=8, within=POSITIVE, needs=(_SLOPES,),
-        unplanted="as alibi_multiplier",
-    )  # fmt: skip
+        "the slopes of `alibi` run down to `2 ** -alibi_bias_max`", default=8, within=POSITIVE,
+        needs=(_SLOPES,), unplanted="as alibi_multiplier")
     alibi_multiplier: float | int = says(
         "factor on that bias", default=1.0, within=NOT_ZERO, needs=(_SLOPES,),
-        wrong=(WrongValue("slopes of distance doubled", lambda c: {"alibi_multiplier": 2 * c.alibi_multiplier}),),
-    )  # fmt: skip
+        wrong=(WrongValue("slopes of distance doubled",
+            lambda c: {"alibi_multiplier": 2 * c.alibi_multiplier}),))
     alibi_dtype: Literal["model", "bfloat16", "float32"] = says(
         "what slopes and bias are rounded to first", default="model", needs=(_SLOPES,),
-        unplanted="roundings of single layers are compared",
-    )  # fmt: skip
+        unplanted="roundings of single layers are compared")
     relative_attention_num_buckets: int = says(
-        "kinds of distance in the table of `relative`", default=32, within=between(2, MOST), needs=(_DISTANCES,),
-        unplanted="a shape",
-    )  # fmt: skip
+        "kinds of distance in the table of `relative`", default=32, within=between(2, MOST),
+        needs=(_DISTANCES,), unplanted="a shape")
     relative_attention_max_distance: int = says(
         "from which distance on all are one kind, in tokens", default=128, within=COUNT, needs=(_DISTANCES,),
-        unplanted="a fault of tensors",
-    )  # fmt: skip
+        unplanted="a fault of tensors")
 
 
 def position_problems(config: Any) -> Iterator[str]:

@@ -59,145 +59,100 @@ _HALF_PRECISION = "half precision's choice of experts is compared router by rout
 class RouterFields:
     """Routers (`modeling/router.py`)."""
 
+    # fmt: off
     router_type: Literal["topk", "topk_softmax", "topk_sigmoid", "sparsemixer"] = says(
         "see `modeling/router.py`", default="topk",
         wrong=(WrongValue("softmax and sigmoid of the chosen logits exchanged",
-                          lambda c: {"router_type": TOP_LOGITS[c.router_type]},
-                          lambda c: c.router_type in TOP_LOGITS and (_several(c) or not c.norm_topk_prob),
-                          distinct_experts=True),),
-    )  # fmt: skip
+            lambda c: {"router_type": TOP_LOGITS[c.router_type]},
+            lambda c: c.router_type in TOP_LOGITS and (_several(c) or not c.norm_topk_prob),
+            distinct_experts=True),))
     scoring_func: Literal["softmax", "sigmoid"] = says(
         "turns router logits into scores", default="softmax", needs=(_TOPK,),
         wrong=(WrongValue("softmax and sigmoid scores exchanged",
-                          lambda c: {"scoring_func": "sigmoid" if c.scoring_func == "softmax" else "softmax"},
-                          _weighs_scores, distinct_experts=True),),
-    )  # fmt: skip
+            lambda c: {"scoring_func": "sigmoid" if c.scoring_func == "softmax" else "softmax"},
+            _weighs_scores, distinct_experts=True),))
     norm_topk_prob: bool = says(
         "renormalise the chosen scores to sum to 1 (`topk_sigmoid` too)", default=True, per_layer=True,
-        needs=(Needs(lambda c: c.router_type in ("topk", "topk_sigmoid"), "router_type 'topk' or 'topk_sigmoid'"),),
+        needs=(Needs(lambda c: c.router_type in ("topk", "topk_sigmoid"),
+            "router_type 'topk' or 'topk_sigmoid'"),),
         wrong=(WrongValue("renormalisation of the chosen scores flipped",
-                          lambda c: {"norm_topk_prob": not c.norm_topk_prob}, chooses),),
-    )  # fmt: skip
+            lambda c: {"norm_topk_prob": not c.norm_topk_prob}, chooses),))
     norm_topk_eps: float = says(
         "added to that sum", default=0.0, per_layer=True, within=NOT_NEGATIVE, needs=(_NORMALISED, _TOPK),
         wrong=(WrongValue("epsilon of the scores times a million, on faint inputs",
-                          lambda c: {"norm_topk_eps": 1e6 * c.norm_topk_eps},
-                          lambda c: c.scoring_func == "sigmoid" and c.norm_topk_eps > 0, seen="faint"),),
-    )  # fmt: skip
+            lambda c: {"norm_topk_eps": 1e6 * c.norm_topk_eps},
+            lambda c: c.scoring_func == "sigmoid" and c.norm_topk_eps > 0, seen="faint"),))
     norm_topk_min: float = says(
-        "the least that it counts as", default=0.0, per_layer=True, within=NOT_NEGATIVE, needs=(_NORMALISED, _TOPK),
-        unplanted="lost in rounding",
-    )  # fmt: skip
+        "the least that it counts as", default=0.0, per_layer=True, within=NOT_NEGATIVE,
+        needs=(_NORMALISED, _TOPK), unplanted="lost in rounding")
     topk_sorted: bool = says(
-        "sum the chosen scores best first, or as top-k leaves them",
-        default=True,
-        per_layer=True,
-        needs=(_TOPK,),
-        effect="rounding",
-    )
+        "sum the chosen scores best first, or as top-k leaves them", default=True, per_layer=True,
+        needs=(_TOPK,), effect="rounding")
     n_group: int = says(
-        "groups of experts",
-        default=1,
-        per_layer=True,
-        within=between(1, MOST_EXPERTS),
-        needs=(_TOPK,),
-        unplanted="as topk_group",
-    )
+        "groups of experts", default=1, per_layer=True, within=between(1, MOST_EXPERTS), needs=(_TOPK,),
+        unplanted="as topk_group")
     topk_group: int = says(
-        "experts are chosen from that many best groups",
-        default=1, per_layer=True, within=between(1, MOST_EXPERTS), needs=(_GROUPS,),
-        wrong=(WrongValue("more or fewer expert groups open", _other_groups, _closes_groups, distinct_experts=True),),
-    )  # fmt: skip
+        "experts are chosen from that many best groups", default=1, per_layer=True,
+        within=between(1, MOST_EXPERTS), needs=(_GROUPS,),
+        wrong=(WrongValue("more or fewer expert groups open", _other_groups, _closes_groups,
+            distinct_experts=True),))
     group_scoring: Literal["top2_sum", "max"] = says(
-        "of a group's experts: its score",
-        default="top2_sum",
-        per_layer=True,
-        needs=(_GROUPS,),
-        unplanted="as topk_group",
-    )
+        "of a group's experts: its score", default="top2_sum", per_layer=True, needs=(_GROUPS,),
+        unplanted="as topk_group")
     group_mask: Literal["excluded", "zero"] = says(
         "what becomes of the other groups' experts: they score nothing, or `zero` (Mistral 4)",
-        default="excluded", per_layer=True,
-        needs=(_GROUPS,), unplanted="differs where scores are zero",
-    )  # fmt: skip
+        default="excluded", per_layer=True, needs=(_GROUPS,), unplanted="differs where scores are zero")
     router_selection_bias: bool = says(
         "a buffer added to the scores for choosing only (loss-free balancing)", default=False, needs=(_TOPK,),
-        unplanted="a fault of tensors",
-    )  # fmt: skip
+        unplanted="a fault of tensors")
     routed_scaling_factor: float | int = says(
         "factor on the routed experts' weights", default=1.0, per_layer=True, within=POSITIVE, needs=(_TOPK,),
-        wrong=(dropped("routed scaling factor dropped", "routed_scaling_factor", 1.0),),
-    )  # fmt: skip
+        wrong=(dropped("routed scaling factor dropped", "routed_scaling_factor", 1.0),))
     router_bias: bool = says(
-        "bias of the router's projection", default=False, per_layer=True, unplanted="a fault of tensors"
-    )
+        "bias of the router's projection", default=False, per_layer=True, unplanted="a fault of tensors")
     router_logit_softcapping: float | int | None = says(
         "router logits become `c * tanh(logits / c)`", default=None, per_layer=True, within=POSITIVE,
-        # A lower cap would leave the choice of experts to their selection bias alone.
         small=lambda cap: cap and max(cap, 2.0),
         wrong=(dropped("router softcap dropped", "router_logit_softcapping", None, distinct_experts=True,
-                       shows=_weights_vary),),
-    )  # fmt: skip
+            shows=_weights_vary),))
     router_param_dtype: Literal["model", "float32"] = says(
-        "of the router's parameter", default="model",
-        # Multiplied in float32 either way. Releases of transformers differ in how native models hold it, so a folder
-        # made on one of them must find its home on the other.
-        needs=(_IN_MODEL_DTYPE,), may_idle=True, unplanted=_HALF_PRECISION,
-    )  # fmt: skip
+        "of the router's parameter", default="model", needs=(_IN_MODEL_DTYPE,), may_idle=True,
+        unplanted=_HALF_PRECISION)
     router_matmul_dtype: Literal["model", "float32"] = says(
         "of its product", default="model", per_layer=True,
         wrong=(WrongValue("router's product in another precision",
-                          lambda c: {"router_matmul_dtype": "float32" if c.router_matmul_dtype == "model" else "model"},
-                          seen="half"),),
-    )  # fmt: skip
+            lambda c: {"router_matmul_dtype": "float32" if c.router_matmul_dtype == "model" else "model"},
+            seen="half"),))
     router_score_dtype: Literal["model", "float32"] = says(
-        "of the scores", default="float32", per_layer=True, needs=(_TOPK,), unplanted=_HALF_PRECISION
-    )
+        "of the scores", default="float32", per_layer=True, needs=(_TOPK,), unplanted=_HALF_PRECISION)
     router_weight_dtype: Literal["model", "float32"] = says(
-        "of the weights that result; all four decide which experts win in bf16",
-        default="model",
-        per_layer=True,
-        unplanted=_HALF_PRECISION,
-    )
+        "of the weights that result; all four decide which experts win in bf16", default="model",
+        per_layer=True, unplanted=_HALF_PRECISION)
     sparsemixer_eps: float = says(
         "logits so much below the best are left out, as a share", default=0.01, within=NOT_NEGATIVE,
         needs=(Needs(lambda c: c.router_type == "sparsemixer", "router_type='sparsemixer'"),),
-        unplanted="acts on close logits",
-    )  # fmt: skip
+        unplanted="acts on close logits")
     router_jitter_noise: float | int = says(
-        "in training, the layer input is multiplied by uniform(1 - x, 1 + x)",
-        default=0.0, within=FRACTION, may_idle=True,
-        effect="training",
-    )  # fmt: skip
+        "in training, the layer input is multiplied by uniform(1 - x, 1 + x)", default=0.0, within=FRACTION,
+        may_idle=True, effect="training")
     router_jitter_draws: int = says(
-        "that many times (Phi-3.5-MoE: 2)",
-        default=1,
-        within=between(1, 64),
-        needs=(_JITTER,),
-        may_idle=True,
-        effect="training",
-    )
+        "that many times (Phi-3.5-MoE: 2)", default=1, within=between(1, 64), needs=(_JITTER,), may_idle=True,
+        effect="training")
     router_loss: Literal["training", "with_router_logits", "none"] = says(
         "when router losses join `.loss` (`modeling/balancing.py`): in `training`, and only there; "
-        "`with_router_logits`, as in transformers' own models, in evaluation too; or never", default="training",
-        may_idle=True, effect="training", live=True,
-    )  # fmt: skip
+            "`with_router_logits`, as in transformers' own models, in evaluation too; or never",
+        default="training", may_idle=True, effect="training", live=True)
     router_aux_loss_coef: float | int = says(
-        "factor of the balance loss",
-        default=0.001, within=NOT_NEGATIVE, needs=(_LOSSES,), may_idle=True, effect="training",
-        live=True,
+        "factor of the balance loss", default=0.001, within=NOT_NEGATIVE, needs=(_LOSSES,), may_idle=True,
+        effect="training", live=True,
         wrong=(WrongValue("coefficient of the balance loss raised",
-                          lambda c: {"router_aux_loss_coef": c.router_aux_loss_coef + 0.01},
-                          lambda c: c.router_loss == "with_router_logits", seen="loss"),),
-    )  # fmt: skip
+            lambda c: {"router_aux_loss_coef": c.router_aux_loss_coef + 0.01},
+            lambda c: c.router_loss == "with_router_logits", seen="loss"),))
     router_z_loss_coef: float | int = says(
-        "factor of the z-loss, with `training` only",
-        default=0.0, within=NOT_NEGATIVE, may_idle=True, effect="training",
-        live=True,
-    )  # fmt: skip
+        "factor of the z-loss, with `training` only", default=0.0, within=NOT_NEGATIVE, may_idle=True,
+        effect="training", live=True)
     output_router_logits: bool = says(
-        "return each router's logits", default=False, may_idle=True, effect="training", live=True
-    )
+        "return each router's logits", default=False, may_idle=True, effect="training", live=True)
 
 
 def router_problems(config: Any) -> Iterator[str]:

@@ -17,77 +17,51 @@ def _one(token: int | list[int] | None) -> int | None:
 class VocabularyFields:
     """Embeddings and head (`modeling/modeling_moeba.py`)."""
 
+    # fmt: off
     vocab_size: int = says(
-        "number of token ids",
-        default=32000,
-        within=COUNT,
-        live=True,
-        small=lambda size: min(size, 96),
-        unplanted="a shape",
-    )
+        "number of token ids", default=32000, within=COUNT, live=True, small=lambda size: min(size, 96),
+        unplanted="a shape")
     hidden_size: int = says("width of the residual stream", default=768, within=COUNT, unplanted="a shape")
     embedding_size: Filled[int] = says(
         "width of the embedding table, default `hidden_size`; another width is projected in and out (OPT-350m)",
-        default=None,
-        within=COUNT,
-        fills=lambda c: c.hidden_size,
-        unplanted="a shape",
-    )
+        default=None, within=COUNT, fills=lambda c: c.hidden_size, unplanted="a shape")
     tie_word_embeddings: bool = says(
-        "embedding and head are one table", default=False, live=True, unplanted="a fault of tensors"
-    )
+        "embedding and head are one table", default=False, live=True, unplanted="a fault of tensors")
     embedding_norm: bool = says(
         "normalise the embedded tokens (BLOOM)", default=False,
-        wrong=(dropped("embedding norm dropped", "embedding_norm", False),),
-    )  # fmt: skip
+        wrong=(dropped("embedding norm dropped", "embedding_norm", False),))
     embedding_multiplier: float | int = says(
         "factor on the token embeddings", default=1.0, within=NOT_ZERO, live=True,
-        wrong=(dropped("embedding multiplier dropped", "embedding_multiplier", 1.0),),
-    )  # fmt: skip
+        wrong=(dropped("embedding multiplier dropped", "embedding_multiplier", 1.0),))
     round_embedding_multiplier: bool = says(
         "round that factor to the model's dtype first (Gemma)", default=False, live=True,
         needs=(Needs(lambda c: c.embedding_multiplier != 1.0, "an embedding_multiplier"),),
         wrong=(WrongValue("rounding of the embedding multiplier flipped",
-                     lambda c: {"round_embedding_multiplier": not c.round_embedding_multiplier}, seen="half"),),
-    )  # fmt: skip
+            lambda c: {"round_embedding_multiplier": not c.round_embedding_multiplier}, seen="half"),))
     train_padding_embedding: bool = says(
-        "the embedding of `pad_token_id` learns like any other (GPT-2)", default=False,
-        needs=(_PADS,), may_idle=True, effect="training", live=True,
-    )  # fmt: skip
+        "the embedding of `pad_token_id` learns like any other (GPT-2)", default=False, needs=(_PADS,),
+        may_idle=True, effect="training", live=True)
     lm_head_bias: bool = says(
         "bias of the head", default=False, needs=(Needs(lambda c: c.is_causal, "is_causal=True"),),
-        unplanted="a fault of tensors",
-    )  # fmt: skip
+        unplanted="a fault of tensors")
     logit_scale: float | int = says(
         "what logits are scaled by", default=1.0, within=NOT_ZERO, live=True,
-        wrong=(dropped("logit scale dropped", "logit_scale", 1.0),),
-    )  # fmt: skip
+        wrong=(dropped("logit scale dropped", "logit_scale", 1.0),))
     logit_scale_operation: Literal["multiply", "divide"] = says(
         "by that number as a factor (Cohere) or as a divisor (Granite's `logits_scaling`)",
-        default="multiply", live=True,
-        needs=(Needs(lambda c: c.logit_scale != 1.0, "a logit_scale"),), unplanted="as a dropped logit_scale",
-    )  # fmt: skip
+        default="multiply", live=True, needs=(Needs(lambda c: c.logit_scale != 1.0, "a logit_scale"),),
+        unplanted="as a dropped logit_scale")
     final_logit_softcapping: float | int | None = says(
         "logits become `c * tanh(logits / c)`", default=None, within=POSITIVE, live=True,
-        wrong=(dropped("final softcap dropped", "final_logit_softcapping", None),),
-    )  # fmt: skip
+        wrong=(dropped("final softcap dropped", "final_logit_softcapping", None),))
     pad_token_id: int | None = says(
-        "the token that fills a batch",
-        default=None,
-        live=True,
-        small=lambda token: None,
-        unplanted="read by generation",
-    )
+        "the token that fills a batch", default=None, live=True, small=lambda token: None,
+        unplanted="read by generation")
     bos_token_id: int | None = says(
-        "the token that begins a text", default=None, live=True, small=_one, unplanted="read by generation"
-    )
+        "the token that begins a text", default=None, live=True, small=_one, unplanted="read by generation")
     eos_token_id: int | list[int] | None = says(
-        "the token, or tokens, that end it",
-        default=None,
-        live=True,
-        small=_one,
-        unplanted="read by generation",
-    )
+        "the token, or tokens, that end it", default=None, live=True, small=_one,
+        unplanted="read by generation")
 
 
 def vocabulary_problems(config: Any) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 from ..configuration import MoebaConfig
 from ..library.notices import say_untested
 from ..modeling.code_files import code_files
-from ..modeling.modeling_moeba import MoebaPreTrainedModel
+from ..modeling.services import provided
 from .certificate import Certificate, CertificateError, certify_folders
 from .checkpoint import Checkpoint
 from .companions import check_companions
@@ -196,8 +196,8 @@ class Job:
                     raise CertificateError(outcome.certificate)
                 outcome.certificate.save(folder / CERTIFICATE_FILE)
                 scrub_records(folder, (CERTIFICATE_FILE,))
-            if MoebaPreTrainedModel.card_writer is not None:
-                MoebaPreTrainedModel.card_writer(folder)
+            if (services := provided()) is not None:
+                services.write_card(folder)
 
         weights = (path for origin in self.origins for path in origin.checkpoint.weight_files)
         with _leftovers_told(self.destination), hashing(weights):

@@ -3,6 +3,8 @@
 `router_loss` of the config chooses how they are made of the layers and when they join the loss. Each layer's share is
 computed where its logits are at hand and travels as the layer's output: nothing of size layers x tokens x experts is
 kept, and the gradient survives either kind of activation checkpointing.
+
+A head that wants them gives its model a `RouterLosses` to fill, and so does a layer its feed-forward.
 """
 
 from __future__ import annotations
@@ -124,6 +126,35 @@ ROUTER_LOSSES: dict[str, type[LayerwiseLoss]] = {
     "with_router_logits": PooledLoss,
     "none": NoLoss,
 }
+
+
+class RouterLosses:
+    """What the sparse layers of one forward pass contribute.
+
+    No list by itself: wrappers of modules (FSDP) rebuild lists that they pass on.
+
+    Attributes:
+        form: how the losses are made of the layers.
+        token_mask: `[batch, tokens]`, False at padding, which does not count; None where all tokens are real.
+        layers: the contributions, in the order of the layers.
+    """
+
+    def __init__(self, form: type[LayerwiseLoss], token_mask: torch.Tensor | None = None) -> None:
+        self.form, self.token_mask = form, token_mask
+        self.layers: list[torch.Tensor] = []
+
+    def of_one_layer(self) -> RouterLosses:
+        """An empty one of the same form, as a checkpointed layer must fill one that came to be within it."""
+        return RouterLosses(self.form, self.token_mask)
+
+    def add(self, logits: torch.Tensor, scores: torch.Tensor, indices: torch.Tensor) -> None:
+        """Take a layer's `logits` and `scores` `[tokens, experts]`, and its choices `[tokens, top_k]`."""
+        self.layers.append(self.form.of_layer(logits, scores, indices, self.token_mask))
+
+    def of_model(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Balance and z-loss, if there is one, unweighted."""
+        device = self.layers[-1].device
+        return self.form.of_model(self.form.stack([layer.to(device) for layer in self.layers]))
 
 
 def router_losses(

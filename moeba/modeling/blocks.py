@@ -16,7 +16,8 @@ from ..configuration.configuration_moeba import MoebaConfig
 from ..configuration.model_facts import layer_view
 from ..library.upstream import CACHE, Cache, GradientCheckpointingLayer, takes_cache
 from .attention import MoebaAttention, MoebaGroupedQueryAttention
-from .feed_forward import MoebaSparseMoeBlock, build_feed_forward
+from .balancing import RouterLosses
+from .feed_forward import build_feed_forward
 from .latent_attention import MoebaLatentAttention
 from .norms import build_norm
 from .positions import CosSin
@@ -39,6 +40,7 @@ class MoebaDecoderLayer(GradientCheckpointingLayer):
         self.self_attn = ATTENTIONS[config.attention_type](layer_view(config, layer_idx), layer_idx)
         self.self_attn.config = config  # the attention implementation is the model's, not one layer's
         self.mlp = build_feed_forward(config, layer_idx)
+        self.is_sparse = config.mlp_layer_types[layer_idx] == "sparse"
         for name in self.norm_names:
             setattr(self, name, build_norm(config))
         self.dropout = nn.Dropout(config.hidden_dropout)
@@ -61,12 +63,11 @@ class MoebaDecoderLayer(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         use_cache: bool | None = False,
         position_embeddings: CosSin | None = None,
-        token_mask: torch.Tensor | None = None,
-        output_router_losses: bool = False,
+        router_losses: RouterLosses | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """The block's output; with `output_router_losses`, a sparse block adds what it gives to the router losses."""
-        losses = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The block's output, and what a sparse block contributes to the router losses where some are asked for."""
+        own = router_losses.of_one_layer() if self.is_sparse and router_losses is not None else None
 
         def attention(x: torch.Tensor) -> torch.Tensor:
             output, _ = self.self_attn(
@@ -80,15 +81,10 @@ class MoebaDecoderLayer(GradientCheckpointingLayer):
             return self._branch(output)
 
         def feed_forward(x: torch.Tensor) -> torch.Tensor:
-            nonlocal losses
-            if isinstance(self.mlp, MoebaSparseMoeBlock):
-                output, losses = self.mlp(x, token_mask, output_router_losses)
-            else:
-                output = self.mlp(x)
-            return self._branch(output)
+            return self._branch(self.mlp(x) if own is None else self.mlp(x, own))
 
         hidden_states = self.wire(hidden_states, attention, feed_forward)
-        return hidden_states if losses is None else (hidden_states, losses)
+        return hidden_states, None if own is None else own.layers[0]
 
 
 class MoebaPreNormLayer(MoebaDecoderLayer):

@@ -8,7 +8,7 @@ from torch import nn
 from ..configuration.configuration_moeba import MoebaConfig
 from ..configuration.model_facts import layer_view
 from .activations import build_activation
-from .balancing import ROUTER_LOSSES
+from .balancing import RouterLosses
 from .experts import ClampedGate, build_experts
 from .norms import build_norm
 from .router import ROUTERS, SCORES
@@ -79,16 +79,12 @@ class MoebaSparseMoeBlock(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        token_mask: torch.Tensor | None = None,
-        output_router_losses: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        router_losses: RouterLosses | None = None,
+    ) -> torch.Tensor:
         """
         Args:
-            hidden_states: `[batch, tokens, hidden]`.
-            token_mask: `[batch, tokens]`, False at padding, which then does not count in the losses.
-
-        Returns:
-            The output, shaped as the input, and what this layer adds to the router losses if they were asked for.
+            hidden_states: `[batch, tokens, hidden]`, as the output.
+            router_losses: takes what this layer contributes.
         """
         if self.training and self.jitter_noise > 0:
             low, high = 1.0 - self.jitter_noise, 1.0 + self.jitter_noise
@@ -104,11 +100,10 @@ class MoebaSparseMoeBlock(nn.Module):
             output = (output + shared) / 2 if self.averages else output + shared
         if self.output_norm is not None:
             output = self.output_norm(output)
-        if not output_router_losses:
-            return output, None
-        # Of the gate only forward is used: an adapter that wraps it has nothing else.
-        scores = SCORES[self.scoring_func](logits)
-        return output, ROUTER_LOSSES[self.config.router_loss].of_layer(logits, scores, indices, token_mask)
+        if router_losses is not None:
+            # Of the gate only forward is used: an adapter that wraps it has nothing else.
+            router_losses.add(logits, SCORES[self.scoring_func](logits), indices)
+        return output
 
 
 def build_feed_forward(config: MoebaConfig, layer_idx: int) -> nn.Module:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
@@ -15,6 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from ..library.upstream import PreTrainedConfig, find_adapter_config_file, origin_of, set_origin
 from .code_files import AUTO_MAP, write_code
 from .left_whole import say_what_stays_whole
+from .services import provided
 
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 _UPLOAD_KWARGS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
@@ -22,18 +22,8 @@ _CARD, _PROVENANCE = "README.md", "moeba_provenance.json"
 
 
 class MoebaFolders:
-    """What `PreTrainedModel` says about loading, saving and pushing, where Moeba does more.
+    """What `PreTrainedModel` says about loading, saving and pushing, where Moeba does more."""
 
-    The installed package sets the services: `foreign_reader(path, revision) -> (config, state_dict)` reads a
-    checkpoint of another model type, `card_writer(folder)` writes or refreshes a model card,
-    `folder_pusher(folder, repo_id, **words) -> commit` uploads a folder with its card, and `after_saving()` is
-    called whenever a folder was saved.
-    """
-
-    foreign_reader: ClassVar[Callable | None] = None
-    card_writer: ClassVar[Callable | None] = None
-    folder_pusher: ClassVar[Callable | None] = None
-    after_saving: ClassVar[Callable | None] = None
     config: Any
     config_class: Any
     _loaded_revision: str | None = None  # that was asked for
@@ -55,12 +45,12 @@ class MoebaFolders:
             model._loaded_revision = kwargs.get("revision")
             say_what_stays_whole(model)
             return loaded
-        if cls.foreign_reader is None:
+        if (services := provided()) is None:
             raise ValueError(
                 f"{pretrained_model_name_or_path} is a '{model_type}' checkpoint: reading it needs the moeba package "
                 "(pip install moeba)."
             )
-        config, state_dict = cls.foreign_reader(pretrained_model_name_or_path, kwargs.get("revision"))
+        config, state_dict = services.read_native(pretrained_model_name_or_path, kwargs.get("revision"))
         for name in (*_HUB_KWARGS, "use_safetensors", "variant"):
             kwargs.pop(name, None)
         loaded = parent.from_pretrained(None, *args, config=config, state_dict=state_dict, **kwargs)
@@ -84,8 +74,6 @@ class MoebaFolders:
         if main:
             write_code(save_directory)
             self._bring(Path(save_directory), _PROVENANCE)
-            if self.after_saving is not None:
-                type(self).after_saving()
         if push_to_hub:
             self._upload(save_directory, repo_id or os.path.basename(os.path.abspath(save_directory)), **hub)
 
@@ -123,8 +111,8 @@ class MoebaFolders:
         self._bring(Path(folder), _CARD, _PROVENANCE)
         self.fetch_provenance(Path(folder), token)
         message = commit_message or f"Upload {type(self).__name__}"
-        if self.folder_pusher is not None:
-            return type(self).folder_pusher(
+        if (services := provided()) is not None:
+            return services.push(
                 folder,
                 repo_id,
                 token=token,

@@ -9,7 +9,7 @@ import torch
 
 from ..configuration.configuration_moeba import MoebaConfig
 from ..library.upstream import MoeCausalLMOutputWithPast, can_return_tuple, logging
-from .balancing import ROUTER_LOSSES, LayerwiseLoss
+from .balancing import ROUTER_LOSSES, LayerwiseLoss, RouterLosses
 
 logger = logging.get_logger(__name__)
 
@@ -51,12 +51,15 @@ class RouterLossHead:
         """Whether any coefficient is above 0."""
         return self.config.router_aux_loss_coef > 0 or self.config.router_z_loss_coef > 0
 
-    def wants_router_losses(self, has_labels: bool, output_router_logits: bool = False) -> bool:
-        """Whether this forward pass computes them."""
+    def wanted_router_losses(
+        self, has_labels: bool, output_router_logits: bool = False
+    ) -> RouterLosses | None:
+        """What the model is to fill in this forward pass; None where no losses are needed."""
         if not self.config.sparse_layers:
-            return False
+            return None
         weighed = self.router_losses_weigh
-        return self.router_loss.wanted(self.training, has_labels, output_router_logits, weighed)
+        wanted = self.router_loss.wanted(self.training, has_labels, output_router_logits, weighed)
+        return RouterLosses(self.router_loss) if wanted else None
 
     def weigh(self, balance: torch.Tensor, z: torch.Tensor | None) -> torch.Tensor:
         """The balance and z losses, each times its coefficient."""
@@ -112,20 +115,14 @@ def with_router_losses(forward: Callable) -> Callable:
     @wraps(forward)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         labelled = any(kwargs.get(name) is not None for name in ("labels", "start_positions"))
-        joins = self.router_loss.joins(self.training, False) and self.wants_router_losses(labelled)
-        if joins and not labelled:
+        losses = self.wanted_router_losses(labelled) if self.router_loss.joins(self.training, False) else None
+        if losses is not None and not labelled:
             self.warn_of_lost_labels()
-        if not joins or not (labelled or self.adds_router_losses_elsewhere):
-            return forward(self, *args, return_dict=True, **kwargs)
-        seen = []
-        hook = self.model.register_forward_hook(
-            lambda module, inputs, output: seen.append(output.router_losses)
-        )
-        try:
-            outputs = forward(self, *args, return_dict=True, output_router_losses=True, **kwargs)
-        finally:
-            hook.remove()
-        balance, z = self.router_loss.of_model(seen[-1])
+            losses = losses if self.adds_router_losses_elsewhere else None
+        outputs = forward(self, *args, return_dict=True, router_losses=losses, **kwargs)
+        if losses is None:
+            return outputs
+        balance, z = losses.of_model()
         if labelled:
             outputs.loss = self.with_router_losses(outputs.loss, balance, z, False)
         else:

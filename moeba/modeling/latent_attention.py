@@ -30,7 +30,8 @@ class MoebaLatentAttention(MoebaAttention):
         sharpening = yarn_sharpening(config, self.layer_type)
         self.scaling = self.scaling * sharpening * sharpening
         self.interleaved = config.rope_interleave
-        if config.q_lora_rank is None:
+        self.q_lora_rank = config.q_lora_rank
+        if self.q_lora_rank is None:
             self.q_proj = nn.Linear(hidden, heads * self.head_dim, bias=False)
         else:
             self.q_a_proj = nn.Linear(hidden, config.q_lora_rank, bias=config.attention_bias)
@@ -45,7 +46,7 @@ class MoebaLatentAttention(MoebaAttention):
 
     def _queries(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`[batch, heads, tokens, head_dim]`."""
-        if hasattr(self, "q_proj"):
+        if self.q_lora_rank is None:
             projected = self.q_proj(hidden_states)
         else:
             projected = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(hidden_states)))

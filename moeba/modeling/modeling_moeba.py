@@ -4,7 +4,6 @@
 and looked up in the tables of the sibling files.
 """
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -40,7 +39,7 @@ from ..library.upstream import (
     takes_cache,
 )
 from .attention import MoebaAttention, build_masks
-from .balancing import ROUTER_LOSSES, share_of_tokens, token_mask_from
+from .balancing import RouterLosses, share_of_tokens, token_mask_from
 from .blocks import BLOCKS, MoebaDecoderLayer
 from .built_fields import built_with, refuse_changed
 from .experts import Experts
@@ -63,13 +62,6 @@ TAKES_BIASES = (None, "eager", "paged|eager", "sdpa")
 def _exists(attn_implementation: str | None) -> bool:
     """Whether transformers has it, or would fetch it: a kernel from the Hub has a `/` in its name."""
     return attn_implementation in ALL_ATTENTION_FUNCTIONS.valid_keys() or "/" in (attn_implementation or "")
-
-
-@dataclass
-class MoebaModelOutputWithPast(MoeModelOutputWithPast):
-    """transformers' MoE output, and what the layers contribute to the router losses, layers first."""
-
-    router_losses: torch.Tensor | None = None
 
 
 # No postponed annotations in this file: transformers reads the config class off the `config` annotation.
@@ -174,19 +166,20 @@ class MoebaModel(MoebaPreTrainedModel):
         self.padding_idx = None if config.train_padding_embedding else config.pad_token_id
         self.vocab_size = config.vocab_size
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size, self.padding_idx)
-        self.narrow = config.embedding_size != config.hidden_size
-        if self.narrow:
-            self.project_in = nn.Linear(config.embedding_size, config.hidden_size, bias=False)
-            self.project_out = nn.Linear(config.hidden_size, config.embedding_size, bias=False)
-        if config.embedding_norm:
-            self.embed_norm = build_norm(config)
+        narrow = config.embedding_size != config.hidden_size
+        self.project_in, self.project_out = (
+            nn.Linear(*widths, bias=False) if narrow else nn.Identity()
+            for widths in (
+                (config.embedding_size, config.hidden_size),
+                (config.hidden_size, config.embedding_size),
+            )
+        )
+        self.embed_norm = build_norm(config) if config.embedding_norm else nn.Identity()
         positions = config.position_embedding_type
-        if positions in EMBEDDED_POSITIONS:
-            self.embed_positions = EMBEDDED_POSITIONS[positions](config)
-        elif positions == "rope":
-            self.rotary_emb = build_rotary(config)
-        elif positions in POSITION_BIASES:
-            self.position_bias = POSITION_BIASES[positions](config)
+        embedded, biased = EMBEDDED_POSITIONS.get(positions), POSITION_BIASES.get(positions)
+        self.embed_positions = embedded(config) if embedded else None
+        self.rotary_emb = build_rotary(config) if positions == "rope" else None
+        self.position_bias = biased(config) if biased else None
         self.dropout = nn.Dropout(config.embedding_dropout)
         block = BLOCKS[config.block_order]
         self.layers = nn.ModuleList([block(config, i) for i in range(config.num_hidden_layers)])
@@ -203,13 +196,10 @@ class MoebaModel(MoebaPreTrainedModel):
             if self.config.round_embedding_multiplier:
                 multiplier = torch.tensor(multiplier, dtype=hidden_states.dtype, device=hidden_states.device)
             hidden_states = hidden_states * multiplier
-        if self.narrow:
-            hidden_states = self.project_in(hidden_states)
-        if hasattr(self, "embed_positions"):
+        hidden_states = self.project_in(hidden_states)
+        if self.embed_positions is not None:
             hidden_states = hidden_states + self.embed_positions(hidden_states, position_ids)
-        if hasattr(self, "embed_norm"):
-            hidden_states = self.embed_norm(hidden_states)
-        return self.dropout(hidden_states)
+        return self.dropout(self.embed_norm(hidden_states))
 
     def _positions(
         self,
@@ -232,15 +222,6 @@ class MoebaModel(MoebaPreTrainedModel):
             return f"position_embedding_type='{self.config.position_embedding_type}'"
         return "attention_type='latent'" if self.config.attention_type == "latent" else None
 
-    def _finish(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The last norm and, where the embedding table is narrower than the stream, the way back to its width."""
-        hidden_states = self.norm(hidden_states)
-        return self.project_out(hidden_states) if self.narrow else hidden_states
-
-    def _stacked(self, losses: list[torch.Tensor], device: torch.device) -> torch.Tensor:
-        """The layers' contributions to the router losses, `[sparse_layers, 2]` (balance, z) in the usual form."""
-        return ROUTER_LOSSES[self.config.router_loss].stack([loss.to(device) for loss in losses])
-
     @takes_cache
     @merge_with_config_defaults
     @capture_outputs
@@ -252,15 +233,15 @@ class MoebaModel(MoebaPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
-        output_router_losses: bool = False,
+        router_losses: RouterLosses | None = None,
         **kwargs: Any,
-    ) -> MoebaModelOutputWithPast:
+    ) -> MoeModelOutputWithPast:
         """
         Args:
             input_ids: `[batch, tokens]`, or `inputs_embeds` `[batch, tokens, hidden]`.
             attention_mask: `[batch, past + tokens]` (1: real, 0: padding), a ready 4-D mask, or one for each
                 layer type.
-            output_router_losses: also return each sparse layer's losses.
+            router_losses: filled with what the sparse layers contribute.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
@@ -286,7 +267,7 @@ class MoebaModel(MoebaPreTrainedModel):
                 past_key_values=past_key_values,
                 position_ids=position_ids,
             )
-        if hasattr(self, "position_bias"):
+        if self.position_bias is not None:
             masks = {
                 kind: add_position_bias(
                     self.position_bias,
@@ -301,37 +282,29 @@ class MoebaModel(MoebaPreTrainedModel):
             }
             if attention_of(self.config) != "eager":  # kernels take no mask of another dtype
                 masks = {kind: mask.to(hidden_states.dtype) for kind, mask in masks.items()}
-        rotations = self.rotary_emb(hidden_states, position_ids) if hasattr(self, "rotary_emb") else None
-        token_mask = (
-            token_mask_from(attention_mask, inputs_embeds.shape[:2]) if output_router_losses else None
-        )
+        rotations = None if self.rotary_emb is None else self.rotary_emb(hidden_states, position_ids)
+        if router_losses is not None:
+            router_losses.token_mask = token_mask_from(attention_mask, inputs_embeds.shape[:2])
 
-        losses = []
         # As in stock models: fewer while `generate(assistant_early_exit=n)` drafts with the first n.
         layers = self.layers[: self.config.num_hidden_layers]
         for layer, layer_type in zip(layers, self.config.layer_types, strict=False):
-            output = layer(
+            hidden_states, contribution = layer(
                 hidden_states,
                 attention_mask=masks[layer_type],
                 position_ids=position_ids,
                 use_cache=use_cache,
                 position_embeddings=rotations.get(layer_type) if isinstance(rotations, dict) else rotations,
-                token_mask=token_mask,
-                output_router_losses=output_router_losses,
+                router_losses=router_losses,
                 **{CACHE: past_key_values},
                 **kwargs,
             )
-            if isinstance(output, tuple):
-                hidden_states, layer_losses = output
-                losses.append(layer_losses)
-            else:
-                hidden_states = output
+            if router_losses is not None and contribution is not None:
+                router_losses.layers.append(contribution)
 
-        return MoebaModelOutputWithPast(
-            last_hidden_state=self._finish(hidden_states),
-            **{CACHE: past_key_values},
-            router_losses=self._stacked(losses, hidden_states.device) if losses else None,
-        )
+        # Where the embedding table is narrower than the stream, back to its width.
+        hidden_states = self.project_out(self.norm(hidden_states))
+        return MoeModelOutputWithPast(last_hidden_state=hidden_states, **{CACHE: past_key_values})
 
 
 class MoebaForCausalLM(RouterLossHead, MoebaPreTrainedModel, GenerationMixin):
@@ -422,6 +395,7 @@ class MoebaForCausalLM(RouterLossHead, MoebaPreTrainedModel, GenerationMixin):
             output_router_logits = self.config.output_router_logits
         output_router_logits = bool(output_router_logits)
         has_labels = labels is not None or kwargs.get("shift_labels") is not None
+        losses = self.wanted_router_losses(has_labels, output_router_logits)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -429,7 +403,7 @@ class MoebaForCausalLM(RouterLossHead, MoebaPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_router_logits=output_router_logits,
-            output_router_losses=self.wants_router_losses(has_labels, output_router_logits),
+            router_losses=losses,
             **{CACHE: past_key_values},
             **kwargs,
         )
@@ -439,8 +413,8 @@ class MoebaForCausalLM(RouterLossHead, MoebaPreTrainedModel, GenerationMixin):
         if has_labels:
             loss = self.loss_function(logits, labels, self.vocab_size, **kwargs)
         aux_loss = z_loss = None
-        if outputs.router_losses is not None:
-            aux_loss, z_loss = self.router_loss.of_model(outputs.router_losses)
+        if losses is not None and losses.layers:
+            aux_loss, z_loss = losses.of_model()
             share = share_of_tokens(labels, kwargs.get("shift_labels"), kwargs.get("num_items_in_batch"))
             loss = self.with_router_losses(loss, aux_loss, z_loss, output_router_logits, share)
 

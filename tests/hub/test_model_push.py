@@ -15,6 +15,7 @@ TRAIN = """
 import torch
 from transformers import Trainer, TrainingArguments, default_data_collator
 from moeba import MoebaForCausalLM
+from moeba.hub_card import keep_card
 
 model = MoebaForCausalLM.from_pretrained(source)
 rows = [{"input_ids": list(range(1 + i, 9 + i)), "labels": list(range(1 + i, 9 + i))} for i in range(8)]
@@ -23,6 +24,7 @@ arguments = TrainingArguments(
     use_cpu=True, disable_tqdm=True, push_to_hub=True, save_steps=2, **settings,
 )
 trainer = Trainer(model, arguments, train_dataset=rows, data_collator=default_data_collator)
+keep_card(trainer)
 trainer.train()
 trainer.push_to_hub(**words)
 result = type(trainer).__module__
@@ -99,18 +101,17 @@ def test_without_the_package_the_cards_stay(hub, client, moe):
     """What a model does whose code came from the Hub: no service of the package is there."""
     (moe / "README.md").write_text("---\nlicense: mit\n---\nMine\n")
     program = """
-from moeba import MoebaForCausalLM, MoebaPreTrainedModel as base
+from moeba import MoebaForCausalLM
+from moeba.modeling.services import provide, provided
 
-services = {name: vars(base)[name] for name in ("card_writer", "folder_pusher", "after_saving")}
-for name in services:
-    setattr(base, name, None)
+services = provided()
+provide(None)
 try:
     model = MoebaForCausalLM.from_pretrained(folder)
     model.push_to_hub("ada/model", tags=["sft"], private=True)
     model.push_to_hub("ada/model", revision="dev", commit_message="Again")
 finally:
-    for name, service in services.items():
-        setattr(base, name, service)
+    provide(services)
 """
     client.done(program, folder=moe)
     repo = hub.repos["ada/model"]
@@ -176,17 +177,23 @@ def test_training_goes_on_where_the_card_cannot_be_written(hub, client, moe, tmp
     assert json.loads(hub.repos["ada/run"].files["trainer_state.json"].data)["global_step"] == 4
 
 
-def test_other_models_keep_the_trainers_card(hub, client, tmp_path):
-    program = """
-from transformers import LlamaConfig, LlamaForCausalLM
-
-sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=99)
-LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(source)
-""" + TRAIN.replace("from moeba import MoebaForCausalLM\n", "").replace(
-        "MoebaForCausalLM", "LlamaForCausalLM"
-    )
-    values = dict(
-        source=tmp_path / "llama", output=tmp_path / "run", settings={"hub_strategy": "end"}, words={}
-    )
+def test_without_the_call_a_trainer_writes_its_own_draft(hub, client, moe, tmp_path):
+    """As for any other model; the folder has its code all the same."""
+    program = TRAIN.replace("keep_card(trainer)\n", "")
+    values = dict(source=moe, output=tmp_path / "run", settings={"hub_strategy": "end"}, words={})
     client.done(program, **values)
     assert "More information needed" in card_of(hub, "ada/run").text
+    assert set(code_files()) < set(hub.repos["ada/run"].files)
+
+
+def test_other_models_are_refused(client, tmp_path):
+    program = """
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from moeba.hub_card import keep_card
+
+sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=99)
+arguments = TrainingArguments(output, use_cpu=True, report_to=[])
+keep_card(Trainer(LlamaForCausalLM(LlamaConfig(**sizes)), arguments))
+"""
+    said = client.run(program, output=tmp_path / "run")
+    assert said.error["type"] == "ValueError" and "LlamaForCausalLM, and no Moeba model" in said.text

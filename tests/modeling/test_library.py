@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -411,17 +412,15 @@ def test_an_adapters_folder_is_left_to_the_library(tmp_path):
 
 
 def test_other_model_types_need_the_installed_package(tmp_path, monkeypatch):
-    from moeba.modeling.modeling_moeba import MoebaPreTrainedModel
+    from moeba.modeling import services
 
     (tmp_path / "config.json").write_text('{"model_type": "some_other"}')
-    monkeypatch.setattr(MoebaPreTrainedModel, "foreign_reader", None)
+    monkeypatch.setattr(services, "_provided", [])
     with pytest.raises(ValueError, match="some_other.*pip install moeba"):
         MoebaForCausalLM.from_pretrained(tmp_path)
     config = tiny_config()
     state = MoebaForCausalLM(config).state_dict()
-    monkeypatch.setattr(
-        MoebaPreTrainedModel, "foreign_reader", staticmethod(lambda path, revision: (config, state))
-    )
+    monkeypatch.setattr(services, "_provided", [Mock(read_native=lambda path, revision: (config, state))])
     loaded, info = MoebaForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and loaded.config._name_or_path == str(tmp_path)
     assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.state_dict().items())

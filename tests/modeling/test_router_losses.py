@@ -17,7 +17,7 @@ from moeba import (
     MoebaForTokenClassification,
 )
 from moeba.library.upstream import CACHE, cache_of
-from moeba.modeling.balancing import router_losses
+from moeba.modeling.balancing import RouterLosses, router_losses
 
 
 def moe(seed: int = 0, **fields):
@@ -25,8 +25,10 @@ def moe(seed: int = 0, **fields):
 
 
 def losses_of(model, ids, **kwargs) -> torch.Tensor:
+    losses = RouterLosses(model.router_loss)
     with torch.no_grad():
-        return model.model(ids, output_router_losses=True, **kwargs).router_losses
+        model.model(ids, router_losses=losses, **kwargs)
+    return torch.stack(losses.layers)
 
 
 def test_balance_and_z_by_hand():
@@ -272,8 +274,9 @@ def test_no_tensor_of_layers_by_tokens_by_experts():
     with Sizes():
         model(ids, labels=ids)
     assert largest[0] < layers * per_layer
-    returned = model.model(ids, output_router_losses=True)
-    assert returned.router_losses.shape == (layers, 2) and returned.router_logits is None
+    losses = RouterLosses(model.router_loss)
+    assert model.model(ids, router_losses=losses).router_logits is None
+    assert torch.stack(losses.layers).shape == (layers, 2)
 
 
 class Ragged(Dataset):

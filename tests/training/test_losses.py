@@ -8,6 +8,7 @@ from support import random_ids, tiny_model
 from transformers import Trainer, TrainingArguments
 
 from moeba import MoebaForSequenceClassification, MoebaForTokenClassification, MoebaModel
+from moeba.modeling.balancing import RouterLosses
 from moeba.training import balanced_loss
 
 FIELDS = dict(mlp_layer_types=["sparse", "sparse"], router_aux_loss_coef=0.5)
@@ -136,13 +137,10 @@ def test_other_heads_have_them_too(head, accumulation, tmp_path):
         function = balanced_loss(model, label_smoothing=0.1)
         found.append(one_step(model, tmp_path / "own", function, accumulation, data))
     fresh = tiny_model("moe", head, **FIELDS)
+    losses = RouterLosses(fresh.router_loss)
     with torch.no_grad():
-        aux = (
-            fresh.model(data[0]["input_ids"][None], output_router_losses=True)
-            .router_losses[:, 0]
-            .mean()
-            .item()
-        )
+        fresh.model(data[0]["input_ids"][None], router_losses=losses)
+    aux = losses.of_model()[0].item()
     stock = one_step(fresh, tmp_path, data=data, label_smoothing_factor=0.1)
     assert found[1][0] == pytest.approx(stock[0], rel=1e-4)
     assert found[0][0] == pytest.approx(found[1][0] + 0.5 * aux, rel=1e-4)

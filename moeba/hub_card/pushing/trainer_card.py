@@ -1,20 +1,18 @@
-"""Keeps Moeba's card in what the stock Trainer pushes: the one place that reaches into transformers' Trainer.
+"""Keeps Moeba's card in what the stock Trainer pushes.
 
 The Trainer writes a card of its own over README.md, and while it trains it pushes a folder that has weights but not
-the code they need. It offers no hook for either, so the two methods are wrapped, for Moeba models only. They also keep
-the token that is pushed with out of the arguments that are pushed.
+the code they need.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
 import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import HfApi, ModelCard
+from transformers import TrainerCallback
 from transformers.utils import logging
 
 from ...conversion.selection import scrub_records
@@ -22,14 +20,12 @@ from ...conversion.weight_files import WEIGHT_SUFFIXES
 from ...modeling import MoebaPreTrainedModel
 from ..bundle import prepare
 from ..card import CARD_FILE
-from ..reading.training_arguments import FILE as ARGUMENTS_FILE
 from .card_on_hub import adopt_card
 from .remote import Remote
 
 logger = logging.get_logger(__name__)
 
 STATE_FILE = "trainer_state.json"
-_MARK = "_keeps_moeba_cards"
 # What one may say to `Trainer.push_to_hub` of the model, and what the card's metadata calls it.
 _METADATA = {
     "language": "language",
@@ -40,45 +36,55 @@ _METADATA = {
 }
 
 
-def keep_cards(trainer_class: Any) -> None:
-    """Make `trainer_class` write Moeba's card for Moeba models; other models keep its own."""
-    if hasattr(trainer_class, _MARK):
-        return
-    setattr(trainer_class, _MARK, True)
-    trainer_class.create_model_card = _writing_card(trainer_class.create_model_card)
-    if push := getattr(trainer_class, "_push_from_checkpoint", None):
-        trainer_class._push_from_checkpoint = _bringing_code(push)
+def keep_card(trainer: Any) -> None:
+    """Let a Trainer push its Moeba model with Moeba's card, the training's figures in it, and the code.
 
+    ```python
+    trainer = Trainer(model, TrainingArguments(..., push_to_hub=True), ...)
+    keep_card(trainer)
+    ```
 
-def _writing_card(stock: Any) -> Any:
-    signature = inspect.signature(stock)
+    Without it the model is pushed as any other: with the draft of a card that the Trainer writes. It also keeps the
+    token that is pushed with (`hub_token`) out of the arguments that are pushed.
 
-    @functools.wraps(stock)
-    def create_model_card(self: Any, *args: Any, **kwargs: Any) -> None:
-        if not _is_moeba(self):
-            return stock(self, *args, **kwargs)
-        said = signature.bind(self, *args, **kwargs).arguments
-        if self.is_world_process_zero():
-            folder = Path(self.args.output_dir)
-            _write_card(self, folder, said)
+    Args:
+        trainer: a `transformers.Trainer` or a subclass of it, before it trains or pushes.
+
+    Raises:
+        ValueError: it trains no Moeba model. An adapter's card is peft's.
+    """
+    model = _model(trainer)
+    if not isinstance(model, MoebaPreTrainedModel):
+        raise ValueError(f"keep_card: the trainer has a {type(model).__name__}, and no Moeba model")
+    signature = inspect.signature(trainer.create_model_card)
+
+    def create_model_card(*args: Any, **kwargs: Any) -> None:
+        said = signature.bind(*args, **kwargs).arguments
+        if trainer.is_world_process_zero():
+            folder = Path(trainer.args.output_dir)
+            _write_card(trainer, folder, said)
             scrub_records(folder, (STATE_FILE,))
-            _hide_token(self, folder)
 
-    return create_model_card
+    trainer.create_model_card = create_model_card
+    trainer.add_callback(_BringsCode(trainer))
+    if trainer.args.hub_token:
+        trainer.args.hub_token = _UnsavedToken(trainer.args.hub_token)
 
 
-def _bringing_code(stock: Any) -> Any:
-    @functools.wraps(stock)
-    def _push_from_checkpoint(self: Any, checkpoint_folder: str) -> None:
-        if _is_moeba(self) and self.is_world_process_zero() and self.args.hub_strategy != "end":
+class _BringsCode(TrainerCallback):
+    """Before a checkpoint is pushed, puts what it needs beside its weights into the folder that is uploaded."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_push_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir)
+        checkpoint = folder / f"checkpoint-{state.global_step}"
+        if self.trainer.is_in_train and state.is_world_process_zero:
             try:
-                _hide_token(self, Path(checkpoint_folder))
-                _bring_side_files(self, Path(checkpoint_folder), Path(self.args.output_dir))
+                _bring_side_files(self.trainer, checkpoint, folder)
             except Exception as error:  # training goes on, as it does when the upload itself fails
                 logger.warning(f"This checkpoint is pushed without a new card or code: {error}")
-        return stock(self, checkpoint_folder)
-
-    return _push_from_checkpoint
 
 
 def _bring_side_files(trainer: Any, checkpoint: Path, folder: Path) -> None:
@@ -107,21 +113,8 @@ class _UnsavedToken(str):
         return self
 
 
-def _hide_token(trainer: Any, folder: Path) -> None:
-    """Have the Trainer save its arguments without the token that they hold, also where it did so before in `folder`."""
-    if not trainer.args.hub_token:
-        return
-    trainer.args.hub_token = _UnsavedToken(trainer.args.hub_token)
-    if (folder / ARGUMENTS_FILE).is_file():
-        torch.save(trainer.args, folder / ARGUMENTS_FILE)
-
-
 def _model(trainer: Any) -> Any:
     return trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
-
-
-def _is_moeba(trainer: Any) -> bool:
-    return isinstance(_model(trainer), MoebaPreTrainedModel)
 
 
 def _write_card(trainer: Any, folder: Path, said: dict[str, Any]) -> None:
