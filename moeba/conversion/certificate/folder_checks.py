@@ -101,7 +101,7 @@ def tensor_keys(both: Comparison) -> dict[str, Any]:
 def _same_tensors(first: Side, second: Side) -> tuple[int, list[str]]:
     """How many tensors are the same bytes under the same Moeba name, and the names of those that are not.
 
-    Those of another shape are `_misfits`'s to judge.
+    Those of another shape are for `misfits`.
     """
     before, after = first.tensors.tensors, second.tensors.tensors
     shared = [name for name in after if name in before and before[name].shape == after[name].shape]
