@@ -22,7 +22,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # One thread per worker: pytest already runs JOBS of them.
 TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
-SOURCES := $(wildcard moeba moeba_command.py tests tools examples benchmarks)
+SOURCES := moeba moeba_command.py tests tools benchmarks
 
 .PHONY: help venv demo test test-slow test-full test-oldest test-wheel test-processors test-unconstrained drift check format clean
 

@@ -183,7 +183,6 @@ def test_importing_the_package_leaves_the_upper_rooms_alone():
         "training",
         "demo",
         "doctor",
-        "explorer",
         "cli",
     }
     assert {"configuration", "modeling", "tokenization"} <= loaded

@@ -54,7 +54,7 @@ class ExpertsReport:
             "default": self.default,
             f"behind {NAME!r}": self.runs or "transformers' grouped_mm",
             "compiled library": made,
-            "triton": self.triton or "can be used",
+            "triton": self.triton or "can be used (experimental)",
             "off plain experts": f"{off or '-'} (of the logits' spread)",
             **{f"not {name}": reason for name, reason in self.obstacles.items()},
             **({"FAILED": self.failed} if self.failed else {}),

@@ -40,7 +40,7 @@ from .text.surgery import FILE as SURGERY
 logger = logging.get_logger(__name__)
 
 _STATES = (".pt", ".pth")  # of a Trainer
-_FURTHER_FOLDERS = ("explorer", FIGURES, LEADERBOARD_FOLDER)
+_FURTHER_FOLDERS = (FIGURES, LEADERBOARD_FOLDER)
 
 
 def bundle(
@@ -49,7 +49,7 @@ def bundle(
     """Make a copy of a Moeba checkpoint that is ready to upload, and return its folder.
 
     Weights are copied, sharing their space on the disk where the file system can. Tokenizer, generation config,
-    licences, provenance, certificate, evaluations and explorer page are copied byte for byte, but for absolute paths
+    licences, provenance, certificate and evaluations are copied byte for byte, but for absolute paths
     in records; code, `auto_map`, card and its figures are written anew. Whatever else lies in the folder stays
     behind, and a warning names it: code of others, possible secrets, optimiser states. The folder appears all at once
     or not at all; run again after a kill, it continues.

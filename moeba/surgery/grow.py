@@ -142,7 +142,7 @@ class Growth:
         }
 
     def factors(self) -> dict[int, float]:
-        """On the routed answers of each layer, so that the weights add up to what they did."""
+        """On each layer's routed answers: r times as many of m copies weigh r, or in a softmax over all r / m."""
         before = self.before
         if before.router_type == "topk_softmax" or before.router_type == "sparsemixer":
             return dict.fromkeys(before.sparse_layers, 1.0)

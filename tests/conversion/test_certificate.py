@@ -22,14 +22,14 @@ from moeba.conversion.certificate import Certificate, Check, proof
 from moeba.conversion.certificate.battery import build_battery
 from moeba.conversion.certificate.controls import FAULTS, faults_for
 from moeba.conversion.certificate.fault import Fault
-from moeba.conversion.certificate.planted import KINDS, Kind, plant
+from moeba.conversion.certificate.planted import KINDS, FaultKind, plant
 from moeba.conversion.certificate.report import Control
 from moeba.conversion.certificate.run import EXACT, Run
 from moeba.conversion.certificate.twin import shrink
 from moeba.conversion.checkpoint import Checkpoint
 from moeba.conversion.config_rows import Fixed, Pair
 from moeba.conversion.families import family_of
-from moeba.conversion.families.shared_tensors import LAYER
+from moeba.conversion.families.shared.tensors import LAYER
 from moeba.conversion.rows import Row, Transpose
 
 
@@ -198,7 +198,9 @@ def test_verdict():
 
 def test_unnoticed_fault_publishes_nothing(tmp_path, monkeypatch):
     harmless = Fault("nothing at all", lambda config: True, lambda model: None)
-    monkeypatch.setattr("moeba.conversion.certificate.planted.KINDS", (Kind((harmless,), KINDS[-1].notice),))
+    monkeypatch.setattr(
+        "moeba.conversion.certificate.planted.KINDS", (FaultKind((harmless,), KINDS[-1].notice),)
+    )
     source = native.make(tmp_path / "native", "llama")
     with pytest.raises(CertificateError, match="void: the planted fault 'nothing at all' went unnoticed"):
         convert(source, tmp_path / "moeba")

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from moeba import MoebaForCausalLM, convert
 from moeba.conversion.families import FAMILIES
-from moeba.conversion.families.shared_tensors import PADDED_ROWS
+from moeba.conversion.families.shared.tensors import PADDED_ROWS
 from moeba.library.upstream import can_set_attention
 
 OWN_MASKS = [name for name, family in FAMILIES.items() if PADDED_ROWS in family.reordered]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("moeba", "tests", "benchmarks", "constraints", "tools")
+FOLDERS = (".github", "moeba", "tests", "benchmarks", "constraints", "tools")
 FILES = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",

@@ -27,7 +27,7 @@ def compass(rng: random.Random, model_type: str) -> dict[str, Any]:
     del fields["use_qk_norm"]
     kinds = layer_types(rng, fields["num_hidden_layers"])
     head_dim = fields["hidden_size"] // fields["num_attention_heads"]
-    ropes: dict[str, Any] = {kind: rope(rng, head_dim, by_kind=True) for kind in set(kinds)}
+    ropes: dict[str, Any] = {kind: rope(rng, head_dim, by_kind=True) for kind in sorted(set(kinds))}
     if chance(rng):  # images have several axes of positions
         for settings in ropes.values():
             settings["mrope_section"] = [head_dim // 2, 0, 0]

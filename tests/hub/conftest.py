@@ -52,8 +52,8 @@ def moe_folder(tmp_path_factory) -> Path:
     )
     randomise(MoebaForCausalLM(config)).save_pretrained(folder, max_shard_size="100kB")
     tokenizer.save_pretrained(folder)
-    (folder / "explorer" / "pages" / "deep").mkdir(parents=True)
-    (folder / "explorer" / "pages" / "deep" / "page.html").write_text("<p>seen</p>")
+    (folder / "figures" / "pages" / "deep").mkdir(parents=True)
+    (folder / "figures" / "pages" / "deep" / "page.html").write_text("<p>seen</p>")
     return folder
 
 

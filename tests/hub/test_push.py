@@ -26,7 +26,7 @@ def test_a_push_is_one_commit_of_everything(hub, client, moe):
     assert pushed["is_new"] and not repo.private
     on_hub = {path: file.data for path, file in repo.files.items() if path != ".gitattributes"}
     assert on_hub.items() >= {k: v for k, v in before.items() if k != "README.md"}.items()
-    assert on_hub["explorer/pages/deep/page.html"] == b"<p>seen</p>"
+    assert on_hub["figures/pages/deep/page.html"] == b"<p>seen</p>"
     assert pushed["files"] == {path: len(data) for path, data in on_hub.items()}
     assert set(code_files()) < set(on_hub)
     large = {path for path, file in repo.files.items() if file.is_lfs}
@@ -140,7 +140,7 @@ def test_what_stays_behind(hub, client, moe):
         (moe / path).write_text("[core]")
     (moe / ".eval_results").mkdir()
     (moe / ".eval_results" / "arc.yaml").write_text("[]")
-    (moe / "linked").symlink_to(moe / "explorer")
+    (moe / "linked").symlink_to(moe / "figures")
     pushed = client.push(moe)
     stays = {(path.split("/")[0] + "/" if "/" in path else path): why for path, why in STAYING.items()}
     assert pushed["left_out"] == {**stays, "linked/": "a link to a folder"}

@@ -180,11 +180,10 @@ def test_a_bundle_is_byte_stable(upcycled, tmp_path):
 def test_figures_and_evaluations_go_along(trained, tmp_path):
     (trained / ".eval_results").mkdir()
     (trained / ".eval_results" / "a.yaml").write_text("[]\n")
-    (trained / "explorer" / "deep" / "er").mkdir(parents=True)
-    (trained / "explorer" / "deep" / "er" / "b.txt").write_text("b")
+    (trained / "figures" / "deep" / "er").mkdir(parents=True)
+    (trained / "figures" / "deep" / "er" / "b.txt").write_text("b")
     made = bundle(trained, tmp_path / "hub")
-    assert (made / ".eval_results" / "a.yaml").is_file() and (
-        made / "explorer" / "deep" / "er" / "b.txt"
-    ).is_file()
+    assert (made / ".eval_results" / "a.yaml").is_file()
+    assert (made / "figures" / "deep" / "er" / "b.txt").is_file()
     assert len(list((made / "figures").glob("*.svg"))) == 3
     assert isinstance(AutoModelForCausalLM.from_pretrained(made), MoebaForCausalLM)

@@ -26,7 +26,7 @@ SAME_FILES = (
     "parity.json",
     "moeba_provenance.json",
     "generation_config.json",
-    "explorer/index.html",
+    "figures/index.html",
     "training_args.bin",
 )
 WITHOUT_MOEBA = """
@@ -52,8 +52,8 @@ def test_a_bundle_is_complete(upcycled, tmp_path):
     # As operations write them: without paths.
     write_json(upcycled, "parity.json", names_only(certificate(upcycled)))
     write_json(upcycled, "moeba_provenance.json", names_only(provenance()))
-    (upcycled / "explorer").mkdir()
-    (upcycled / "explorer" / "index.html").write_text("<html>")
+    (upcycled / "figures").mkdir()
+    (upcycled / "figures" / "index.html").write_text("<html>")
     (upcycled / "checkpoint-5").mkdir()
     (upcycled / "checkpoint-5" / "optimizer.pt").write_bytes(b"x")
     (upcycled / "optimizer.pt").write_bytes(b"x")
@@ -260,7 +260,7 @@ def test_a_card_is_not_renewed_from_elsewhere(dense, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["LICENSE", "README.md", "generation_config.json", "explorer/x.html", "parity.json"]
+    "name", ["LICENSE", "README.md", "generation_config.json", "figures/x.html", "parity.json"]
 )
 @pytest.mark.parametrize("kind", ["link", "secret", "pipe"])
 def test_a_file_that_must_not_go_along_is_refused_by_name(kind, name, dense, tmp_path):

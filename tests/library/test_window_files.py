@@ -1,4 +1,4 @@
-"""The window is written in three places, which say the same: its table, setup.cfg, and the constraints."""
+"""The window is written in several places, which say the same: its table, setup.cfg, the constraints, the workflow."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import configparser
 import re
 from pathlib import Path
 
+import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -13,6 +14,7 @@ from packaging.utils import canonicalize_name
 from moeba.library.window import TESTED, TRANSFORMERS_END
 
 ROOT = Path(__file__).resolve().parents[2]
+WORKFLOW = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
 # The extras whose libraries are needed to run something of Moeba, and not to develop it.
 EXTRAS = ("train", "evaluate", "lm_eval", "peft")
 
@@ -66,11 +68,13 @@ def test_the_newest_set_is_the_newest_that_was_tested():
         assert TESTED[library].newest == newest[canonicalize_name(library)], library
 
 
-def test_classifiers_name_the_pythons_of_the_window():
+def test_classifiers_and_workflow_name_the_pythons_of_the_window():
     named = re.findall(r"Python :: (3\.\d+)", setup_cfg()["metadata"]["classifiers"])
     assert (named[0], named[-1]) == TESTED["python"]
+    assert yaml.safe_load(WORKFLOW)["jobs"]["test"]["strategy"]["matrix"]["python"] == named
 
 
-def test_the_makefile_installs_the_torch_of_the_newest_set():
+def test_makefile_and_workflow_install_the_torch_of_the_newest_set():
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert f"\nTORCH ?= torch=={TESTED['torch'].newest}\n" in text
+    assert set(re.findall(r"torch==([\d.]+)", WORKFLOW)) == {TESTED["torch"].newest}

@@ -2,5 +2,6 @@
 
 from .proof import certify, certify_folders
 from .report import Certificate, CertificateError, Check, Status
+from .sides import Kind
 
-__all__ = ["Certificate", "CertificateError", "Check", "Status", "certify", "certify_folders"]
+__all__ = ["Certificate", "CertificateError", "Check", "Kind", "Status", "certify", "certify_folders"]

@@ -19,7 +19,7 @@ from ..pieces import TensorSource, pieces, read_pieces, same_bytes
 from ..plan import PlannedTensors, moeba_shapes, plan_export
 from ..unread import unread_keys
 from .report import Certificate, Check
-from .sides import Pair, Side
+from .sides import Comparison, Side
 
 TEXT = "Déjà vu: naïve café, 12 345 tokens…\n\tdef f(x):  return x**2  # 你好 <s> \u0065\u0301\n"
 _FEED_FORWARD = ".mlp."  # in Moeba's names
@@ -39,7 +39,7 @@ _SHARED = (
 )  # fmt: skip
 
 
-def configs(pair: Pair, certificate: Certificate) -> Check:
+def configs(both: Comparison, certificate: Certificate) -> Check:
     """Every field that the two disagree on has a reason."""
     found = certificate.config_differences
     unexplained = [item["field"] for item in found if item["verdict"] == "different"]
@@ -47,16 +47,16 @@ def configs(pair: Pair, certificate: Certificate) -> Check:
     return Check("config", "failed" if unexplained else "verified", {"differences": len(found)}, detail)
 
 
-def config_differences(pair: Pair) -> list[dict[str, Any]]:
+def config_differences(both: Comparison) -> list[dict[str, Any]]:
     """The fields, with their values and whether they may differ."""
     return [
         {
             "field": item.name,
             "source": item.first,
             "target": item.second,
-            "verdict": _verdict(item.name, pair.rebuilt),
+            "verdict": _verdict(item.name, both.kind.rebuilt),
         }
-        for item in differences(pair.first.config, pair.second.config)
+        for item in differences(both.first.config, both.second.config)
     ]
 
 
@@ -66,7 +66,7 @@ def _verdict(name: str, rebuilt: bool) -> str:
     return "derived" if rebuilt and name in _EXPERT_FIELDS else "different"
 
 
-def tensors(pair: Pair, certificate: Certificate) -> Check:
+def tensors(both: Comparison, certificate: Certificate) -> Check:
     """Every tensor is there on both sides, and comes back bit for bit."""
     keys = certificate.keys
     wrong = [*keys["missing"], *keys["unexpected"], *keys["changed"]]
@@ -75,9 +75,9 @@ def tensors(pair: Pair, certificate: Certificate) -> Check:
     return Check("tensors", "failed" if wrong else "verified", figures, detail)
 
 
-def tensor_keys(pair: Pair) -> dict[str, Any]:
+def tensor_keys(both: Comparison) -> dict[str, Any]:
     """Counts, what was dropped, and whether the tensors come back bit for bit."""
-    first, second = pair.sides
+    first, second = both.sides
     keys: dict[str, Any] = {
         "source": len(first.checkpoint.tensors),
         "target": len(second.checkpoint.tensors),
@@ -86,7 +86,7 @@ def tensor_keys(pair: Pair) -> dict[str, Any]:
     shapes = moeba_shapes(second.config)
     keys["missing"] = sorted(set(shapes) - set(second.tensors.tensors))
     keys["unexpected"] = sorted(set(second.tensors.tensors) - set(shapes))
-    if pair.rebuilt:
+    if both.kind.rebuilt:
         keys["round_trip"] = "not applicable"
         keys["kept_bitwise"], keys["changed"] = _same_tensors(first, second)
         return keys
@@ -101,7 +101,7 @@ def tensor_keys(pair: Pair) -> dict[str, Any]:
 def _same_tensors(first: Side, second: Side) -> tuple[int, list[str]]:
     """How many tensors are the same bytes under the same Moeba name, and the names of those that are not.
 
-    Those of another shape are `_misfits`'s to judge.
+    Those of another shape are for `misfits`.
     """
     before, after = first.tensors.tensors, second.tensors.tensors
     shared = [name for name in after if name in before and before[name].shape == after[name].shape]
@@ -109,16 +109,16 @@ def _same_tensors(first: Side, second: Side) -> tuple[int, list[str]]:
     return len(shared) - len(changed), changed
 
 
-def misfits(pair: Pair) -> list[str]:
+def misfits(both: Comparison) -> list[str]:
     """What keeps two models from being compared number by number."""
-    layers = [side.config.num_hidden_layers for side in pair.sides]
+    layers = [side.config.num_hidden_layers for side in both.sides]
     if layers[0] != layers[1]:
         return [f"{layers[0]} layers against {layers[1]}"]
-    a, b = (moeba_shapes(side.config) for side in pair.sides)
+    a, b = (moeba_shapes(side.config) for side in both.sides)
     return [
         f"{name} {list(a[name])} against {list(b[name])}"
         for name in a
-        if name in b and a[name] != b[name] and not (pair.rebuilt and _FEED_FORWARD in name)
+        if name in b and a[name] != b[name] and not (both.kind.rebuilt and _FEED_FORWARD in name)
     ]
 
 
@@ -148,9 +148,9 @@ def _same_tensor(first: TensorSource, name: str, second: TensorSource) -> bool:
     )
 
 
-def tokenizers(pair: Pair, certificate: Certificate) -> Check:
+def tokenizers(both: Comparison, certificate: Certificate) -> Check:
     """The same ids for one awkward text. A difference is reported and does not decide the verdict."""
-    folders: list[Path] = [side.checkpoint.folder for side in pair.sides]
+    folders: list[Path] = [side.checkpoint.folder for side in both.sides]
     names = ("tokenizer_config.json", "tokenizer.json")
     if not any((folder / name).exists() for folder in folders for name in names):
         return Check("tokenizer", "not applicable", detail="the folders hold none")
@@ -167,13 +167,13 @@ def tokenizers(pair: Pair, certificate: Certificate) -> Check:
     return Check("tokenizer", "unverified", detail=why)
 
 
-def training_fields(pair: Pair, certificate: Certificate) -> Check:
+def training_fields(both: Comparison, certificate: Certificate) -> Check:
     """A native side's dropouts, jitter and loss coefficients come back from Moeba's terms as they stand in its file."""
-    if not pair.natives:
+    if not both.natives:
         return Check("training fields", "not applicable", detail="both are Moeba's own")
     lost = [
         line
-        for side, family in pair.natives
+        for side, family in both.natives
         for line in lost_fields(family, side.checkpoint.config, side.config)
     ]
     return Check("training fields", "failed" if lost else "verified", detail=listing(lost))

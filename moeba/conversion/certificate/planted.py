@@ -16,7 +16,7 @@ from .training import AMPLIFIED, NoLossError, loss_difference, training_differen
 
 
 @dataclass(frozen=True)
-class Kind:
+class FaultKind:
     """
     Attributes:
         faults: of this kind.
@@ -50,11 +50,11 @@ def _in_logits(run: Run) -> tuple[bool, float]:
     return relative > run.tolerance, worst
 
 
-KINDS: tuple[Kind, ...] = (
-    Kind(of_fields("training"), _in_training),
-    Kind(of_fields("loss"), _in_the_loss),
-    Kind(of_fields("faint", {"norm_topk_eps": has_faint_tokens}), _on_faint_inputs),
-    Kind(FAULTS, _in_logits),
+KINDS: tuple[FaultKind, ...] = (
+    FaultKind(of_fields("training"), _in_training),
+    FaultKind(of_fields("loss"), _in_the_loss),
+    FaultKind(of_fields("faint", {"norm_topk_eps": has_faint_tokens}), _on_faint_inputs),
+    FaultKind(FAULTS, _in_logits),
 )
 
 

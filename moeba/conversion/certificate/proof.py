@@ -27,10 +27,10 @@ from .half_precision import HALVES, compare_halves
 from .planted import plant
 from .report import Certificate, Check
 from .run import EXACT, REORDERED, Run, first_divergence, implementations, rounding_noise
-from .sides import Pair
-from .twin import CONTEXT, convert_twin, export_twin, half_twins, load_model
+from .sides import Comparison, Kind, Models, Side
+from .twin import CONTEXT, half_twins
 
-FOLDER_CHECKS: tuple[Callable[[Pair, Certificate], Check], ...] = (
+FOLDER_CHECKS: tuple[Callable[[Comparison, Certificate], Check], ...] = (
     folder_checks.configs,
     folder_checks.tensors,
     folder_checks.tokenizers,
@@ -58,9 +58,6 @@ LONGEST_ACTUAL, LONGEST_TWIN = 256, CONTEXT + 32
 LONGEST_HALF = CONTEXT
 TWIN, CHECKPOINT = "randomised twin", "checkpoint"
 
-Models = tuple[PreTrainedModel, PreTrainedModel]
-Twins = Callable[[Path], Models]
-
 
 def certify(source: str | Path, target: str | Path, *, output: str | Path | None = None) -> Certificate:
     """Compare two model folders (or Hub ids) of any supported type, and write the certificate if `output` is given."""
@@ -70,84 +67,74 @@ def certify(source: str | Path, target: str | Path, *, output: str | Path | None
     return certificate
 
 
-def certify_folders(
-    source: Path,
-    target: Path,
-    *,
-    twins: Twins | None = None,
-    operation: str | None = None,
-    reshaped: bool | None = None,
-    equal_experts: bool | None = None,
-) -> Certificate:
-    """
-    Args:
-        twins: builds a randomised small source and target by the operation that is being proven; by default it is built
-            from the family's rows when one side is native.
-        operation: what made the target; inferred from the model types by default.
-        reshaped: the feed-forwards were rebuilt, so their sizes and names rightly differ; by default inferred from
-            whether just one side has experts.
-        equal_experts: the experts of a layer are copies of each other, so faults that mix them up change nothing;
-            default: as `reshaped`.
-    """
-    pair = Pair.of(source, target, reshaped, equal_experts, operation)
-    first, second = pair.sides
+def certify_folders(source: Path, target: Path, kind: Kind | None = None) -> Certificate:
+    """Compare two model folders; of which kind the comparison is, is inferred from their configs by default."""
+    first, second = Side(source), Side(target)
+    both = Comparison(first, second, kind or Kind.of(first, second))
     certificate = Certificate(
-        operation=pair.operation,
+        operation=both.kind.operation,
         source=first.identity(),
         target={**second.identity(), "bound": bind(target), "code": proven_code(second.family is None)},
         versions=versions(),
-        config_differences=folder_checks.config_differences(pair),
-        keys=folder_checks.tensor_keys(pair),
+        config_differences=folder_checks.config_differences(both),
+        keys=folder_checks.tensor_keys(both),
     )
-    certificate.checks += [check(pair, certificate) for check in FOLDER_CHECKS]
-    if misfits := folder_checks.misfits(pair):
+    certificate.checks += [check(both, certificate) for check in FOLDER_CHECKS]
+    if misfits := folder_checks.misfits(both):
         detail = f"not comparable: {listing(misfits)}"
         certificate.checks.append(Check("logits", "failed", detail=detail))
         return certificate
-    with scratch("proof") as folder, one_thread():
-        build = twins or _family_twins(pair)
-        if build is not None:
-            models = build(folder)
-            run = _compared(certificate, pair, models, LONGEST_TWIN, TWIN)
-            certificate.negative_controls += plant(run, pair.equal_experts)
-            if twins is None:
-                _compare_halves(certificate, pair, half_twins(*models, folder, first.half), TWIN)
-    if first.parameters + second.parameters > LARGEST_RUN:
-        detail = f"{first.parameters + second.parameters:,} parameters are too many to run here"
+    if (build := both.twins) is not None:
+        with scratch("proof") as folder, one_thread():
+            _prove_twins(certificate, both, build(folder), folder)
+    parameters = first.parameters + second.parameters
+    if parameters > LARGEST_RUN:
+        detail = f"{parameters:,} parameters are too many to run here"
         certificate.checks.append(Check("logits", "unverified", detail=detail, on=CHECKPOINT))
-        return certificate
-    models = load_model(source, first.drops), load_model(target, second.drops)
-    run = _compared(certificate, pair, models, LONGEST_ACTUAL, CHECKPOINT)
-    if not certificate.negative_controls and not _fresh(run.source):
-        if not any(isinstance(model, MoebaForCausalLM) for model in run.models):
-            run = run.with_models(run.source, second.as_moeba())
-        battery = build_battery(pair.config_of(*run.models), LONGEST_TWIN)
-        certificate.negative_controls += plant(replace(run, battery=battery), pair.equal_experts)
-    if first.dtype in HALVES and not pair.rebuilt:
-        del models, run
-        halves = load_model(source, first.drops, first.half), load_model(target, second.drops, first.half)
-        _compare_halves(certificate, pair, halves, CHECKPOINT)
+    else:
+        _prove_checkpoints(certificate, both)
     return certificate
 
 
-def _compared(certificate: Certificate, pair: Pair, models: Models, limit: int, on: str) -> Run:
+def _prove_twins(certificate: Certificate, both: Comparison, models: Models, folder: Path) -> None:
+    run = _compared(certificate, both, models, LONGEST_TWIN, TWIN)
+    certificate.negative_controls += plant(run, both.kind.equal_experts)
+    if both.kind.twins is None:
+        _compare_halves(certificate, both, half_twins(*models, folder, both.first.half), TWIN)
+
+
+def _prove_checkpoints(certificate: Certificate, both: Comparison) -> None:
+    first, second = both.sides
+    models = both.loaded()
+    run = _compared(certificate, both, models, LONGEST_ACTUAL, CHECKPOINT)
+    if not certificate.negative_controls and not _fresh(run.source):
+        if not any(isinstance(model, MoebaForCausalLM) for model in run.models):
+            run = run.with_models(run.source, second.as_moeba())
+        battery = build_battery(both.config_of(*run.models), LONGEST_TWIN)
+        certificate.negative_controls += plant(replace(run, battery=battery), both.kind.equal_experts)
+    if first.dtype in HALVES and not both.kind.rebuilt:
+        del models, run
+        _compare_halves(certificate, both, both.loaded(first.half), CHECKPOINT)
+
+
+def _compared(certificate: Certificate, both: Comparison, models: Models, limit: int, on: str) -> Run:
     """Make every check of a run of these models, and return the run."""
-    battery = build_battery(pair.config_of(*models), limit)
+    battery = build_battery(both.config_of(*models), limit)
     # A sum over several experts rounds otherwise than one feed-forward, and some models amplify any rounding.
-    tolerance = max(REORDERED if pair.rebuilt else EXACT, 4 * rounding_noise(models, battery))
-    run = Run(*models, battery, tolerance, on, pair.modules, pair.trains_otherwise, pair.rebuilt)
+    tolerance = max(REORDERED if both.kind.rebuilt else EXACT, 4 * rounding_noise(models, battery))
+    run = Run(*models, battery, tolerance, on, both.modules, both.trains_otherwise, both.kind.rebuilt)
     with attention(implementations(*models)[0], *models):
         checks = [found for check in RUN_CHECKS for found in check(run)]
-    certificate.checks += [_with_reason(check, pair.order.reason) for check in checks]
+    certificate.checks += [_with_reason(check, both.order.reason) for check in checks]
     if any(check.status == "failed" for check in checks) and certificate.first_divergence is None:
         found = first_divergence(run)
         certificate.first_divergence = found and f"{found} ({on})"
     return run
 
 
-def _compare_halves(certificate: Certificate, pair: Pair, models: Models, on: str) -> None:
-    ids = build_battery(pair.config_of(*models), LONGEST_HALF).longest
-    checks, controls = compare_halves(*models, ids, pair.order, on)
+def _compare_halves(certificate: Certificate, both: Comparison, models: Models, on: str) -> None:
+    ids = build_battery(both.config_of(*models), LONGEST_HALF).longest
+    checks, controls = compare_halves(*models, ids, both.order, on)
     certificate.checks += checks
     certificate.negative_controls += controls
 
@@ -156,17 +143,6 @@ def _with_reason(check: Check, reason: str) -> Check:
     """Logits that are equal to rounding say why, and what the stock model does otherwise in one way of running it."""
     told = reason and check.name.startswith("logits,")
     return replace(check, detail=f"{check.detail}; {reason}") if told else check
-
-
-def _family_twins(pair: Pair) -> Twins | None:
-    """Twins through the rows of the native side, if exactly one side is native and both have the same parts."""
-    first, second = pair.sides
-    if bool(first.config.sparse_layers) != bool(second.config.sparse_layers) or len(pair.natives) != 1:
-        return None
-    family = pair.natives[0][1]
-    if first.family is not None:
-        return lambda folder: convert_twin(second.config, family, folder)
-    return lambda folder: export_twin(first.config, family, folder)
 
 
 def _fresh(model: PreTrainedModel) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +16,14 @@ from ...configuration import MoebaConfig
 from ...modeling import MoebaForCausalLM
 from ..checkpoint import Checkpoint
 from ..families import family_of
-from ..families.shared_tensors import LAYER
+from ..families.shared.tensors import LAYER
 from ..family import Family
 from ..plan import PlannedTensors, moeba_shapes, plan_import
 from .half_precision import HALVES, Order
-from .twin import load_exactly, plain
+from .twin import convert_twin, export_twin, load_exactly, load_model, plain
+
+Models = tuple[PreTrainedModel, PreTrainedModel]
+Twins = Callable[[Path], Models]
 
 
 class Side:
@@ -100,37 +104,40 @@ class Side:
         return plain(model)
 
 
-@dataclass
-class Pair:
-    """
+@dataclass(frozen=True)
+class Kind:
+    """What is compared: copies of one model, or a model and what was made of its feed-forwards.
+
     Attributes:
-        rebuilt: the feed-forwards of the one were made of the other's, so their sizes and names rightly differ.
-        equal_experts: the experts of a layer are copies of each other.
         operation: what made the second of the first.
+        rebuilt: the feed-forwards of the one were made of the other's, so their sizes and names rightly differ.
+        equal_experts: the experts of a layer are copies of each other, so faults that mix them up change nothing.
+        twins: builds a randomised small source and target by that operation, in a folder; None where the rows of the
+            native side do.
     """
+
+    operation: str
+    rebuilt: bool = False
+    equal_experts: bool = False
+    twins: Twins | None = None
+
+    @classmethod
+    def of(cls, first: Side, second: Side) -> Kind:
+        """What two configs show of it."""
+        if bool(first.config.sparse_layers) != bool(second.config.sparse_layers):
+            return cls("upcycle" if second.config.sparse_layers else "densify", True, True)
+        if first.family is None and second.family is not None:
+            return cls("export")
+        return cls("convert" if first.family is not None and second.family is None else "compare")
+
+
+@dataclass
+class Comparison:
+    """Two folders, and of what kind their comparison is."""
 
     first: Side
     second: Side
-    rebuilt: bool
-    equal_experts: bool
-    operation: str
-
-    @classmethod
-    def of(
-        cls,
-        source: Path,
-        target: Path,
-        reshaped: bool | None,
-        equal_experts: bool | None,
-        operation: str | None,
-    ) -> Pair:
-        """What is not said is inferred from the two configs; see `certify_folders`."""
-        first, second = Side(source), Side(target)
-        rebuilt = reshaped
-        if rebuilt is None:
-            rebuilt = bool(first.config.sparse_layers) != bool(second.config.sparse_layers)
-        equal = rebuilt if equal_experts is None else equal_experts
-        return cls(first, second, rebuilt, equal, operation or _operation(first, second, rebuilt))
+    kind: Kind
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -155,7 +162,7 @@ class Pair:
     @property
     def trains_otherwise(self) -> str:
         """Why the two sides may draw other things in training."""
-        if self.rebuilt:
+        if self.kind.rebuilt:
             return "the routers of rebuilt feed-forwards draw for themselves"
         return "; ".join(family.trains_otherwise for _, family in self.natives if family.trains_otherwise)
 
@@ -165,15 +172,23 @@ class Pair:
         a, b = (side.module_names for side in self.sides)
         return [(a[name], b[name]) for name in a if name in b]
 
+    def loaded(self, dtype: torch.dtype = torch.float32) -> Models:
+        """Both, as transformers loads their folders."""
+        first, second = (load_model(side.checkpoint.folder, side.drops, dtype) for side in self.sides)
+        return first, second
+
     def config_of(self, one: PreTrainedModel, other: PreTrainedModel) -> MoebaConfig:
         """The config of two models in Moeba's terms: that of a model of ours, or else of a folder."""
         models = (model for model in (other, one) if isinstance(model, MoebaForCausalLM))
         return next((model.config for model in models), self.second.config)
 
-
-def _operation(first: Side, second: Side, rebuilt: bool) -> str:
-    if rebuilt:
-        return "upcycle" if second.config.sparse_layers else "densify"
-    if first.family is None and second.family is not None:
-        return "export"
-    return "convert" if first.family is not None and second.family is None else "compare"
+    @property
+    def twins(self) -> Twins | None:
+        """How a small source and target are built: as the operation says, or by the rows of the only native side."""
+        first, second = self.sides
+        if self.kind.twins is not None or self.kind.rebuilt or len(self.natives) != 1:
+            return self.kind.twins
+        family = self.natives[0][1]
+        if first.family is not None:
+            return lambda folder: convert_twin(second.config, family, folder)
+        return lambda folder: export_twin(first.config, family, folder)

@@ -1,15 +1,17 @@
 """AFMoE: gated attention between two norms, and many experts beside shared ones (Arcee 2025)."""
 
-from ..config_rows import Computed, Fixed, Inert, Pair, Stated, pairs
+from ..config_rows import Fixed, Inert, Pair, Stated, pairs
 from ..family import Family
-from ..rows import renamed, same
-from .deepseek import sparse_layers
-from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, NO_ROUTER_LOSS, ROTATED_WHERE_SLIDING, SIZES
-from .shared_tensors import (
+from ..rows import renamed
+from .shared.experts import NO_ROUTER_LOSS, sparse_layers
+from .shared.fields import ATTENTION_BIAS, SIZES, scaled_embeddings
+from .shared.layer_kinds import LISTED_WINDOW, ROTATED_WHERE_SLIDING
+from .shared.tensors import (
     ATTENTION,
     EMBEDDINGS_AND_HEAD,
     GATED_MLP,
     LAYER,
+    PRE_NORMS,
     QK_NORM,
     ROUTED_EXPERTS,
     shared_expert,
@@ -28,13 +30,7 @@ FAMILY = Family(
         LISTED_WINDOW,
         ROTATED_WHERE_SLIDING,
         sparse_layers("num_dense_layers", "num_experts", "num_shared_experts"),
-        Computed(
-            ("mup_enabled",),
-            lambda native: {
-                "embedding_multiplier": native["hidden_size"] ** 0.5 if native["mup_enabled"] else 1.0
-            },
-            lambda config: {"mup_enabled": config.embedding_multiplier != 1.0},
-        ),
+        scaled_embeddings("mup_enabled"),
         Inert("global_attn_every_n_layers", "what layer_types is made from where it is not given"),
         Fixed("norm_type", "rmsnorm_float32"),
         Fixed("block_order", "sandwich_norm"),
@@ -59,7 +55,7 @@ FAMILY = Family(
         *ATTENTION,
         *QK_NORM,
         renamed(f"{LAYER}.self_attn.gate_proj.weight", f"{LAYER}.self_attn.g_proj.weight"),
-        *same(f"{LAYER}.input_layernorm.weight", f"{LAYER}.post_attention_layernorm.weight"),
+        *PRE_NORMS,
         renamed(f"{LAYER}.pre_mlp_layernorm.weight", f"{LAYER}.pre_feedforward_layernorm.weight"),
         renamed(f"{LAYER}.post_mlp_layernorm.weight", f"{LAYER}.post_feedforward_layernorm.weight"),
         *GATED_MLP,

@@ -3,9 +3,9 @@
 from ..config_rows import Fixed, Only, Pair, pairs
 from ..family import Family
 from ..rows import SwapLast, renamed
-from .deepseek import SLICED
-from .shared_fields import ATTENTION_BIAS, SIZES, shared_experts_by_count, without
-from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, shared_expert
+from .shared.experts import shared_experts_by_count
+from .shared.fields import ATTENTION_BIAS, SIZES, SLICED, without
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, shared_expert
 
 EXPERTS = f"{LAYER}.mlp.experts"
 

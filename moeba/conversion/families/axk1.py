@@ -5,10 +5,18 @@ from dataclasses import replace
 from ..config_rows import Fixed
 from ..family import Family
 from ..rows import Dropped, renamed
-from .deepseek import BLOCK, EVERY_LAYER, LEADING_DENSE, SELECTION_BIAS, latent_attention, sparse_layers
-from .deepseek_v3 import FAMILY as DEEPSEEK_V3
-from .shared_fields import without
-from .shared_tensors import EMBEDDINGS_AND_HEAD, LAYER, ROUTED_EXPERTS
+from .shared.experts import (
+    EVERY_LAYER,
+    LATENT_EXPERTS,
+    LEADING_DENSE,
+    ROUTED_AS,
+    SELECTION_BIAS,
+    SHARING_BLOCK,
+    sparse_layers,
+)
+from .shared.fields import without
+from .shared.latent_attention import latent_attention
+from .shared.tensors import EMBEDDINGS_AND_HEAD, LAYER
 
 OUTPUT_NORM = f"{LAYER}.post_mlp_layernorm.weight"
 
@@ -17,7 +25,8 @@ FAMILY = Family(
     architecture="AXK1ForCausalLM",
     kind="moe",
     config_rows=(
-        *without(DEEPSEEK_V3.config_rows, "first_k_dense_replace", "num_mtp_layers", "moe_layer_freq"),
+        *LATENT_EXPERTS,
+        *without(ROUTED_AS, "moe_layer_freq"),
         sparse_layers("mlp_layer_types"),
         # What mlp_layer_types is made from where it is not given.
         replace(LEADING_DENSE, required=False),
@@ -27,8 +36,7 @@ FAMILY = Family(
     rows=(
         *EMBEDDINGS_AND_HEAD,
         *latent_attention(),
-        *BLOCK,
-        *ROUTED_EXPERTS,
+        *SHARING_BLOCK,
         # The released checkpoints route without a bias.
         *(replace(row, zero_if_absent=True) for row in SELECTION_BIAS),
         renamed(OUTPUT_NORM, f"{LAYER}.mlp.output_norm.weight"),

@@ -7,9 +7,8 @@ from typing import Any
 from ..config_rows import Computed, Fixed, Only, Pair, pairs
 from ..family import Family
 from ..rows import linear, renamed
-from .biogpt import dropout_everywhere
-from .shared_fields import CLASSIC
-from .shared_tensors import LAYER, linears
+from .shared.fields import CLASSIC, dropout_everywhere
+from .shared.tensors import LAYER, linears
 
 BLOCK = "bert.encoder.layer.{layer}"
 HEAD = "lm_head.decoder"

@@ -4,11 +4,9 @@ from typing import Any
 
 from ..config_rows import Computed, Fixed, Inert, Pair, pairs
 from ..family import Family
-from ..rows import Row, SplitGroups, linear, renamed
-from .shared_fields import CLASSIC, TRAINED_PADDING
-from .shared_tensors import LAYER, fused_qkv, linears
-
-BLOCK = "transformer.h.{layer}"
+from ..rows import linear
+from .shared.fields import CLASSIC, TRAINED_PADDING, fourfold_width, switch
+from .shared.gpt_blocks import BLOOM_NORMS, BLOOM_TENSORS
 
 
 def _exactness(native: Any) -> dict[str, Any]:
@@ -20,19 +18,6 @@ def _exactness(native: Any) -> dict[str, Any]:
     return {}
 
 
-# BLOOM's and Falcon's block, but for its norms.
-TENSORS: tuple[Row, ...] = (
-    renamed("transformer.word_embeddings.weight", "model.embed_tokens.weight"),
-    renamed("lm_head.weight", "lm_head.weight"),
-    *linear("transformer.ln_f", "model.norm"),
-    *fused_qkv(f"{BLOCK}.self_attention.query_key_value", SplitGroups()),
-    *linear(f"{BLOCK}.self_attention.dense", f"{LAYER}.self_attn.o_proj"),
-    *linears(f"{BLOCK}.mlp", f"{LAYER}.mlp", up_proj="dense_h_to_4h", down_proj="dense_4h_to_h"),
-)
-NORMS: tuple[Row, ...] = linears(
-    BLOCK, LAYER, input_layernorm="input_layernorm", post_attention_layernorm="post_attention_layernorm"
-)
-
 FAMILY = Family(
     model_type="bloom",
     architecture="BloomForCausalLM",
@@ -43,24 +28,12 @@ FAMILY = Family(
         Pair("n_layer", "num_hidden_layers"),
         Pair("n_head", "num_attention_heads"),
         Pair("layer_norm_epsilon", "norm_eps"),
-        Computed(
-            ("hidden_size",),
-            lambda native: {
-                "hidden_size": native["hidden_size"],
-                "intermediate_size": 4 * native["hidden_size"],
-            },
-            lambda config: {"hidden_size": config.hidden_size},
-        ),
-        Computed(
-            ("apply_residual_connection_post_layernorm",),
-            lambda native: {
-                "block_order": "pre_norm_normed_residual"
-                if native["apply_residual_connection_post_layernorm"]
-                else "pre_norm"
-            },
-            lambda config: {
-                "apply_residual_connection_post_layernorm": config.block_order == "pre_norm_normed_residual"
-            },
+        fourfold_width("hidden_size"),
+        switch(
+            "apply_residual_connection_post_layernorm",
+            "block_order",
+            on="pre_norm_normed_residual",
+            off="pre_norm",
         ),
         Computed(("pretraining_tp", "slow_but_exact"), _exactness, lambda config: {}),
         Inert("n_embed", "an older name of hidden_size, which the stock config takes over"),
@@ -70,7 +43,7 @@ FAMILY = Family(
         *CLASSIC,
         TRAINED_PADDING,
     ),
-    rows=(*TENSORS, *NORMS, *linear("transformer.word_embeddings_layernorm", "model.embed_norm")),
+    rows=(*BLOOM_TENSORS, *BLOOM_NORMS, *linear("transformer.word_embeddings_layernorm", "model.embed_norm")),
     base_prefix="transformer.",
     reordered="stock adds distances within the product of queries and keys",
 )

@@ -6,23 +6,12 @@ from typing import Any
 from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Inert, Only, Pair, pairs
 from ..family import Family
-from ..rows import same
-from .cohere import REORDERED, ROWS
-from .deepseek import LEADING_DENSE
-from .shared_fields import (
-    ATTENTION_BIAS,
-    LISTED_WINDOW,
-    NO_ROUTER_LOSS,
-    SIZES,
-    listed_kinds,
-    one_rope,
-    scaled_logits,
-    shared_experts_by_count,
-    single_rope,
-    whole_heads,
-    without,
-)
-from .shared_tensors import LAYER, ROUTED_EXPERTS, shared_expert
+from .shared.experts import LEADING_DENSE, NO_ROUTER_LOSS, shared_experts_by_count
+from .shared.fields import ATTENTION_BIAS, SIZES, scaled_logits, without
+from .shared.layer_kinds import LISTED_WINDOW, listed_kinds
+from .shared.llama_blocks import COHERE_REORDERED, COHERE_TENSORS
+from .shared.rope import ONE_ROPE, single_rope
+from .shared.tensors import ROUTER_AND_EXPERTS, shared_expert
 
 DENSE_START, NORM_EPS = "prefix_dense_sliding_window_pattern", ("layer_norm_eps", "rms_norm_eps")
 ROUTERS = {"softmax": "topk_softmax", "sigmoid": "topk_sigmoid"}
@@ -83,11 +72,7 @@ FAMILY = Family(
             _dense_width,
             lambda config: {"prefix_dense_intermediate_size": config.intermediate_size},
         ),
-        Computed(
-            ("rope_parameters", "rope_theta"),
-            lambda native: {"rope_parameters": whole_heads(one_rope(native["rope_parameters"]))},
-            _rope_back,
-        ),
+        Computed(("rope_parameters", "rope_theta"), ONE_ROPE.to_ours, _rope_back),
         Only("rope_scaling", None, "the stock code reads rope_parameters instead"),
         Computed((DENSE_START,), _rotation, _rotation_back),
         Inert("sliding_window_pattern", "old spelling of layer_types"),
@@ -105,10 +90,9 @@ FAMILY = Family(
         Fixed("rotary_precision", "float32_product"),
     ),
     rows=(
-        *ROWS,
-        *same(f"{LAYER}.mlp.gate.weight"),
+        *COHERE_TENSORS,
+        *ROUTER_AND_EXPERTS,
         *shared_expert("shared_experts"),
-        *ROUTED_EXPERTS,
     ),
-    reordered=REORDERED,
+    reordered=COHERE_REORDERED,
 )

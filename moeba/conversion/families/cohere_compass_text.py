@@ -9,8 +9,9 @@ from ...configuration.model_facts import rope_of
 from ..config_rows import Computed, Fixed, Inert, Pair
 from ..family import Family
 from ..rows import same
-from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, SIZES, scaled_logits, without
-from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER
+from .shared.fields import ATTENTION_BIAS, SIZES, scaled_logits, without
+from .shared.layer_kinds import LISTED_WINDOW
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER
 
 IMAGE_AXES = (
     "mrope_section",

@@ -3,16 +3,16 @@
 from ..config_rows import Computed, Fixed, Only, Pair
 from ..family import Family
 from ..rows import linear, renamed
-from .gpt2 import BLOCK, SIZES
-from .shared_fields import CLASSIC, TRAINED_PADDING
-from .shared_tensors import LAYER, linears
+from .shared.fields import CLASSIC, TRAINED_PADDING
+from .shared.gpt_blocks import GPT_BLOCK, GPT_SIZES
+from .shared.tensors import LAYER, linears
 
 FAMILY = Family(
     model_type="ctrl",
     architecture="CTRLLMHeadModel",
     kind="dense",
     config_rows=(
-        *SIZES,
+        *GPT_SIZES,
         Computed(
             ("n_embd",),
             lambda native: {
@@ -34,16 +34,16 @@ FAMILY = Family(
         renamed("transformer.w.weight", "model.embed_tokens.weight"),
         *linear("transformer.layernorm", "model.norm"),
         *linear("lm_head", "lm_head"),
-        *linears(BLOCK, LAYER, input_layernorm="layernorm1", post_attention_layernorm="layernorm2"),
+        *linears(GPT_BLOCK, LAYER, input_layernorm="layernorm1", post_attention_layernorm="layernorm2"),
         *linears(
-            f"{BLOCK}.multi_head_attention",
+            f"{GPT_BLOCK}.multi_head_attention",
             f"{LAYER}.self_attn",
             q_proj="Wq",
             k_proj="Wk",
             v_proj="Wv",
             o_proj="dense",
         ),
-        *linears(f"{BLOCK}.ffn", f"{LAYER}.mlp", up_proj="0", down_proj="2"),
+        *linears(f"{GPT_BLOCK}.ffn", f"{LAYER}.mlp", up_proj="0", down_proj="2"),
     ),
     base_prefix="transformer.",
 )

@@ -1,9 +1,10 @@
 """CWM: Llama with a sliding window in three layers of four (Meta 2025)."""
 
-from ..config_rows import Inert, Pair, pairs
+from ..config_rows import Pair, pairs
 from ..family import Family
-from .shared_fields import LISTED_WINDOW, SIZES
-from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
+from .shared.fields import SIZES, SLICED
+from .shared.layer_kinds import LISTED_WINDOW
+from .shared.tensors import LLAMA_TENSORS
 
 FAMILY = Family(
     model_type="cwm",
@@ -14,7 +15,7 @@ FAMILY = Family(
         *pairs("mlp_bias"),
         Pair("rms_norm_eps", "norm_eps"),
         LISTED_WINDOW,
-        Inert("pretraining_tp", "a way to slice the products of one training setup"),
+        SLICED,
     ),
-    rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *GATED_MLP, *PRE_NORMS),
+    rows=LLAMA_TENSORS,
 )

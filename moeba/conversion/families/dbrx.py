@@ -8,8 +8,8 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Inert, Pair, pairs
 from ..family import Family
 from ..rows import FuseGateUp, Reshape, Row, Split, SwapLast, renamed
-from .shared_fields import one_rope, single_rope, whole_heads
-from .shared_tensors import LAYER, ONE_PRODUCT, QKV, qkv_sizes
+from .shared.rope import one_whole_rope, single_rope
+from .shared.tensors import LAYER, ONE_PRODUCT, fused_qkv, qkv_sizes
 
 BLOCK = "transformer.blocks.{layer}"
 ATTENTION, EXPERTS = f"{BLOCK}.norm_attn_norm", f"{BLOCK}.ffn.experts.mlp"
@@ -42,7 +42,7 @@ def _normalised(native: Any) -> dict[str, Any]:
 
 
 def _rope(native: Any) -> dict[str, Any]:
-    rope, meant = whole_heads(one_rope(native["rope_parameters"])), native["attn_config.rope_theta"]
+    rope, meant = one_whole_rope(native), native["attn_config.rope_theta"]
     if meant not in (None, rope["rope_theta"]):
         raise ValueError(
             f"attn_config.rope_theta={meant} is not read by the stock model, which rotates by {rope['rope_theta']}: "
@@ -113,11 +113,7 @@ FAMILY = Family(
         renamed("lm_head.weight", "lm_head.weight"),
         renamed(f"{ATTENTION}.norm_1.weight", f"{LAYER}.input_layernorm.weight"),
         renamed(f"{ATTENTION}.norm_2.weight", f"{LAYER}.post_attention_layernorm.weight"),
-        Row(
-            (f"{ATTENTION}.attn.Wqkv.weight",),
-            tuple(f"{LAYER}.self_attn.{name}.weight" for name in QKV),
-            (Split(qkv_sizes),),
-        ),
+        *fused_qkv(f"{ATTENTION}.attn.Wqkv", Split(qkv_sizes), parts=("weight",)),
         renamed(f"{ATTENTION}.attn.out_proj.weight", f"{LAYER}.self_attn.o_proj.weight"),
         renamed(f"{BLOCK}.ffn.router.layer.weight", f"{LAYER}.mlp.gate.weight"),
         Row(

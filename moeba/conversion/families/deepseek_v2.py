@@ -6,17 +6,10 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Only, Stated, pairs
 from ..family import Family
 from ..rows import PairsToHalves
-from .deepseek import (
-    BLOCK,
-    EVERY_LAYER,
-    EXPERTS,
-    LATENT_SIZES,
-    SLICED,
-    head_parts,
-    latent_attention,
-    sparse_layers,
-)
-from .shared_tensors import EMBEDDINGS_AND_HEAD, ROUTED_EXPERTS
+from .shared.experts import EVERY_LAYER, SCALED_EXPERTS, SHARING_BLOCK, sparse_layers
+from .shared.fields import SLICED
+from .shared.latent_attention import LATENT_SIZES, head_parts, latent_attention
+from .shared.tensors import EMBEDDINGS_AND_HEAD
 
 TURNED = (
     PairsToHalves(start=lambda config: config.head_dim - config.rotary_head_dim),
@@ -49,7 +42,7 @@ FAMILY = Family(
     kind="moe",
     config_rows=(
         *LATENT_SIZES,
-        *EXPERTS,
+        *SCALED_EXPERTS,
         *pairs("mlp_bias"),
         head_parts(),
         sparse_layers("first_k_dense_replace"),
@@ -63,6 +56,6 @@ FAMILY = Family(
         Stated("scoring_func", "softmax", "vLLM and SGLang route by it"),
         EVERY_LAYER,
     ),
-    rows=(*EMBEDDINGS_AND_HEAD, *latent_attention(*TURNED), *BLOCK, *ROUTED_EXPERTS),
+    rows=(*EMBEDDINGS_AND_HEAD, *latent_attention(*TURNED), *SHARING_BLOCK),
     reordered="stock rotates neighbouring entries as complex numbers: other products, added in another order",
 )

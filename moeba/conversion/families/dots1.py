@@ -2,17 +2,17 @@
 
 from ..config_rows import Fixed, Inert, Pair
 from ..family import Family
-from .deepseek import BALANCED_BLOCK, GROUPED_EXPERTS, ROUTED_AS, sparse_layers
-from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, SIZES, UNLISTED_HEAD_DIM, without
-from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, QK_NORM
+from .shared.experts import BALANCED_BLOCK, GROUPED_EXPERTS, ROUTED_AS, sparse_layers
+from .shared.fields import ATTENTION_BIAS, SIZES_HEAD_DIM_UNLISTED
+from .shared.layer_kinds import LISTED_WINDOW
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_HEAD, QK_NORM
 
 FAMILY = Family(
     model_type="dots1",
     architecture="Dots1ForCausalLM",
     kind="moe",
     config_rows=(
-        *without(SIZES, "head_dim"),
-        UNLISTED_HEAD_DIM,
+        *SIZES_HEAD_DIM_UNLISTED,
         ATTENTION_BIAS,
         Pair("rms_norm_eps", "norm_eps"),
         LISTED_WINDOW,

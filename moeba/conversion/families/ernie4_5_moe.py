@@ -6,19 +6,17 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Pair, Stated
 from ..family import Family
 from ..rows import Dropped, Reshape, renamed, same
-from .deepseek import MORE_TOKENS, NO_FURTHER_LAYERS
-from .ernie4_5 import FAMILY as DENSE
-from .shared_fields import (
+from .shared.experts import (
+    MORE_TOKENS,
+    NO_FURTHER_LAYERS,
     ROUTER_LOSS,
     ROUTER_PARAM_DTYPE,
-    UNLISTED_HEAD_DIM,
     shared_experts_by_count,
-    without,
 )
-from .shared_tensors import LAYER, ROUTED_EXPERTS, shared_expert
+from .shared.fields import SIZES_HEAD_DIM_UNLISTED, every_bias, without
+from .shared.tensors import INTERLEAVED, INTERLEAVED_LLAMA_TENSORS, LAYER, ROUTER_AND_EXPERTS, shared_expert
 
 SPAN = ("moe_layer_start_index", "moe_layer_end_index", "moe_layer_interval")
-BIASES = ("attention_bias", "attention_output_bias", "mlp_bias", "lm_head_bias")
 
 
 def _in_span(layer: int, first: int, last: int, interval: int) -> bool:
@@ -43,18 +41,15 @@ FAMILY = Family(
     architecture="Ernie4_5_MoeForCausalLM",
     kind="moe",
     config_rows=(
-        *without(DENSE.config_rows, "head_dim", "use_bias"),
-        UNLISTED_HEAD_DIM,
+        *without(SIZES_HEAD_DIM_UNLISTED, "attention_dropout"),
+        Pair("rms_norm_eps", "norm_eps"),
+        Fixed("rotary_precision", "float32"),
         *ROUTER_LOSS,
         Pair("moe_k", "num_experts_per_tok"),
         Pair("moe_norm_min", "norm_topk_min"),
         Computed((*SPAN, "moe_num_experts"), _layer_kinds, _layer_kinds_back),
         shared_experts_by_count("moe_intermediate_size", "moe_num_shared_experts"),
-        Computed(
-            ("use_bias",),
-            lambda native: dict.fromkeys(BIASES, bool(native["use_bias"])),
-            lambda config: {"use_bias": config.attention_bias},
-        ),
+        every_bias("use_bias", "lm_head_bias"),
         Fixed("router_selection_bias", True),
         ROUTER_PARAM_DTYPE,
         Fixed("router_matmul_dtype", "float32"),
@@ -63,16 +58,16 @@ FAMILY = Family(
         NO_FURTHER_LAYERS,
     ),
     rows=(
-        *DENSE.rows,
-        *same("lm_head.bias", f"{LAYER}.mlp.gate.weight"),
+        *INTERLEAVED_LLAMA_TENSORS,
+        *same("lm_head.bias"),
         renamed(
             f"{LAYER}.mlp.moe_statics.e_score_correction_bias",
             f"{LAYER}.mlp.gate.e_score_correction_bias",
             Reshape(ours=lambda config: (config.num_experts,), theirs=lambda config: (1, config.num_experts)),
         ),
+        *ROUTER_AND_EXPERTS,
         *shared_expert("shared_experts"),
-        *ROUTED_EXPERTS,
     ),
     dropped=(Dropped("model.mtp{rest}", f"of a block beside the model: it {MORE_TOKENS}"),),
-    reordered=DENSE.reordered,
+    reordered=INTERLEAVED,
 )

@@ -5,8 +5,8 @@ from typing import Any
 from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Inert, Pair
 from ..family import Family
-from .shared_fields import SIZES, UNLISTED_HEAD_DIM, without
-from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, OUTPUT_NORMS, QK_NORM
+from .shared.fields import SIZES_HEAD_DIM_UNLISTED
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, OUTPUT_NORMS, QK_NORM
 
 
 def _window(native: Any) -> dict[str, Any]:
@@ -35,8 +35,7 @@ FAMILY = Family(
     architecture="Exaone4ForCausalLM",
     kind="dense",
     config_rows=(
-        *without(SIZES, "head_dim"),
-        UNLISTED_HEAD_DIM,
+        *SIZES_HEAD_DIM_UNLISTED,
         Pair("rms_norm_eps", "norm_eps"),
         Computed(("sliding_window", "layer_types"), _window, _window_back),
         Inert("sliding_window_pattern", "what layer_types is made from where it is not given"),

@@ -3,17 +3,24 @@
 from ..config_rows import Fixed, Inert, Pair
 from ..family import Family
 from ..rows import Dropped, renamed
-from .deepseek import BLOCK, GROUPED_EXPERTS, MORE_TOKENS, NO_FURTHER_LAYERS, ROUTED_AS, sparse_layers
-from .shared_fields import LISTED_WINDOW, ROTATED_WHERE_SLIDING, SIZES, UNLISTED_HEAD_DIM, without
-from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, QK_NORM, ROUTED_EXPERTS
+from .shared.experts import (
+    GROUPED_EXPERTS,
+    MORE_TOKENS,
+    NO_FURTHER_LAYERS,
+    ROUTED_AS,
+    SHARING_BLOCK,
+    sparse_layers,
+)
+from .shared.fields import SIZES_HEAD_DIM_UNLISTED
+from .shared.layer_kinds import LISTED_WINDOW, ROTATED_WHERE_SLIDING
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, QK_NORM
 
 FAMILY = Family(
     model_type="exaone_moe",
     architecture="ExaoneMoeForCausalLM",
     kind="moe",
     config_rows=(
-        *without(SIZES, "head_dim"),
-        UNLISTED_HEAD_DIM,
+        *SIZES_HEAD_DIM_UNLISTED,
         Pair("rms_norm_eps", "norm_eps"),
         LISTED_WINDOW,
         ROTATED_WHERE_SLIDING,
@@ -29,8 +36,7 @@ FAMILY = Family(
         *EMBEDDINGS_AND_HEAD,
         *ATTENTION,
         *QK_NORM,
-        *BLOCK,
-        *ROUTED_EXPERTS,
+        *SHARING_BLOCK,
         renamed(f"{LAYER}.mlp.e_score_correction_bias", f"{LAYER}.mlp.gate.e_score_correction_bias"),
     ),
     dropped=(Dropped("mtp{rest}", f"of a layer beside the model: it {MORE_TOKENS}"),),

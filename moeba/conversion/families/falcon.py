@@ -9,9 +9,10 @@ from typing import Any
 from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Inert, Pair, pairs
 from ..family import Family
-from .bloom import BLOCK, NORMS, TENSORS
-from .shared_fields import TRAINED_PADDING, one_rope, single_rope, whole_heads
-from .shared_tensors import LAYER, PADDED_ROWS, linears
+from .shared.fields import TRAINED_PADDING, every_bias
+from .shared.gpt_blocks import BLOOM_NORMS, BLOOM_TENSORS, GPT_BLOCK
+from .shared.rope import ONE_ROPE, single_rope
+from .shared.tensors import LAYER, PADDED_ROWS, linears
 
 SHAPE = (
     "new_decoder_architecture",
@@ -63,7 +64,7 @@ def _shape_back(config: MoebaConfig) -> dict[str, Any]:
 
 def _positions(native: Any) -> dict[str, Any]:
     if not native["alibi"]:
-        return {"rope_parameters": whole_heads(one_rope(native["rope_parameters"]))}
+        return ONE_ROPE.to_ours(native)
     head_dim = native["hidden_size"] // native["num_attention_heads"]
     return {
         "position_embedding_type": "alibi",
@@ -92,13 +93,7 @@ FAMILY = Family(
         Pair("ffn_hidden_size", "intermediate_size"),
         Pair("activation", "hidden_act"),
         Pair("layer_norm_epsilon", "norm_eps"),
-        Computed(
-            ("bias",),
-            lambda native: dict.fromkeys(
-                ("attention_bias", "attention_output_bias", "mlp_bias"), native["bias"]
-            ),
-            lambda config: {"bias": config.attention_bias},
-        ),
+        every_bias("bias"),
         Computed(SHAPE, _shape, _shape_back),
         Computed(("alibi", "rope_parameters"), _positions, _positions_back),
         Inert("n_embed", "an older name of hidden_size, which the stock config takes over"),
@@ -107,11 +102,11 @@ FAMILY = Family(
         TRAINED_PADDING,
     ),
     rows=(
-        *TENSORS,
-        *(replace(row, when=lambda config: not _has_two_norms(config)) for row in NORMS),
+        *BLOOM_TENSORS,
+        *(replace(row, when=lambda config: not _has_two_norms(config)) for row in BLOOM_NORMS),
         *(
             replace(row, when=_has_two_norms)
-            for row in linears(BLOCK, LAYER, input_layernorm="ln_attn", post_attention_layernorm="ln_mlp")
+            for row in linears(GPT_BLOCK, LAYER, input_layernorm="ln_attn", post_attention_layernorm="ln_mlp")
         ),
     ),
     base_prefix="transformer.",

@@ -2,27 +2,11 @@
 
 from ..config_rows import Fixed, Pair, pairs
 from ..family import Family
-from ..rows import renamed, same
-from .qwen3_moe import LAYER_KINDS
-from .shared_fields import (
-    ATTENTION_BIAS,
-    LISTED_WINDOW,
-    ROTATED_WHERE_SLIDING,
-    ROUTER_LOSS,
-    ROUTER_PARAM_DTYPE,
-    SHARED_WIDTH,
-    SIZES,
-)
-from .shared_tensors import (
-    ATTENTION,
-    EMBEDDINGS_AND_HEAD,
-    GATED_MLP,
-    LAYER,
-    PRE_NORMS,
-    QK_NORM,
-    ROUTED_EXPERTS,
-    shared_expert,
-)
+from ..rows import renamed
+from .shared.experts import MIXED_BLOCK, ROUTER_LOSS, ROUTER_PARAM_DTYPE, SHARED_WIDTH
+from .shared.fields import ATTENTION_BIAS, SIZES
+from .shared.layer_kinds import LISTED_WINDOW, ROTATED_WHERE_SLIDING, SPARSE_BY_STEP
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, QK_NORM, shared_expert
 
 FAMILY = Family(
     model_type="flint",
@@ -34,7 +18,7 @@ FAMILY = Family(
         *ROUTER_LOSS,
         Pair("rms_norm_eps", "norm_eps"),
         ATTENTION_BIAS,
-        LAYER_KINDS,
+        SPARSE_BY_STEP,
         LISTED_WINDOW,
         ROTATED_WHERE_SLIDING,
         SHARED_WIDTH,
@@ -51,11 +35,8 @@ FAMILY = Family(
         *EMBEDDINGS_AND_HEAD,
         *ATTENTION,
         *QK_NORM,
-        *PRE_NORMS,
-        *GATED_MLP,
         renamed(f"{LAYER}.self_attn.softmax_offset", f"{LAYER}.self_attn.sinks"),
-        *same(f"{LAYER}.mlp.gate.weight"),
-        *ROUTED_EXPERTS,
+        *MIXED_BLOCK,
         *shared_expert(),
     ),
 )

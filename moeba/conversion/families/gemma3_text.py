@@ -1,13 +1,11 @@
 """Gemma 3, the language model: Gemma 2 with query and key norms and a rope of its own for sliding layers (2025)."""
 
-from __future__ import annotations
-
 from ..config_rows import Fixed, Inert
 from ..family import Family
-from .gemma import CAUSAL
-from .gemma2 import SANDWICH_NORMS, SINCE_GEMMA2
-from .shared_fields import rope_by_kind, without
-from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, QK_NORM
+from .shared.fields import without
+from .shared.gemma_blocks import CAUSAL, SANDWICH_NORMS, SINCE_GEMMA2
+from .shared.rope import rope_by_kind
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, QK_NORM
 
 FAMILY = Family(
     model_type="gemma3_text",

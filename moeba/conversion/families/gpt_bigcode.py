@@ -5,8 +5,8 @@ from typing import Any
 from ..config_rows import Computed, Fixed, Inert
 from ..family import Family
 from ..rows import SplitGroups
-from .gpt2 import FIELDS, MASKS, tensors
-from .shared_tensors import ONE_PRODUCT
+from .shared.gpt_blocks import GPT2_EMBEDDINGS_AND_NORMS, GPT2_FIELDS, GPT2_MASKS, gpt2_branches
+from .shared.tensors import ONE_PRODUCT
 
 
 def _kv_heads(native: Any) -> dict[str, Any]:
@@ -18,7 +18,7 @@ FAMILY = Family(
     architecture="GPTBigCodeForCausalLM",
     kind="dense",
     config_rows=(
-        *FIELDS,
+        *GPT2_FIELDS,
         Computed(
             ("multi_query",),
             _kv_heads,
@@ -28,8 +28,8 @@ FAMILY = Family(
         Inert("scale_attention_softmax_in_fp32", "the stock code does not read it"),
         Fixed("position_embedding_type", "learned"),
     ),
-    rows=tensors(SplitGroups()),
-    dropped=MASKS,
+    rows=(*GPT2_EMBEDDINGS_AND_NORMS, *gpt2_branches(SplitGroups())),
+    dropped=GPT2_MASKS,
     base_prefix="transformer.",
     reordered=ONE_PRODUCT,
 )

@@ -5,10 +5,10 @@ from typing import Any
 from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Pair, pairs
 from ..family import Family
-from ..rows import Dropped, linear, renamed
-from .gpt2 import BLOCK
-from .shared_fields import CLASSIC, TRAINED_PADDING
-from .shared_tensors import LAYER, PADDED_ROWS, QKV, linears
+from ..rows import linear, renamed
+from .shared.fields import CLASSIC, TRAINED_PADDING
+from .shared.gpt_blocks import GPT2_EMBEDDINGS_AND_NORMS, GPT_BLOCK, masks
+from .shared.tensors import LAYER, PADDED_ROWS, QKV, linears
 
 KINDS = {"global": "full_attention", "local": "sliding_attention"}
 
@@ -68,22 +68,15 @@ FAMILY = Family(
         Fixed("position_embedding_type", "learned"),
     ),
     rows=(
-        renamed("transformer.wte.weight", "model.embed_tokens.weight"),
-        renamed("transformer.wpe.weight", "model.embed_positions.weight"),
-        renamed("lm_head.weight", "lm_head.weight"),
-        *linear("transformer.ln_f", "model.norm"),
-        *linears(BLOCK, LAYER, input_layernorm="ln_1", post_attention_layernorm="ln_2"),
+        *GPT2_EMBEDDINGS_AND_NORMS,
         *(
-            renamed(f"{BLOCK}.attn.attention.{part}.weight", f"{LAYER}.self_attn.{part}.weight")
+            renamed(f"{GPT_BLOCK}.attn.attention.{part}.weight", f"{LAYER}.self_attn.{part}.weight")
             for part in QKV
         ),
-        *linear(f"{BLOCK}.attn.attention.out_proj", f"{LAYER}.self_attn.o_proj"),
-        *linears(f"{BLOCK}.mlp", f"{LAYER}.mlp", up_proj="c_fc", down_proj="c_proj"),
+        *linear(f"{GPT_BLOCK}.attn.attention.out_proj", f"{LAYER}.self_attn.o_proj"),
+        *linears(f"{GPT_BLOCK}.mlp", f"{LAYER}.mlp", up_proj="c_fc", down_proj="c_proj"),
     ),
-    dropped=(
-        Dropped(f"{BLOCK}.attn.attention.bias", "causal mask"),
-        Dropped(f"{BLOCK}.attn.attention.masked_bias", "value of masked scores"),
-    ),
+    dropped=masks(f"{GPT_BLOCK}.attn.attention"),
     base_prefix="transformer.",
     reordered="stock caches and masks what a window has left behind, with which each sum of a cached step is longer; "
     "a ready 4-D mask takes the window's place, as in all families but stock's own, which keeps the window; "

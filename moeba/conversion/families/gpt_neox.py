@@ -1,10 +1,12 @@
 """GPT-NeoX: attention and feed-forward side by side, each after a layer norm of its own (Black et al. 2022)."""
 
-from ..config_rows import Computed, Fixed, Inert, Pair, pairs
+from ..config_rows import Fixed, Inert, Pair, pairs
 from ..family import Family
-from ..rows import Dropped, SplitGroups, linear, renamed
-from .shared_fields import ATTENTION_BIAS, PARTIAL_ROPE, SIZES, TRAINED_PADDING, rotated_share, without
-from .shared_tensors import LAYER, ONE_PRODUCT, fused_qkv, linears
+from ..rows import SplitGroups, linear, renamed
+from .shared.fields import ATTENTION_BIAS, SIZES, TRAINED_PADDING, dropout_everywhere, switch, without
+from .shared.gpt_blocks import masks
+from .shared.rope import PARTIAL_ROPE, rotated_share
+from .shared.tensors import LAYER, ONE_PRODUCT, fused_qkv, linears
 
 BLOCK = "gpt_neox.layers.{layer}"
 
@@ -18,18 +20,8 @@ FAMILY = Family(
         *pairs("classifier_dropout"),
         Pair("layer_norm_eps", "norm_eps"),
         ATTENTION_BIAS,
-        Computed(
-            ("use_parallel_residual",),
-            lambda native: {
-                "block_order": "parallel_two_norms" if native["use_parallel_residual"] else "pre_norm"
-            },
-            lambda config: {"use_parallel_residual": config.block_order == "parallel_two_norms"},
-        ),
-        Computed(
-            ("hidden_dropout",),
-            lambda native: dict.fromkeys(("hidden_dropout", "embedding_dropout"), native["hidden_dropout"]),
-            lambda config: {"hidden_dropout": config.hidden_dropout},
-        ),
+        switch("use_parallel_residual", "block_order", on="parallel_two_norms", off="pre_norm"),
+        dropout_everywhere("hidden_dropout"),
         Inert("is_decoder", "the stock code does not read it"),
         rotated_share("rotary_pct"),
         Inert("rotary_emb_base", "older spelling, which the stock class moves into rope_parameters"),
@@ -42,16 +34,12 @@ FAMILY = Family(
         renamed("gpt_neox.embed_in.weight", "model.embed_tokens.weight"),
         renamed("embed_out.weight", "lm_head.weight"),
         *linear("gpt_neox.final_layer_norm", "model.norm"),
-        *linear(f"{BLOCK}.input_layernorm", f"{LAYER}.input_layernorm"),
-        *linear(f"{BLOCK}.post_attention_layernorm", f"{LAYER}.post_attention_layernorm"),
+        *linears(BLOCK, LAYER, "input_layernorm", "post_attention_layernorm"),
         *fused_qkv(f"{BLOCK}.attention.query_key_value", SplitGroups()),
         *linear(f"{BLOCK}.attention.dense", f"{LAYER}.self_attn.o_proj"),
         *linears(f"{BLOCK}.mlp", f"{LAYER}.mlp", up_proj="dense_h_to_4h", down_proj="dense_4h_to_h"),
     ),
-    dropped=(
-        Dropped(f"{BLOCK}.attention.bias", "causal mask"),
-        Dropped(f"{BLOCK}.attention.masked_bias", "value of masked scores"),
-    ),
+    dropped=masks(f"{BLOCK}.attention"),
     base_prefix="gpt_neox.",
     reordered=ONE_PRODUCT,
 )

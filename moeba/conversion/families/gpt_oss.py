@@ -3,8 +3,10 @@
 from ..config_rows import Fixed, Inert, Pair, Stated, pairs
 from ..family import Family
 from ..rows import SwapLast, UnpairGateUp, linear, renamed, same
-from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, ROUTER_LOSS, SIZES, without
-from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS
+from .shared.experts import LOCAL_EXPERTS, ROUTER_LOSS
+from .shared.fields import ATTENTION_BIAS, SIZES, without
+from .shared.layer_kinds import LISTED_WINDOW
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS
 
 EXPERTS = f"{LAYER}.mlp.experts"
 
@@ -17,8 +19,7 @@ FAMILY = Family(
         *without(SIZES, "intermediate_size", "hidden_act"),
         *pairs("num_experts_per_tok", "swiglu_alpha", "swiglu_limit"),
         *ROUTER_LOSS,
-        Pair("intermediate_size", "moe_intermediate_size"),
-        Pair("num_local_experts", "num_experts"),
+        *LOCAL_EXPERTS,
         Pair("rms_norm_eps", "norm_eps"),
         ATTENTION_BIAS,
         LISTED_WINDOW,

@@ -4,8 +4,8 @@ from typing import Any
 
 from ..config_rows import Computed, Fixed, Pair, pairs
 from ..family import Family
-from .shared_fields import SIZES, without
-from .shared_tensors import EMBEDDINGS_AND_HEAD, GATED_MLP, INTERLEAVED_ATTENTION, PRE_NORMS
+from .shared.fields import SIZES, without
+from .shared.tensors import INTERLEAVED, INTERLEAVED_LLAMA_TENSORS
 
 
 def _head_dim(native: Any) -> dict[str, Any]:
@@ -30,6 +30,6 @@ FAMILY = Family(
         Fixed("norm_type", "rmsnorm_float32"),
         Fixed("attention_output_bias", False),
     ),
-    rows=(*EMBEDDINGS_AND_HEAD, *INTERLEAVED_ATTENTION, *GATED_MLP, *PRE_NORMS),
-    reordered="rotated entries lie in another order, in which queries and keys are summed",
+    rows=INTERLEAVED_LLAMA_TENSORS,
+    reordered=INTERLEAVED,
 )

@@ -8,9 +8,11 @@ from ...configuration.model_facts import layer_view
 from ..config_rows import Computed, Fixed, Inert, Stated, pairs
 from ..family import Family
 from ..rows import renamed
-from .hunyuan_v1_dense import FAMILY as DENSE
-from .shared_fields import NO_ROUTER_LOSS, without
-from .shared_tensors import GATED_MLP, LAYER, ROUTED_EXPERTS, shared_expert
+from .shared.experts import NO_ROUTER_LOSS
+from .shared.fields import without
+from .shared.layer_kinds import each_layer
+from .shared.llama_blocks import HUNYUAN_FIELDS, HUNYUAN_TENSORS
+from .shared.tensors import LAYER, ROUTED_EXPERTS, shared_expert
 
 
 def _experts_per_token(native: Any) -> dict[str, Any]:
@@ -19,10 +21,7 @@ def _experts_per_token(native: Any) -> dict[str, Any]:
     counts = given if isinstance(given, list) else [given] * layers
     if len(counts) < layers:
         raise ValueError(f"moe_topk={given} has {len(counts)} entries for num_hidden_layers={layers}")
-    uneven = {
-        i: {"num_experts_per_tok": count} for i, count in enumerate(counts[:layers]) if count != counts[0]
-    }
-    return {"num_experts_per_tok": counts[0]} | ({"per_layer_config": uneven} if uneven else {})
+    return each_layer("num_experts_per_tok", counts[:layers])
 
 
 def _experts_per_token_back(config: MoebaConfig) -> dict[str, Any]:
@@ -45,7 +44,7 @@ FAMILY = Family(
     architecture="HunYuanMoEV1ForCausalLM",
     kind="moe",
     config_rows=(
-        *without(DENSE.config_rows, "intermediate_size"),
+        *without(HUNYUAN_FIELDS, "intermediate_size"),
         *pairs("num_experts"),
         *NO_ROUTER_LOSS,
         Computed(
@@ -69,7 +68,7 @@ FAMILY = Family(
         Stated("use_mla", False, "the authors' code has latent attention where it says so"),
     ),
     rows=(
-        *(row for row in DENSE.rows if row not in GATED_MLP),
+        *HUNYUAN_TENSORS,
         renamed(f"{LAYER}.mlp.gate.wg.weight", f"{LAYER}.mlp.gate.weight"),
         *shared_expert("shared_mlp"),
         *ROUTED_EXPERTS,

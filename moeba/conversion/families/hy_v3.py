@@ -3,9 +3,16 @@
 from ..config_rows import Fixed, Inert, Pair, Stated, pairs
 from ..family import Family
 from ..rows import renamed
-from .deepseek import LEADING_DENSE, NO_FURTHER_LAYERS, PREDICTION_LAYERS, sparse_layers
-from .shared_fields import ATTENTION_BIAS, NO_ROUTER_LOSS, ROUTER_PARAM_DTYPE, SIZES
-from .shared_tensors import (
+from .shared.experts import (
+    LEADING_DENSE,
+    NO_FURTHER_LAYERS,
+    PREDICTION_LAYERS,
+    SCALED_EXPERTS,
+    SIGMOID_ROUTER,
+    sparse_layers,
+)
+from .shared.fields import ATTENTION_BIAS, SIZES, without
+from .shared.tensors import (
     ATTENTION,
     EMBEDDINGS_AND_HEAD,
     GATED_MLP,
@@ -22,21 +29,15 @@ FAMILY = Family(
     kind="moe",
     config_rows=(
         *SIZES,
-        *pairs("mlp_bias", "moe_intermediate_size", "num_experts_per_tok"),
+        *pairs("mlp_bias"),
+        *without(SCALED_EXPERTS, "routed_scaling_factor"),
+        *SIGMOID_ROUTER,
         Pair("router_scaling_factor", "routed_scaling_factor"),
         Pair("rms_norm_eps", "norm_eps"),
         ATTENTION_BIAS,
         sparse_layers("mlp_layer_types", "num_experts", "num_shared_experts"),
         Inert("enable_moe_fp32_combine", "one sum of two numbers, rounded once either way"),
         Fixed("qk_norm", "head"),
-        Fixed("scoring_func", "sigmoid"),
-        Fixed("router_selection_bias", True),
-        Fixed("topk_sorted", False),
-        ROUTER_PARAM_DTYPE,
-        Fixed("norm_topk_eps", 1e-20),
-        Fixed("router_matmul_dtype", "float32"),
-        Fixed("router_weight_dtype", "float32"),
-        *NO_ROUTER_LOSS,
         LEADING_DENSE,
         NO_FURTHER_LAYERS,
         Stated(

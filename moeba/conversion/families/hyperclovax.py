@@ -9,9 +9,9 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Pair
 from ..family import Family
 from ..rows import Row, renamed, same
-from .granite import BIASES_AND_SCALES
-from .shared_fields import SIZES, scaled_logits, without
-from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER
+from .shared.fields import SIZES, scaled_logits, without
+from .shared.granite_blocks import BIASES_AND_SCALES
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER
 
 
 def _branches(native: Any) -> dict[str, Any]:

@@ -3,9 +3,14 @@
 The stock config refuses biases in some of them.
 """
 
-from dataclasses import replace
+from ..family import Family
+from .shared.llama_blocks import LLAMA_FIELDS
+from .shared.tensors import LLAMA_TENSORS
 
-from .llama import FAMILY as LLAMA
-from .shared_fields import without
-
-FAMILY = replace(LLAMA, model_type="internlm3", config_rows=without(LLAMA.config_rows, "pretraining_tp"))
+FAMILY = Family(
+    model_type="internlm3",
+    architecture="LlamaForCausalLM",
+    kind="dense",
+    config_rows=LLAMA_FIELDS,
+    rows=LLAMA_TENSORS,
+)

@@ -1,12 +1,13 @@
 """IQuest-Coder: the Llama model itself under a config of its own (IQuest Lab 2026)."""
 
-from dataclasses import replace
+from ..family import Family
+from .shared.llama_blocks import LLAMA_FIELDS
+from .shared.tensors import LLAMA_TENSORS
 
-from .llama import FAMILY as LLAMA
-from .shared_fields import without
-
-FAMILY = replace(
-    LLAMA,
+FAMILY = Family(
     model_type="iquestcoder",
-    config_rows=without(LLAMA.config_rows, "pretraining_tp"),
+    architecture="LlamaForCausalLM",
+    kind="dense",
+    config_rows=LLAMA_FIELDS,
+    rows=LLAMA_TENSORS,
 )

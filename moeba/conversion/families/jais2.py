@@ -2,9 +2,8 @@
 
 from ..config_rows import Fixed, Pair, pairs
 from ..family import Family
-from ..rows import linear, same
-from .shared_fields import ATTENTION_BIAS, SIZES, without
-from .shared_tensors import ATTENTION, PLAIN_MLP, PRE_LAYER_NORMS
+from .shared.fields import ATTENTION_BIAS, SIZES, without
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_LAYER_NORMS, PLAIN_MLP
 
 FAMILY = Family(
     model_type="jais2",
@@ -19,11 +18,5 @@ FAMILY = Family(
         Fixed("norm_type", "layernorm"),
         Fixed("feed_forward_type", "mlp"),
     ),
-    rows=(
-        *same("model.embed_tokens.weight", "lm_head.weight"),
-        *linear("model.norm", "model.norm"),
-        *PRE_LAYER_NORMS,
-        *ATTENTION,
-        *PLAIN_MLP,
-    ),
+    rows=(*EMBEDDINGS_AND_LAYER_NORMS, *ATTENTION, *PLAIN_MLP),
 )

@@ -7,32 +7,16 @@ from ...configuration.model_facts import layer_view
 from ..config_rows import Computed, Fixed, Only, Pair, pairs
 from ..family import Family
 from ..rows import renamed, same
-from .shared_fields import (
-    ATTENTION_BIAS,
-    LISTED_WINDOW,
-    ROUTER_LOSS,
-    SHARED_WIDTH,
-    SIZES,
-    listed_kinds,
-    rope_by_kind,
-    without,
-)
-from .shared_tensors import (
-    ATTENTION,
-    EMBEDDINGS_AND_HEAD,
-    GATED_MLP,
-    LAYER,
-    PRE_NORMS,
-    QK_NORM,
-    ROUTED_EXPERTS,
-    shared_expert,
-)
+from .shared.experts import MIXED_BLOCK, ROUTER_LOSS, SHARED_WIDTH
+from .shared.fields import ATTENTION_BIAS, SIZES, without
+from .shared.layer_kinds import LISTED_WINDOW, each_layer, listed_kinds
+from .shared.rope import rope_by_kind
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, QK_NORM, shared_expert
 
 
 def _heads(native: Any) -> dict[str, Any]:
     counts = native["num_attention_heads_per_layer"] or [native["num_attention_heads"]]
-    uneven = {i: {"num_attention_heads": count} for i, count in enumerate(counts) if count != counts[0]}
-    return {"num_attention_heads": counts[0]} | ({"per_layer_config": uneven} if uneven else {})
+    return each_layer("num_attention_heads", counts)
 
 
 def _heads_back(config: MoebaConfig) -> dict[str, Any]:
@@ -82,11 +66,9 @@ FAMILY = Family(
         *EMBEDDINGS_AND_HEAD,
         *ATTENTION,
         *QK_NORM,
-        *PRE_NORMS,
-        *GATED_MLP,
-        *same(f"{LAYER}.self_attn.g_proj.weight", f"{LAYER}.mlp.gate.weight"),
+        *same(f"{LAYER}.self_attn.g_proj.weight"),
+        *MIXED_BLOCK,
         renamed(f"{LAYER}.mlp.experts.e_score_correction_bias", f"{LAYER}.mlp.gate.e_score_correction_bias"),
-        *ROUTED_EXPERTS,
         *shared_expert(),
     ),
     reordered="stock scales the sum of the experts' answers, not their weights",

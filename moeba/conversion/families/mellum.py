@@ -1,23 +1,24 @@
 """Mellum 2: Qwen3-MoE's block with sliding layers and a rope for each kind of layer (JetBrains 2026)."""
 
-from ..config_rows import Inert
+from ..config_rows import Fixed, Inert, Pair, pairs
 from ..family import Family
 from ..rows import Dropped
-from .deepseek import MORE_TOKENS, PREDICTION_COUNT
-from .qwen3_moe import FAMILY as QWEN3_MOE
-from .shared_fields import ATTENTION_BIAS, LISTED_WINDOW, listed_kinds, rope_by_kind, without
-
-OTHERWISE = (
-    "attention_bias", "rope_parameters", "sliding_window", "use_sliding_window", "num_experts", "mlp_only_layers",
-    "decoder_sparse_step",
-)  # fmt: skip
+from .shared.experts import MIXED_BLOCK, MORE_TOKENS, PREDICTION_COUNT, ROUTER_LOSS
+from .shared.fields import ATTENTION_BIAS, SIZES, without
+from .shared.layer_kinds import LISTED_WINDOW, listed_kinds
+from .shared.rope import rope_by_kind
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_HEAD, QK_NORM
 
 FAMILY = Family(
     model_type="mellum",
     architecture="MellumForCausalLM",
     kind="moe",
     config_rows=(
-        *without(QWEN3_MOE.config_rows, *OTHERWISE),
+        *without(SIZES, "rope_parameters"),
+        *pairs("moe_intermediate_size", "num_experts_per_tok", "norm_topk_prob"),
+        *ROUTER_LOSS,
+        Pair("rms_norm_eps", "norm_eps"),
+        Fixed("qk_norm", "head"),
         ATTENTION_BIAS,
         LISTED_WINDOW,
         rope_by_kind(),
@@ -26,6 +27,6 @@ FAMILY = Family(
         Inert("mtp_layer_types", f"of layers beside the model, each of which {MORE_TOKENS}"),
         Inert("mtp_mlp_layer_types", f"of layers beside the model, each of which {MORE_TOKENS}"),
     ),
-    rows=QWEN3_MOE.rows,
+    rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *QK_NORM, *MIXED_BLOCK),
     dropped=(Dropped("mtp.{rest}", f"of a layer beside the model: it {MORE_TOKENS}"),),
 )

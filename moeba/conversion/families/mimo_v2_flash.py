@@ -7,26 +7,25 @@ from ...configuration import MoebaConfig
 from ...configuration.model_facts import layer_view, rope_of
 from ..config_rows import Computed, Fixed, Pair, Stated, pairs
 from ..family import Family
-from ..rows import Dropped, renamed, same
-from .deepseek import GROUPED_EXPERTS, MORE_TOKENS, ROUTED_AS, SELECTION_BIAS
-from .shared_fields import LISTED_WINDOW, SIZES, listed_kinds, rope_by_kind, without
-from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER, PRE_NORMS, ROUTED_EXPERTS
+from ..rows import Dropped, renamed
+from .shared.experts import GROUPED_EXPERTS, MIXED_BLOCK, MORE_TOKENS, ROUTED_AS, SELECTION_BIAS
+from .shared.fields import SIZES, without
+from .shared.layer_kinds import LISTED_WINDOW, each_layer, listed_kinds
+from .shared.rope import rope_by_kind
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER
 
 SLIDING = "sliding_attention"
 
 
 def _kv_heads(native: Any) -> dict[str, Any]:
     count = native["num_key_value_heads"]
-    counts = [count * 2 if kind == "sliding_attention" else count for kind in native["layer_types"]] or [
-        count
-    ]
-    uneven = {i: {"num_key_value_heads": own} for i, own in enumerate(counts) if own != counts[0]}
-    return {"num_key_value_heads": counts[0]} | ({"per_layer_config": uneven} if uneven else {})
+    counts = [count * 2 if kind == SLIDING else count for kind in native["layer_types"]]
+    return each_layer("num_key_value_heads", counts or [count])
 
 
 def _kv_heads_back(config: MoebaConfig) -> dict[str, Any]:
     first = layer_view(config, 0).num_key_value_heads
-    return {"num_key_value_heads": first // 2 if config.layer_types[0] == "sliding_attention" else first}
+    return {"num_key_value_heads": first // 2 if config.layer_types[0] == SLIDING else first}
 
 
 def _value_scale(native: Any) -> dict[str, Any]:
@@ -96,7 +95,7 @@ FAMILY = Family(
         listed_kinds("n_routed_experts"),
         *GROUPED_EXPERTS,
         Fixed("attention_output_bias", False),
-        Fixed("attention_sink_layer_types", ["sliding_attention"]),
+        Fixed("attention_sink_layer_types", [SLIDING]),
         Fixed("attention_softmax_dtype", "model"),
         *without(ROUTED_AS, "moe_layer_freq"),
         *AUTHORS_NAMES,
@@ -104,12 +103,9 @@ FAMILY = Family(
     rows=(
         *EMBEDDINGS_AND_HEAD,
         *ATTENTION,
-        *PRE_NORMS,
-        *GATED_MLP,
         renamed(f"{LAYER}.self_attn.attention_sink_bias", f"{LAYER}.self_attn.sinks"),
-        *same(f"{LAYER}.mlp.gate.weight"),
+        *MIXED_BLOCK,
         *SELECTION_BIAS,
-        *ROUTED_EXPERTS,
     ),
     dropped=(Dropped("model.mtp.{rest}", MORE_TOKENS),),
 )

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Pair, pairs
 from ..family import Family
-from .deepseek import LATENT_SIZES, SLICED, head_parts, latent_attention
-from .shared_fields import logit_scale, scalar_that_gives
-from .shared_tensors import EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
+from .shared.fields import SLICED, logit_scale
+from .shared.latent_attention import LATENT_SIZES, head_parts, latent_attention
+from .shared.tensors import EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
+
+
+def _scalar_that_gives(value: float, near: float, read: Callable[[float], float]) -> float:
+    """The shortest of the floats at `near` that is read as just this value; `near` itself where none is."""
+    neighbours = (near, math.nextafter(near, -math.inf), math.nextafter(near, math.inf))
+    candidates = (*(round(near, digits) for digits in range(1, 16)), *neighbours)
+    return next((candidate for candidate in candidates if read(candidate) == value), near)
 
 
 def _scales(native: Any) -> dict[str, Any]:
@@ -23,7 +31,7 @@ def _scales(native: Any) -> dict[str, Any]:
 def _scales_back(config: MoebaConfig) -> dict[str, Any]:
     root = math.sqrt(config.num_hidden_layers)
     return {
-        "scale_depth": scalar_that_gives(
+        "scale_depth": _scalar_that_gives(
             config.residual_multiplier, config.residual_multiplier * root, lambda depth: depth / root
         ),
         "dim_model_base": max(round(config.hidden_size / config.logit_scale), 1),

@@ -2,14 +2,13 @@
 
 from ...configuration import MoebaConfig
 from ...configuration.model_facts import rope_of, rotated_width
-from ..config_rows import Computed, Fixed, Pair, Stated, pairs
+from ..config_rows import Fixed, Pair, Stated, pairs
 from ..family import Family
 from ..rows import renamed
-from .deepseek import MORE_TOKENS
-from .shared_fields import PARTIAL_ROPE, ROUTER_LOSS, SIZES, without
-from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, QK_NORM, per_expert
-
-MOE = f"{LAYER}.block_sparse_moe"
+from .shared.experts import BLOCK_SPARSE_MOE, LOCAL_EXPERTS, MORE_TOKENS, ROUTER_LOSS
+from .shared.fields import SIZES, without
+from .shared.rope import PARTIAL_ROPE
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, QK_NORM
 
 
 def _rotary_dim(config: MoebaConfig) -> int | None:
@@ -28,11 +27,10 @@ FAMILY = Family(
         *without(SIZES, "intermediate_size", "rope_parameters"),
         *pairs("num_experts_per_tok", "router_jitter_noise"),
         *ROUTER_LOSS,
-        Pair("intermediate_size", "moe_intermediate_size"),
-        Pair("num_local_experts", "num_experts"),
+        *LOCAL_EXPERTS,
         Pair("rms_norm_eps", "norm_eps"),
         # The width of the rotated part becomes a factor in the settings when the config is read.
-        Computed(("rope_parameters",), PARTIAL_ROPE.to_ours, PARTIAL_ROPE.to_theirs),
+        PARTIAL_ROPE,
         Stated("rotary_dim", _rotary_dim, "vLLM and SGLang read this width, not the factor"),
         Fixed("qk_norm", "full"),
         Fixed("scoring_func", "sigmoid"),
@@ -54,8 +52,7 @@ FAMILY = Family(
         *ATTENTION,
         *QK_NORM,
         *PRE_NORMS,
-        renamed(f"{MOE}.gate.weight", f"{LAYER}.mlp.gate.weight"),
-        renamed(f"{MOE}.e_score_correction_bias", f"{LAYER}.mlp.gate.e_score_correction_bias"),
-        *per_expert("block_sparse_moe", gate="w1", up="w3", down="w2"),
+        *BLOCK_SPARSE_MOE,
+        renamed(f"{LAYER}.block_sparse_moe.e_score_correction_bias", f"{LAYER}.mlp.gate.e_score_correction_bias"),
     ),
 )  # fmt: skip

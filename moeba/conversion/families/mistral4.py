@@ -8,20 +8,11 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Pair
 from ..family import Family
 from ..rows import same
-from .deepseek import (
-    BLOCK,
-    EXPERTS,
-    GROUPS,
-    LATENT_SIZES,
-    ROPE_INTERLEAVE,
-    SLICED,
-    head_parts,
-    latent_attention,
-    sparse_layers,
-)
-from .ministral3 import GROWING_ROPE
-from .shared_fields import without
-from .shared_tensors import EMBEDDINGS_AND_HEAD, LAYER
+from .shared.experts import GROUPS, SCALED_EXPERTS, sparse_layers
+from .shared.fields import SLICED, without
+from .shared.latent_attention import LATENT_SIZES, ROPE_INTERLEAVE, head_parts, latent_attention
+from .shared.rope import GROWING_ROPE
+from .shared.tensors import EMBEDDINGS_AND_HEAD, GATED_MLP, MLP, PRE_NORMS, shared_expert
 
 PARTIAL = "partial_rotary_factor"
 
@@ -52,7 +43,7 @@ FAMILY = Family(
     kind="moe",
     config_rows=(
         *without(LATENT_SIZES, "rope_parameters"),
-        *EXPERTS,
+        *SCALED_EXPERTS,
         Pair("norm_topk_prob", "norm_topk_prob", ours_from=bool),
         GROUPS,
         Computed(("rope_parameters",), _rope, _rope_back),
@@ -67,7 +58,9 @@ FAMILY = Family(
     rows=(
         *EMBEDDINGS_AND_HEAD,
         *latent_attention(),
-        *BLOCK,
-        *same(f"{LAYER}.mlp.experts.gate_up_proj", f"{LAYER}.mlp.experts.down_proj"),
+        *PRE_NORMS,
+        *GATED_MLP,
+        *same(*(f"{MLP}.{name}" for name in ("gate.weight", "experts.gate_up_proj", "experts.down_proj"))),
+        *shared_expert("shared_experts"),
     ),
 )

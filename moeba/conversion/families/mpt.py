@@ -7,9 +7,9 @@ from typing import Any
 
 from ..config_rows import Computed, Fixed, Inert, Only, Pair
 from ..family import Family
-from ..rows import Row, Split, renamed
-from .shared_fields import TRAINED_PADDING
-from .shared_tensors import LAYER, ONE_PRODUCT
+from ..rows import Split, renamed
+from .shared.fields import TRAINED_PADDING, fourfold_width
+from .shared.tensors import LAYER, ONE_PRODUCT, fused_qkv, qkv_sizes
 
 BLOCK = "transformer.blocks.{layer}"
 NORM_TYPES = ("low_precision_layernorm", "layernorm")
@@ -29,11 +29,7 @@ FAMILY = Family(
     served_as="MPTForCausalLM",
     kind="dense",
     config_rows=(
-        Computed(
-            ("d_model",),
-            lambda native: {"hidden_size": native["d_model"], "intermediate_size": 4 * native["d_model"]},
-            lambda config: {"d_model": config.hidden_size},
-        ),
+        fourfold_width("d_model"),
         Pair("n_heads", "num_attention_heads"),
         Pair("n_layers", "num_hidden_layers"),
         Pair("max_seq_len", "max_position_embeddings"),
@@ -73,11 +69,7 @@ FAMILY = Family(
         renamed("lm_head.weight", "lm_head.weight"),
         renamed(f"{BLOCK}.norm_1.weight", f"{LAYER}.input_layernorm.weight"),
         renamed(f"{BLOCK}.norm_2.weight", f"{LAYER}.post_attention_layernorm.weight"),
-        Row(
-            (f"{BLOCK}.attn.Wqkv.weight",),
-            tuple(f"{LAYER}.self_attn.{name}.weight" for name in ("q_proj", "k_proj", "v_proj")),
-            (Split(lambda config: [config.hidden_size] * 3),),
-        ),
+        *fused_qkv(f"{BLOCK}.attn.Wqkv", Split(qkv_sizes), parts=("weight",)),
         renamed(f"{BLOCK}.attn.out_proj.weight", f"{LAYER}.self_attn.o_proj.weight"),
         renamed(f"{BLOCK}.ffn.up_proj.weight", f"{LAYER}.mlp.up_proj.weight"),
         renamed(f"{BLOCK}.ffn.down_proj.weight", f"{LAYER}.mlp.down_proj.weight"),

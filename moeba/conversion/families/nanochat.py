@@ -3,8 +3,8 @@
 from ..config_rows import Fixed, Pair, pairs
 from ..family import Family
 from ..rows import NegateSecondHalves, linear, same
-from .shared_fields import ATTENTION_BIAS, SIZES, UNLISTED_HEAD_DIM, without
-from .shared_tensors import LAYER
+from .shared.fields import ATTENTION_BIAS, SIZES_HEAD_DIM_UNLISTED
+from .shared.tensors import LAYER
 
 ATTENTION = f"{LAYER}.self_attn"
 
@@ -13,8 +13,7 @@ FAMILY = Family(
     architecture="NanoChatForCausalLM",
     kind="dense",
     config_rows=(
-        *without(SIZES, "head_dim"),
-        UNLISTED_HEAD_DIM,
+        *SIZES_HEAD_DIM_UNLISTED,
         *pairs("final_logit_softcapping"),
         Pair("rms_norm_eps", "norm_eps"),
         ATTENTION_BIAS,

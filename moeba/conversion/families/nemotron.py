@@ -1,12 +1,10 @@
 """Nemotron: layer norms stored around 1, part of a head rotated, no gate (Parmar et al. 2024)."""
 
-from __future__ import annotations
-
 from ..config_rows import Fixed, pairs
 from ..family import Family
-from ..rows import linear
-from .shared_fields import ATTENTION_BIAS, PARTIAL_ROPE, SIZES, rotated_share, without
-from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, PLAIN_MLP, PRE_LAYER_NORMS
+from .shared.fields import ATTENTION_BIAS, SIZES, without
+from .shared.rope import PARTIAL_ROPE, rotated_share
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_LAYER_NORMS, PLAIN_MLP
 
 FAMILY = Family(
     model_type="nemotron",
@@ -21,11 +19,5 @@ FAMILY = Family(
         Fixed("norm_type", "layernorm_unit_offset"),
         Fixed("feed_forward_type", "mlp"),
     ),
-    rows=(
-        *(row for row in EMBEDDINGS_AND_HEAD if "model.norm.weight" not in row.ours),
-        *linear("model.norm", "model.norm"),
-        *ATTENTION,
-        *PLAIN_MLP,
-        *PRE_LAYER_NORMS,
-    ),
+    rows=(*EMBEDDINGS_AND_LAYER_NORMS, *ATTENTION, *PLAIN_MLP),
 )

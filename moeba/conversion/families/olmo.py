@@ -1,19 +1,17 @@
 """OLMo: Llama's block with norms that have no parameters, and clamped projections (Groeneveld et al. 2024)."""
 
-from __future__ import annotations
-
 from ..config_rows import Fixed, pairs
 from ..family import Family
-from .shared_fields import ATTENTION_BIAS, SIZES, UNLISTED_HEAD_DIM, without
-from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP
+from ..rows import same
+from .shared.fields import ATTENTION_BIAS, SIZES_HEAD_DIM_UNLISTED
+from .shared.tensors import ATTENTION, GATED_MLP
 
 FAMILY = Family(
     model_type="olmo",
     architecture="OlmoForCausalLM",
     kind="dense",
     config_rows=(
-        *without(SIZES, "head_dim"),
-        UNLISTED_HEAD_DIM,
+        *SIZES_HEAD_DIM_UNLISTED,
         ATTENTION_BIAS,
         *pairs("clip_qkv"),
         Fixed("norm_type", "layernorm_nonparametric"),
@@ -21,7 +19,7 @@ FAMILY = Family(
         Fixed("rotary_precision", "float32"),
     ),
     rows=(
-        *(row for row in EMBEDDINGS_AND_HEAD if "model.norm.weight" not in row.ours),
+        *same("model.embed_tokens.weight", "lm_head.weight"),
         *ATTENTION,
         *GATED_MLP,
     ),

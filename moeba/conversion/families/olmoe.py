@@ -2,22 +2,9 @@
 
 from ..config_rows import Fixed, Pair, pairs
 from ..family import Family
-from ..rows import same
-from .shared_fields import ATTENTION_BIAS, ROUTER_LOSS, SIZES, without
-from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, QK_NORM, ROUTED_EXPERTS
-
-EXPERTS_CONFIG = (
-    *pairs("num_experts", "num_experts_per_tok", "norm_topk_prob"),
-    *ROUTER_LOSS,
-    Pair("intermediate_size", "moe_intermediate_size"),
-)
-EXPERTS_AND_ATTENTION = (
-    *EMBEDDINGS_AND_HEAD,
-    *ATTENTION,
-    *QK_NORM,
-    *same(f"{LAYER}.mlp.gate.weight"),
-    *ROUTED_EXPERTS,
-)
+from .shared.experts import OLMOE_EXPERTS
+from .shared.fields import ATTENTION_BIAS, SIZES, without
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_HEAD, PRE_NORMS, QK_NORM, ROUTER_AND_EXPERTS
 
 FAMILY = Family(
     model_type="olmoe",
@@ -26,11 +13,11 @@ FAMILY = Family(
     config_rows=(
         # The norm over all heads ties a head's width to the hidden size.
         *without(SIZES, "head_dim", "intermediate_size"),
-        *EXPERTS_CONFIG,
+        *OLMOE_EXPERTS,
         *pairs("clip_qkv"),
         Pair("rms_norm_eps", "norm_eps"),
         ATTENTION_BIAS,
         Fixed("qk_norm", "full"),
     ),
-    rows=(*EXPERTS_AND_ATTENTION, *PRE_NORMS),
+    rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *QK_NORM, *PRE_NORMS, *ROUTER_AND_EXPERTS),
 )

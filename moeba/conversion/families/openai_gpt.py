@@ -4,10 +4,10 @@ from typing import Any
 
 from ..config_rows import Computed, Fixed, Pair
 from ..family import Family
-from ..rows import Split, Transpose, linear, renamed
-from .gpt2 import BLOCK, MASKS, SIZES, SUMMARY
-from .shared_fields import CLASSIC, TRAINED_PADDING
-from .shared_tensors import LAYER, PADDED_ROWS, fused_qkv, linears
+from ..rows import Split, Transpose, renamed
+from .shared.fields import CLASSIC, TRAINED_PADDING, fourfold_width
+from .shared.gpt_blocks import GPT2_MASKS, GPT_BLOCK, GPT_SIZES, SUMMARY, gpt2_branches
+from .shared.tensors import LAYER, PADDED_ROWS, linears, qkv_sizes
 
 ACTIVATIONS = {"gelu": "gelu_new", "relu": "relu", "silu": "silu", "swish": "silu"}
 
@@ -24,13 +24,9 @@ FAMILY = Family(
     architecture="OpenAIGPTLMHeadModel",
     kind="dense",
     config_rows=(
-        *SIZES,
+        *GPT_SIZES,
         *SUMMARY,
-        Computed(
-            ("n_embd",),
-            lambda native: {"hidden_size": native["n_embd"], "intermediate_size": 4 * native["n_embd"]},
-            lambda config: {"n_embd": config.hidden_size},
-        ),
+        fourfold_width("n_embd"),
         Computed(
             ("afn",),
             lambda native: {"hidden_act": _activation(native["afn"])},
@@ -48,13 +44,10 @@ FAMILY = Family(
         renamed("transformer.tokens_embed.weight", "model.embed_tokens.weight"),
         renamed("transformer.positions_embed.weight", "model.embed_positions.weight"),
         renamed("lm_head.weight", "lm_head.weight"),
-        *linears(BLOCK, LAYER, post_attention_layernorm="ln_1", post_feedforward_layernorm="ln_2"),
-        *fused_qkv(f"{BLOCK}.attn.c_attn", Transpose(), Split(lambda config: [config.hidden_size] * 3)),
-        *linear(f"{BLOCK}.attn.c_proj", f"{LAYER}.self_attn.o_proj", Transpose()),
-        *linear(f"{BLOCK}.mlp.c_fc", f"{LAYER}.mlp.up_proj", Transpose()),
-        *linear(f"{BLOCK}.mlp.c_proj", f"{LAYER}.mlp.down_proj", Transpose()),
+        *linears(GPT_BLOCK, LAYER, post_attention_layernorm="ln_1", post_feedforward_layernorm="ln_2"),
+        *gpt2_branches(Split(qkv_sizes), Transpose()),
     ),
-    dropped=MASKS,
+    dropped=GPT2_MASKS,
     base_prefix="transformer.",
     reordered="stock multiplies by matrices that lie transposed, with queries, keys and values in one product; "
     + PADDED_ROWS,

@@ -7,7 +7,9 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Only, Pair, pairs
 from ..family import Family
 from ..rows import Row, linear, renamed
-from .shared_tensors import LAYER, QKV, linears
+from .shared.fields import every_bias
+from .shared.gpt_blocks import fairseq_branches
+from .shared.tensors import LAYER
 
 BLOCK = "model.decoder.layers.{layer}"
 
@@ -65,13 +67,7 @@ FAMILY = Family(
             _norms,
             _norms_back,
         ),
-        Computed(
-            ("enable_bias",),
-            lambda native: dict.fromkeys(
-                ("attention_bias", "attention_output_bias", "mlp_bias"), native["enable_bias"]
-            ),
-            lambda config: {"enable_bias": config.attention_bias},
-        ),
+        every_bias("enable_bias"),
         Only("layerdrop", 0.0, "training skips no layers"),
         Fixed("norm_eps", 1e-5),
         Fixed("feed_forward_type", "mlp"),
@@ -88,8 +84,7 @@ FAMILY = Family(
         *linear("model.decoder.final_layer_norm", "model.norm"),
         *_block_norm("self_attn_layer_norm", "input_layernorm", "post_attention_layernorm"),
         *_block_norm("final_layer_norm", "post_attention_layernorm", "post_feedforward_layernorm"),
-        *linears(f"{BLOCK}.self_attn", f"{LAYER}.self_attn", *QKV, o_proj="out_proj"),
-        *linears(BLOCK, f"{LAYER}.mlp", up_proj="fc1", down_proj="fc2"),
+        *fairseq_branches(BLOCK),
     ),
     reordered="stock scales the queries, not their products with the keys",
 )

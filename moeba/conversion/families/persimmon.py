@@ -1,10 +1,11 @@
 """Persimmon: fused attention and a plain feed-forward with squared ReLU between layer norms (Elsen et al. 2023)."""
 
-from ..config_rows import Computed, Only, Pair
+from ..config_rows import Only, Pair
 from ..family import Family
 from ..rows import SplitGroups, linear, same
-from .shared_fields import CLASSIC, PARTIAL_ROPE, SIZES, rotated_share, without
-from .shared_tensors import LAYER, ONE_PRODUCT, PRE_LAYER_NORMS, fused_qkv, linears
+from .shared.fields import CLASSIC, SIZES, switch, without
+from .shared.rope import PARTIAL_ROPE, rotated_share
+from .shared.tensors import LAYER, ONE_PRODUCT, PRE_LAYER_NORMS, fused_qkv, linears
 
 FAMILY = Family(
     model_type="persimmon",
@@ -15,11 +16,7 @@ FAMILY = Family(
         PARTIAL_ROPE,
         rotated_share(),
         Pair("layer_norm_eps", "norm_eps"),
-        Computed(
-            ("qk_layernorm",),
-            lambda native: {"qk_norm": "head" if native["qk_layernorm"] else "none"},
-            lambda config: {"qk_layernorm": config.qk_norm == "head"},
-        ),
+        switch("qk_layernorm", "qk_norm", on="head", off="none"),
         Only("hidden_dropout", 0.0, "it would drop the feed-forward's output, but not the attention's"),
         *CLASSIC,
     ),

@@ -3,8 +3,9 @@
 from ..config_rows import Computed, Fixed, Pair
 from ..family import Family
 from ..rows import linear, renamed
-from .shared_fields import CLASSIC, PARTIAL_ROPE, SIZES, rotated_share, without
-from .shared_tensors import LAYER, QKV, linears
+from .shared.fields import CLASSIC, SIZES, switch, without
+from .shared.rope import PARTIAL_ROPE, rotated_share
+from .shared.tensors import LAYER, QKV, linears
 
 FAMILY = Family(
     model_type="phi",
@@ -22,11 +23,7 @@ FAMILY = Family(
         Pair("layer_norm_eps", "norm_eps"),
         Pair("resid_pdrop", "hidden_dropout"),
         Pair("embd_pdrop", "embedding_dropout"),
-        Computed(
-            ("qk_layernorm",),
-            lambda native: {"qk_norm": "head" if native["qk_layernorm"] else "none"},
-            lambda config: {"qk_layernorm": config.qk_norm == "head"},
-        ),
+        switch("qk_layernorm", "qk_norm", on="head", off="none"),
         *CLASSIC,
         Fixed("block_order", "parallel"),
         Fixed("lm_head_bias", True),

@@ -5,23 +5,17 @@ from typing import Any
 from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Inert, Pair
 from ..family import Family
-from ..rows import Row, Split, same
-from .shared_fields import (
-    PARTIAL_ROPE,
-    SIZES,
-    UNIFORM_WINDOW,
-    UNLISTED_HEAD_DIM,
-    rotated_share,
-    single_rope,
-    without,
-)
-from .shared_tensors import (
+from ..rows import Split, same
+from .shared.fields import SIZES_HEAD_DIM_UNLISTED, without
+from .shared.layer_kinds import UNIFORM_WINDOW
+from .shared.rope import PARTIAL_ROPE, rotated_share, single_rope
+from .shared.tensors import (
     EMBEDDINGS_AND_HEAD,
     FUSED_ACTIVATION,
     FUSED_GATED_MLP,
     LAYER,
     PRE_NORMS,
-    QKV,
+    fused_qkv,
     qkv_sizes,
 )
 
@@ -38,8 +32,7 @@ FAMILY = Family(
     architecture="Phi3ForCausalLM",
     kind="dense",
     config_rows=(
-        *without(SIZES, "head_dim", "rope_parameters"),
-        UNLISTED_HEAD_DIM,
+        *without(SIZES_HEAD_DIM_UNLISTED, "rope_parameters"),
         Computed(
             ("rope_parameters", "original_max_position_embeddings"),
             PARTIAL_ROPE.to_ours,
@@ -55,11 +48,7 @@ FAMILY = Family(
     rows=(
         *EMBEDDINGS_AND_HEAD,
         *PRE_NORMS,
-        Row(
-            (f"{LAYER}.self_attn.qkv_proj.weight",),
-            tuple(f"{LAYER}.self_attn.{part}.weight" for part in QKV),
-            (Split(qkv_sizes),),
-        ),
+        *fused_qkv(f"{LAYER}.self_attn.qkv_proj", Split(qkv_sizes), parts=("weight",)),
         *same(f"{LAYER}.self_attn.o_proj.weight"),
         *FUSED_GATED_MLP,
     ),

@@ -5,25 +5,18 @@ from typing import Any
 from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Only, Pair, pairs
 from ..family import Family
-from ..rows import renamed, same
-from .shared_fields import (
-    ATTENTION_BIAS,
-    ROUTER_LOSS,
-    SIZES,
-    UNIFORM_WINDOW,
-    UNLISTED_HEAD_DIM,
-    one_rope,
-    single_rope,
-    whole_heads,
-    without,
-)
-from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS, per_expert
+from ..rows import same
+from .shared.experts import BLOCK_SPARSE_MOE, LOCAL_EXPERTS, ROUTER_LOSS
+from .shared.fields import ATTENTION_BIAS, SIZES_HEAD_DIM_UNLISTED, without
+from .shared.layer_kinds import UNIFORM_WINDOW
+from .shared.rope import one_whole_rope, single_rope
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, PRE_NORMS
 
 MSCALES = ("short_mscale", "long_mscale")
 
 
 def _rope(native: Any) -> dict[str, Any]:
-    rope = dict(whole_heads(one_rope(native["rope_parameters"])))
+    rope = dict(one_whole_rope(native))
     if rope["rope_type"] == "default":
         return {"rope_parameters": rope}
     if rope["rope_type"] != "longrope":
@@ -52,14 +45,12 @@ FAMILY = Family(
     served_as="PhiMoEForCausalLM",
     kind="moe",
     config_rows=(
-        *without(SIZES, "head_dim", "intermediate_size", "rope_parameters"),
-        UNLISTED_HEAD_DIM,
+        *without(SIZES_HEAD_DIM_UNLISTED, "intermediate_size", "rope_parameters"),
         *pairs("lm_head_bias"),
         *ROUTER_LOSS,
         # The second is a copy of what the settings have.
         Computed(("rope_parameters", "original_max_position_embeddings"), _rope, _rope_back),
-        Pair("intermediate_size", "moe_intermediate_size"),
-        Pair("num_local_experts", "num_experts"),
+        *LOCAL_EXPERTS,
         Pair("rms_norm_eps", "norm_eps"),
         Pair("router_jitter_noise", "sparsemixer_eps"),
         Pair("input_jitter_noise", "router_jitter_noise"),
@@ -79,7 +70,6 @@ FAMILY = Family(
         *PRE_NORMS,
         *same(f"{LAYER}.input_layernorm.bias", f"{LAYER}.post_attention_layernorm.bias", "model.norm.bias"),
         *same("lm_head.bias"),
-        renamed(f"{LAYER}.block_sparse_moe.gate.weight", f"{LAYER}.mlp.gate.weight"),
-        *per_expert("block_sparse_moe", gate="w1", up="w3", down="w2"),
+        *BLOCK_SPARSE_MOE,
     ),
 )

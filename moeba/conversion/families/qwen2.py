@@ -2,20 +2,20 @@
 
 from ..config_rows import Fixed, Pair
 from ..family import Family
-from .shared_fields import SIZES, UNLISTED_HEAD_DIM, WINDOW_BY_LAYER, without
-from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
+from .shared.fields import SIZES_HEAD_DIM_UNLISTED
+from .shared.layer_kinds import WINDOW_BY_LAYER
+from .shared.tensors import LLAMA_TENSORS
 
 FAMILY = Family(
     model_type="qwen2",
     architecture="Qwen2ForCausalLM",
     kind="dense",
     config_rows=(
-        *without(SIZES, "head_dim"),
-        UNLISTED_HEAD_DIM,
+        *SIZES_HEAD_DIM_UNLISTED,
         Pair("rms_norm_eps", "norm_eps"),
         WINDOW_BY_LAYER,
         Fixed("attention_bias", True),
         Fixed("attention_output_bias", False),
     ),
-    rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *GATED_MLP, *PRE_NORMS),
+    rows=LLAMA_TENSORS,
 )

@@ -5,17 +5,10 @@ from typing import Any
 from ..config_rows import Computed, Fixed, Pair, pairs
 from ..family import Family
 from ..rows import same
-from .qwen3_moe import LAYER_KINDS
-from .shared_fields import ROUTER_LOSS, SHARED_WIDTH, SIZES, UNLISTED_HEAD_DIM, WINDOW_BY_LAYER, without
-from .shared_tensors import (
-    ATTENTION,
-    EMBEDDINGS_AND_HEAD,
-    GATED_MLP,
-    LAYER,
-    PRE_NORMS,
-    ROUTED_EXPERTS,
-    shared_expert,
-)
+from .shared.experts import MIXED_BLOCK, ROUTER_LOSS, SHARED_WIDTH
+from .shared.fields import SIZES_HEAD_DIM_UNLISTED
+from .shared.layer_kinds import SPARSE_BY_STEP, WINDOW_BY_LAYER
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_HEAD, LAYER, shared_expert
 
 
 def _window(native: Any) -> dict[str, Any]:
@@ -28,14 +21,13 @@ FAMILY = Family(
     architecture="Qwen2MoeForCausalLM",
     kind="moe",
     config_rows=(
-        *without(SIZES, "head_dim"),
-        UNLISTED_HEAD_DIM,
+        *SIZES_HEAD_DIM_UNLISTED,
         *pairs("moe_intermediate_size", "num_experts_per_tok", "norm_topk_prob"),
         *ROUTER_LOSS,
         Pair("rms_norm_eps", "norm_eps"),
         Pair("qkv_bias", "attention_bias"),
         Fixed("attention_output_bias", False),
-        LAYER_KINDS,
+        SPARSE_BY_STEP,
         Computed(WINDOW_BY_LAYER.theirs, _window, WINDOW_BY_LAYER.theirs_from),
         SHARED_WIDTH,
         Fixed("shared_expert_gate", True),
@@ -43,10 +35,8 @@ FAMILY = Family(
     rows=(
         *EMBEDDINGS_AND_HEAD,
         *ATTENTION,
-        *PRE_NORMS,
-        *GATED_MLP,
-        *same(f"{LAYER}.mlp.gate.weight", f"{LAYER}.mlp.shared_expert_gate.weight"),
+        *MIXED_BLOCK,
         *shared_expert(),
-        *ROUTED_EXPERTS,
+        *same(f"{LAYER}.mlp.shared_expert_gate.weight"),
     ),
 )

@@ -2,8 +2,9 @@
 
 from ..config_rows import Fixed, Pair, pairs
 from ..family import Family
-from .shared_fields import SIZES, WINDOW_BY_LAYER
-from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS, QK_NORM
+from .shared.fields import SIZES
+from .shared.layer_kinds import WINDOW_BY_LAYER
+from .shared.tensors import LLAMA_TENSORS, QK_NORM
 
 FAMILY = Family(
     model_type="qwen3",
@@ -16,5 +17,5 @@ FAMILY = Family(
         WINDOW_BY_LAYER,
         Fixed("qk_norm", "head"),
     ),
-    rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *QK_NORM, *GATED_MLP, *PRE_NORMS),
+    rows=(*LLAMA_TENSORS, *QK_NORM),
 )

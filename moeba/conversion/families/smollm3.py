@@ -5,8 +5,9 @@ from typing import Any
 from ...configuration import MoebaConfig
 from ..config_rows import Computed, Inert, Pair, pairs
 from ..family import Family
-from .shared_fields import ATTENTION_BIAS, SIZES, UNLISTED_HEAD_DIM, without
-from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
+from .shared.fields import ATTENTION_BIAS, SIZES_HEAD_DIM_UNLISTED
+from .shared.layer_kinds import LISTED_WINDOW
+from .shared.tensors import LLAMA_TENSORS
 
 
 def _window(native: Any) -> dict[str, Any]:
@@ -16,10 +17,7 @@ def _window(native: Any) -> dict[str, Any]:
             "use_sliding_window=False while layer_types has 'sliding_attention': the stock model slides or not, "
             "depending on its attention implementation"
         )
-    return {
-        "layer_types": native["layer_types"],
-        "sliding_window": native["sliding_window"] if sliding else None,
-    }
+    return LISTED_WINDOW.to_ours(native)
 
 
 def _window_back(config: MoebaConfig) -> dict[str, Any]:
@@ -35,8 +33,7 @@ FAMILY = Family(
     architecture="SmolLM3ForCausalLM",
     kind="dense",
     config_rows=(
-        *without(SIZES, "head_dim"),
-        UNLISTED_HEAD_DIM,
+        *SIZES_HEAD_DIM_UNLISTED,
         *pairs("mlp_bias"),
         Pair("rms_norm_eps", "norm_eps"),
         ATTENTION_BIAS,
@@ -53,5 +50,5 @@ FAMILY = Family(
         ),
         Inert("no_rope_layer_interval", "what no_rope_layers is made from where it is not given"),
     ),
-    rows=(*EMBEDDINGS_AND_HEAD, *ATTENTION, *GATED_MLP, *PRE_NORMS),
+    rows=LLAMA_TENSORS,
 )

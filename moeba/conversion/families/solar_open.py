@@ -2,9 +2,9 @@
 
 from ..config_rows import Fixed, Pair, pairs
 from ..family import Family
-from .deepseek import BALANCED_BLOCK, GROUPED_EXPERTS, ROUTED_AS, sparse_layers
-from .shared_fields import SIZES, without
-from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD
+from .shared.experts import BALANCED_BLOCK, GROUPED_EXPERTS, ROUTED_AS, sparse_layers
+from .shared.fields import SIZES, without
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_HEAD
 
 FAMILY = Family(
     model_type="solar_open",

@@ -1,10 +1,11 @@
 """StableLM: Llama's block with layer norms, a quarter of each head rotated, a norm for each head (Bellagamba 2024)."""
 
-from ..config_rows import Computed, Fixed, Only, Pair
+from ..config_rows import Fixed, Only, Pair
 from ..family import Family
-from ..rows import Row, StackExperts, linear, same
-from .shared_fields import PARTIAL_ROPE, SIZES, rotated_share, without
-from .shared_tensors import ATTENTION, GATED_MLP, LAYER, PRE_LAYER_NORMS
+from ..rows import Row, StackExperts
+from .shared.fields import SIZES, switch, without
+from .shared.rope import PARTIAL_ROPE, rotated_share
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_LAYER_NORMS, GATED_MLP, LAYER
 
 FAMILY = Family(
     model_type="stablelm",
@@ -16,27 +17,15 @@ FAMILY = Family(
         rotated_share(),
         Pair("layer_norm_eps", "norm_eps"),
         Pair("use_qkv_bias", "attention_bias"),
-        Computed(
-            ("qk_layernorm",),
-            lambda native: {"qk_norm": "per_head" if native["qk_layernorm"] else "none"},
-            lambda config: {"qk_layernorm": config.qk_norm == "per_head"},
-        ),
-        Computed(
-            ("use_parallel_residual",),
-            lambda native: {
-                "block_order": "parallel_stream_first" if native["use_parallel_residual"] else "pre_norm"
-            },
-            lambda config: {"use_parallel_residual": config.block_order == "parallel_stream_first"},
-        ),
+        switch("qk_layernorm", "qk_norm", on="per_head", off="none"),
+        switch("use_parallel_residual", "block_order", on="parallel_stream_first", off="pre_norm"),
         Only("hidden_dropout", 0.0, "it would drop the feed-forward's output, but not the attention's"),
         Fixed("norm_type", "layernorm"),
         Fixed("qk_norm_bias", False),
         Fixed("attention_output_bias", False),
     ),
     rows=(
-        *same("model.embed_tokens.weight", "lm_head.weight"),
-        *linear("model.norm", "model.norm"),
-        *PRE_LAYER_NORMS,
+        *EMBEDDINGS_AND_LAYER_NORMS,
         *ATTENTION,
         *(
             Row(

@@ -1,12 +1,10 @@
 """VaultGemma: Gemma 2 without the norms after each branch (Sinha et al. 2025)."""
 
-from __future__ import annotations
-
 from ..config_rows import pairs
 from ..family import Family
 from ..rows import renamed, same
-from .gemma2 import SINCE_GEMMA2
-from .shared_tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER
+from .shared.gemma_blocks import SINCE_GEMMA2
+from .shared.tensors import ATTENTION, EMBEDDINGS_AND_HEAD, GATED_MLP, LAYER
 
 FAMILY = Family(
     model_type="vaultgemma",

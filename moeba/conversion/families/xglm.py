@@ -6,9 +6,9 @@ from ...configuration import MoebaConfig
 from ..config_rows import Computed, Fixed, Inert, Only, Pair, pairs
 from ..family import Family
 from ..rows import Dropped, linear, renamed
-from .biogpt import NO_RANDOM_CUTS, block, dropout_everywhere, scaled_embeddings
-from .shared_fields import CLASSIC
-from .shared_tensors import LAYER, PADDED_ROWS
+from .shared.fields import CLASSIC, dropout_everywhere, scaled_embeddings
+from .shared.gpt_blocks import NO_RANDOM_CUTS, fairseq_branches, fairseq_norms
+from .shared.tensors import LAYER, PADDED_ROWS
 
 OFFSET = 2
 
@@ -41,7 +41,7 @@ FAMILY = Family(
         Pair("init_std", "initializer_range"),
         Computed(("max_position_embeddings",), _table, _table_back),
         dropout_everywhere("dropout"),
-        scaled_embeddings("d_model"),
+        scaled_embeddings("scale_embedding", width="d_model"),
         *NO_RANDOM_CUTS,
         Inert("decoder_start_token_id", "the first token that an encoder-decoder writes"),
         Only("add_cross_attention", False, "there is no encoder to attend to"),
@@ -53,7 +53,8 @@ FAMILY = Family(
         renamed("model.embed_tokens.weight", "model.embed_tokens.weight"),
         renamed("lm_head.weight", "lm_head.weight"),
         *linear("model.layer_norm", "model.norm"),
-        *block(LAYER),
+        *fairseq_norms(LAYER),
+        *fairseq_branches(LAYER),
     ),
     dropped=(Dropped("model.embed_positions.weights", "fixed waves, computed"),),
     reordered="stock scales the queries, not their products with the keys; " + PADDED_ROWS,

@@ -6,8 +6,8 @@ from typing import Any
 
 from ..config_rows import Computed, Inert
 from ..family import Family
-from .deepseek import LATENT_SIZES, ROPE_INTERLEAVE, head_parts, latent_attention
-from .shared_tensors import EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
+from .shared.latent_attention import LATENT_SIZES, ROPE_INTERLEAVE, head_parts, latent_attention
+from .shared.tensors import EMBEDDINGS_AND_HEAD, GATED_MLP, PRE_NORMS
 
 
 def _no_padding(native: Any) -> dict[str, Any]:

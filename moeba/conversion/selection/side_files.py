@@ -43,7 +43,7 @@ HUB_PATTERNS = (
 )
 _CODE_SUFFIXES = (".py", ".pyc", ".so", ".pyd", ".dll", ".dylib")
 # Written anew, or of no use elsewhere: they stay and nobody needs to be told.
-_QUIET = ("config.json", "README.md", "__pycache__", "figures", "explorer")
+_QUIET = ("config.json", "README.md", "__pycache__", "figures")
 
 
 @dataclass(frozen=True)

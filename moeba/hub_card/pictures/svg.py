@@ -1,4 +1,4 @@
-"""Charts as SVG text, without a plotting library: the same values give the same bytes.
+"""Charts as SVG text, without a plotting library: the same values give the same bytes in any release.
 
 A chart lies on a panel of its own and follows the reader's light or dark scheme, so it is legible on any page.
 Colours are those of Okabe and Ito, which colour-blind readers tell apart; lines also differ in their dashes, and are

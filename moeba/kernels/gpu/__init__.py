@@ -1,5 +1,8 @@
 """Experts on the GPU, in Triton: grouped products with gather, gate and scatter inside, forward and backward.
 
+Experimental: compiled for compute capability 8.0 and 9.0 and proven in Triton's interpreter, but no GPU has run them
+yet. Nothing chooses them by itself: `experts_implementation="moeba"` does, on a CUDA device.
+
 Importing this package imports no Triton. Kernels are loaded at the first `run`, and run in Triton's interpreter on CPU
 tensors if `TRITON_INTERPRET=1` is set by then.
 """

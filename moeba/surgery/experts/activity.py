@@ -10,9 +10,8 @@ from ...modeling.feed_forward import MoebaMLP
 from ..routers.router_init import routing_report
 from .partitions import Division
 
-SPREAD = (
-    0.1  # of router logits: so little that the chosen experts count nearly alike, as they did in the whole
-)
+# Standard deviation of router logits: so little that the chosen experts count nearly alike, as they did in the whole.
+SPREAD = 0.1
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # beside the inputs' mean square
 
 
@@ -75,9 +74,17 @@ class Activity:
         return rows * (SPREAD / (self.inputs @ rows.T).std().clamp(min=1e-12))
 
     def fit(self, division: Division, rows: torch.Tensor, top_k: int) -> tuple[float, dict[str, Any]]:
-        """The factor on the experts' answers with which they come closest to the whole, and how close that is."""
+        """The factor on the experts' answers with which they come closest to the whole, and how close that is.
+
+        Over all tokens, `|factor * routed - wanted|²` is least where `factor = <routed, wanted> / |routed|²`. The
+        relative error is what remains, beside the length of the whole feed-forward's answers.
+
+        Args:
+            rows: the router's, `[experts, hidden]`.
+        """
         best, indices = (self.inputs @ rows.T).topk(top_k, dim=-1)
         weights = torch.zeros(len(self.inputs), len(rows)).scatter_(1, indices, best.softmax(dim=-1))
+        # Both `[tokens, hidden]`.
         routed = sum(
             weights[:, [expert]] * self.answers(neurons) for expert, neurons in enumerate(division.experts)
         )
@@ -92,13 +99,18 @@ class Activity:
 
 
 def _least_squares(inputs: torch.Tensor, wanted: torch.Tensor, ridge: float) -> torch.Tensor:
-    """Rows `[experts, hidden]` with `inputs @ rows.T` close to `wanted`."""
+    """Rows `[experts, hidden]` with `inputs @ rows.T` close to `wanted`: `(X.T X + ridge * m I)^-1 X.T W`, by ridge
+    regression, where m is the mean square of an input's entry, summed over the tokens.
+
+    Args:
+        inputs: `[tokens, hidden]`. wanted: `[tokens, experts]`.
+    """
     products = inputs.T @ inputs
     products.diagonal().add_(ridge * products.diagonal().mean().clamp(min=1e-12))
     return torch.cholesky_solve(inputs.T @ wanted, torch.linalg.cholesky(products)).T
 
 
 def _captured(rows: torch.Tensor, inputs: torch.Tensor, lengths: torch.Tensor, top_k: int) -> float:
-    """The share of all experts' answers that the chosen ones give, by length."""
+    """The share of all experts' answers that the chosen ones give, by `lengths` `[tokens, experts]`."""
     chosen = (inputs @ rows.T).topk(top_k, dim=-1)[1]
     return (lengths.gather(1, chosen).sum() / lengths.sum().clamp(min=1e-30)).item()

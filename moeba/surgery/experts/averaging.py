@@ -22,8 +22,9 @@ class LayerAverage:
     """One layer's.
 
     Attributes:
-        shares: of each expert in its part of the whole, `[experts]`.
-        factor, half: on the routed and on the shared answers.
+        shares: of each expert in its part of the whole, `[experts]`; those of a part sum to 1.
+        parts: P, which experts make up a whole; expert e is part `e % P`.
+        factor, half: on the routed and on the shared answers: what the weights of a token's experts sum to.
         sizes: neurons of the routed whole, hidden size, neurons of the dense layer.
         routed: the first source is the experts'; else there is only the shared expert's.
     """
@@ -38,7 +39,7 @@ class LayerAverage:
     dtype: torch.dtype
 
     def _whole(self, rows: torch.Tensor) -> list[torch.Tensor]:
-        """Each part of the whole, averaged."""
+        """Each part of the whole, the sum of `shares[e] * rows[e]` over its experts; `rows` is `[experts, ...]`."""
         found = []
         for part in range(self.parts):
             total = torch.zeros(rows.shape[1:], dtype=torch.double)
@@ -49,7 +50,11 @@ class LayerAverage:
         return found
 
     def inner(self, kind: str, count: int, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Gate and up projection, or the latter."""
+        """Gate and up projection, or the latter, `[neurons, hidden]` each.
+
+        Args:
+            kind: `weight` or `bias`. count: of projections, which experts hold as `[experts, count * width, hidden]`.
+        """
         neurons, hidden, width = self.sizes
         shape = (neurons, hidden) if kind == "weight" else (neurons,)
         if self.routed:

@@ -52,6 +52,13 @@ def observe_experts(source: Source, ids: torch.Tensor, saliency: bool = False) -
 def _saliency(
     experts: Any, inputs: torch.Tensor, weights: torch.Tensor, indices: torch.Tensor, visits: torch.Tensor
 ) -> torch.Tensor:
+    """REAP's `S[e] = mean over the tokens x that visit e of g[e](x) * |f[e](x)|`, `[experts]`.
+
+    Here g are a token's weights, made to sum to 1, and `|f|` is the Euclidean length of an expert's own answer.
+
+    Args:
+        inputs: `[tokens, hidden]`. weights, indices: `[tokens, top_k]`. visits: `[experts]`.
+    """
     shares = (weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-30)).double()
     sums = torch.zeros_like(visits)
     for expert in visits.nonzero().flatten().tolist():

@@ -1,7 +1,15 @@
 """How one dense feed-forward becomes the experts of a layer.
 
 Each way says which neurons an expert has and what is changed in them. A neuron is a row of the gate and up
-projections and the column of the down projection that reads it.
+projections and the column of the down projection that reads it, so the answer to a token is a sum over neurons:
+
+    a = act(gate @ x) * (up @ x)    x `[hidden]`, gate and up `[neurons, hidden]`, a `[neurons]`
+    y = down @ a + bias             down `[hidden, neurons]`, y and bias `[hidden]`
+
+A mixture answers the sum of `w[e] * y[e]` over a token's experts, whose weights w sum to 1. Copies have `y[e] = y`: the
+answer is y, whatever is chosen. Of experts that hold one of G equal parts each, all parts weigh the same where a token
+visits as many of each: 1 / G in sum, so the parts of `down` are multiplied by G, the `scale`. The bias of `down` is
+not: every expert has it whole.
 """
 
 from __future__ import annotations

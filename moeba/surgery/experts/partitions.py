@@ -18,6 +18,7 @@ class Division:
         experts: `[experts, width]`, each expert's in ascending order.
         shared: `[n]`, those of the shared expert; may be empty.
         factor: on the experts' down projections, whose weighted answers stand for all the neurons that are not shared.
+            Where all n experts are visited with weights of 1 / n, n gives back their sum.
     """
 
     experts: torch.Tensor

@@ -79,7 +79,11 @@ def calibrated_rows(
 
 
 def spread_rows(directions: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    """Router rows along `directions` `[experts, hidden]`, blind to what all `vectors` `[n, hidden]` share."""
+    """Router rows along `directions` `[experts, hidden]`, blind to what all `vectors` `[n, hidden]` share.
+
+    The directions' components along the mean vector, and their own mean, are taken away; what remains is scaled so
+    that logits, `vectors @ rows.T` `[n, experts]`, have a standard deviation of 1.
+    """
     shared = nn.functional.normalize(vectors.mean(dim=0), dim=0)
     rows = directions - torch.outer(directions @ shared, shared)
     rows = rows - rows.mean(dim=0)
@@ -87,7 +91,10 @@ def spread_rows(directions: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor
 
 
 def routing_report(rows: torch.Tensor, vectors: torch.Tensor, top_k: int) -> dict[str, Any]:
-    """How a router of `rows` `[experts, hidden]` would spread the tokens `vectors` `[n, hidden]`."""
+    """How a router of `rows` `[experts, hidden]` would spread the tokens `vectors` `[n, hidden]`.
+
+    Loads are beside an even one, entropy beside that of an even choice: 1 is even.
+    """
     experts = len(rows)
     logits = vectors @ rows.T
     loads = torch.bincount(logits.topk(top_k, dim=-1)[1].flatten(), minlength=experts) / (

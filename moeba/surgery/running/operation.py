@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ...configuration import MoebaConfig
-from ...conversion.certificate import Check, Status, certify_folders
+from ...conversion.certificate import Check, Kind, Status, certify_folders
 from ...conversion.certificate.twin import StateDict, load_exactly, native_twin, plain, randomise
 from ...conversion.checkpoint import TensorSource
 from ...conversion.companions import check_companions
@@ -187,14 +187,8 @@ class Surgery:
             self._record(folder, gap)
             return Outcome(gap=gap)
         exported = target.model_type if target.model_type != MoebaConfig.model_type else None
-        certificate = certify_folders(
-            self.sources[0].checkpoint.folder,
-            folder,
-            twins=lambda at: twins(at, exported),
-            operation=self.plan.operation,
-            reshaped=True,
-            equal_experts=self.equal_experts,
-        )
+        kind = Kind(self.plan.operation, True, self.equal_experts, lambda at: twins(at, exported))
+        certificate = certify_folders(self.sources[0].checkpoint.folder, folder, kind)
         certificate.checks += checks
         self._record(folder, None)
         return Outcome(certificate)

@@ -1,9 +1,9 @@
-"""Weight rows that many families share: embeddings, attention, norms, feed-forwards, experts."""
+"""Weight rows of usual names: embeddings, attention, norms, feed-forwards, experts."""
 
 from __future__ import annotations
 
-from ...configuration import MoebaConfig
-from ..rows import FuseGateUp, Operation, PairsToHalves, Row, Split, StackExperts, linear, same
+from ....configuration import MoebaConfig
+from ...rows import FuseGateUp, Operation, PairsToHalves, Row, Split, StackExperts, linear, same
 
 LAYER = "model.layers.{layer}"
 ATTENTION_BLOCK, MLP = f"{LAYER}.self_attn", f"{LAYER}.mlp"
@@ -37,6 +37,8 @@ INTERLEAVED_ATTENTION: tuple[Row, ...] = (
     *linear(f"{ATTENTION_BLOCK}.k_proj", f"{ATTENTION_BLOCK}.k_proj", PairsToHalves()),
     *linears(ATTENTION_BLOCK, ATTENTION_BLOCK, "v_proj", "o_proj"),
 )
+# Why logits of families that have it are not bit-identical.
+INTERLEAVED = "rotated entries lie in another order, in which queries and keys are summed"
 
 # Of stock models that mask scores in a way of their own.
 PADDED_ROWS = (
@@ -47,11 +49,13 @@ PADDED_ROWS = (
 ONE_PRODUCT = "stock computes queries, keys and values in one product, which a processor may round otherwise"
 
 
-def fused_qkv(theirs: str, *operations: Operation) -> tuple[Row, ...]:
-    """Weight and bias of one projection that holds queries, keys and values."""
+def fused_qkv(
+    theirs: str, *operations: Operation, parts: tuple[str, ...] = ("weight", "bias")
+) -> tuple[Row, ...]:
+    """One projection that holds queries, keys and values."""
     return tuple(
         Row((f"{theirs}.{part}",), tuple(f"{ATTENTION_BLOCK}.{name}.{part}" for name in QKV), operations)
-        for part in ("weight", "bias")
+        for part in parts
     )
 
 
@@ -68,6 +72,11 @@ PRE_NORMS: tuple[Row, ...] = same(
 )
 # The same with biases.
 PRE_LAYER_NORMS = linears(LAYER, LAYER, "input_layernorm", "post_attention_layernorm")
+EMBEDDINGS_AND_LAYER_NORMS: tuple[Row, ...] = (
+    *same("model.embed_tokens.weight", "lm_head.weight"),
+    *linear("model.norm", "model.norm"),
+    *PRE_LAYER_NORMS,
+)
 
 OUTPUT_NORMS: tuple[Row, ...] = same(
     f"{LAYER}.post_attention_layernorm.weight", f"{LAYER}.post_feedforward_layernorm.weight"
@@ -75,6 +84,14 @@ OUTPUT_NORMS: tuple[Row, ...] = same(
 
 GATED = ("gate_proj", "up_proj", "down_proj")
 GATED_MLP = linears(MLP, MLP, *GATED)
+
+LLAMA_TENSORS: tuple[Row, ...] = (*EMBEDDINGS_AND_HEAD, *ATTENTION, *GATED_MLP, *PRE_NORMS)
+INTERLEAVED_LLAMA_TENSORS: tuple[Row, ...] = (
+    *EMBEDDINGS_AND_HEAD,
+    *INTERLEAVED_ATTENTION,
+    *GATED_MLP,
+    *PRE_NORMS,
+)
 
 # A feed-forward without a gate.
 PLAIN_MLP = linears(MLP, MLP, "up_proj", "down_proj")
@@ -103,6 +120,7 @@ def per_expert(block: str, gate: str, up: str, down: str) -> tuple[Row, Row]:
 
 
 ROUTED_EXPERTS = per_expert("mlp", *GATED)
+ROUTER_AND_EXPERTS: tuple[Row, ...] = (*same(f"{MLP}.gate.weight"), *ROUTED_EXPERTS)
 
 
 def shared_expert(theirs: str = "shared_expert") -> tuple[Row, ...]:
