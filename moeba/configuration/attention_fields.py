@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from .block_fields import NORMS_WITH_BIAS, norm_kind
-from .fields import Filled, Needs, WrongValue, dropped, part, says
+from .fields import Filled, Needs, WrongValue, dropped, must, part, says
 from .position_fields import ROTATES, rotates
 from .ranges import COUNT, EPSILON, MOST, POSITIVE, between
 
@@ -26,7 +26,8 @@ def sinking_kinds(config: Any) -> set[str]:
     return set(config.attention_sink_layer_types or ()) & set(config.layer_types)
 
 
-_LATENT = Needs(_latent, "attention_type='latent'")
+_LATENT = must(Needs(_latent, "attention_type='latent'"))
+_GROUPED = must(Needs(lambda c: not _latent(c), "attention_type='grouped_query'"))
 _INNER_NORMS = Needs(lambda c: c.qk_norm != "none" or _latent(c), "a qk_norm")
 _SINKS = Needs(lambda c: bool(sinking_kinds(c)), "attention_sink_layer_types that layer_types has")
 
@@ -57,12 +58,13 @@ class AttentionFields:
         default="grouped_query", unplanted="other tensors")
     q_lora_rank: int | None = says(
         "width of latent attention's query projection; None for a full one", default=None, per_layer=True,
-        within=COUNT, unplanted="a shape")
+        within=COUNT, needs=(_LATENT,), unplanted="a shape")
     kv_lora_rank: int | None = says(
-        "width of that vector", default=None, per_layer=True, within=COUNT, unplanted="a shape")
+        "width of that vector", default=None, per_layer=True, within=COUNT, needs=(_LATENT,),
+        unplanted="a shape")
     qk_rope_head_dim: int | None = says(
         "the part of latent attention's `head_dim` that rotates", default=None, within=COUNT,
-        unplanted="a shape")
+        needs=(_LATENT,), unplanted="a shape")
     attention_bias: bool = says(
         "bias of the query, key and value projections", default=False, per_layer=True,
         unplanted="a fault of tensors")
@@ -71,11 +73,12 @@ class AttentionFields:
         fills=lambda c: c.attention_bias, unplanted="a fault of tensors")
     clip_qkv: float | int | None = says(
         "queries, keys and values are clamped to this size", default=None, per_layer=True, within=POSITIVE,
-        small=at_most(SMALL_LIMIT), wrong=(dropped("queries, keys and values unclipped", "clip_qkv", None),))
+        needs=(_GROUPED,), small=at_most(SMALL_LIMIT),
+        wrong=(dropped("queries, keys and values unclipped", "clip_qkv", None),))
     qk_norm: Literal["none", "head", "per_head", "full"] = says(
         "norms of queries and keys: over each head with one weight for all (`head`) or one for each "
             "(`per_head`), or over all heads together (`full`)", default="none",
-        unplanted="a fault of tensors")
+        needs=(_GROUPED,), unplanted="a fault of tensors")
     qk_norm_type: Filled[str] = says(
         "their kind, and that of latent attention's inner norms; default: the block's", default=None,
         per_layer=True, within=norm_kind, needs=(_INNER_NORMS,), fills=lambda c: c.norm_type,
@@ -115,7 +118,7 @@ class AttentionFields:
         "scores become `c * tanh(scores / c)`", default=None, within=POSITIVE,
         wrong=(dropped("attention softcap dropped", "attn_logit_softcapping", None),))
     attention_value_multiplier: float | int = says(
-        "factor on the values", default=1.0, per_layer=True,
+        "factor on the values", default=1.0, per_layer=True, needs=(_GROUPED,),
         wrong=(dropped("value multiplier dropped", "attention_value_multiplier", 1.0),))
     attention_sink_layer_types: list[str] | None = says(
         "kinds of layers whose heads may attend to nothing", default=None, needs=(_SINKS,),
@@ -126,6 +129,7 @@ class AttentionFields:
         unplanted="the same in exact arithmetic")
     attention_output_gate: Literal["none", "sigmoid", "softplus", "softplus_per_head"] = says(
         "what turns a projection of the input into a factor on the mixed values", default="none",
+        needs=(_GROUPED,),
         wrong=(dropped("output gate dropped", "attention_output_gate", "none"),))
     layer_types: Filled[list[str]] = says(
         "`full_attention` or `sliding_attention` for each layer; default: sliding everywhere when "
@@ -166,13 +170,8 @@ def attention_problems(config: Any) -> Iterator[str]:
         yield "layer_types has 'sliding_attention' but sliding_window=None"
     latent = _latent(config)
     for name in ("kv_lora_rank", "qk_rope_head_dim"):
-        if latent != (getattr(config, name) is not None):
-            needs = "needs" if latent else "has no"
-            yield f"attention_type='{config.attention_type}' {needs} {name} (got {getattr(config, name)})"
-    if not latent and config.q_lora_rank is not None:
-        yield f"q_lora_rank={config.q_lora_rank} is about attention_type='latent'"
-    if not latent and config.rope_interleave:
-        yield "rope_interleave=True is about attention_type='latent': reorder the rows of q_proj and k_proj instead"
+        if latent and getattr(config, name) is None:
+            yield f"attention_type='latent' needs {name} (got None)"
     if latent and config.kv_lora_rank is not None and config.qk_rope_head_dim is not None:
         yield from _latent_problems(config)
 
@@ -184,9 +183,5 @@ def _latent_problems(config: Any) -> Iterator[str]:
         )
     if config.num_key_value_heads != config.num_attention_heads:
         yield "attention_type='latent' has one key/value head a query head"
-    for name, idle in (("qk_norm", "none"), ("attention_output_gate", "none"), ("clip_qkv", None),
-                       ("attention_value_multiplier", 1.0)):  # fmt: skip
-        if getattr(config, name) != idle:
-            yield f"{name}={getattr(config, name)!r} is not a choice of attention_type='latent'"
     if config.position_embedding_type != "rope":
         yield f"attention_type='latent' needs position_embedding_type='rope', not '{config.position_embedding_type}'"

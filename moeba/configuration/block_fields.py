@@ -1,6 +1,5 @@
 """How blocks are stacked and where they normalise."""
 
-from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 from .fields import Needs, WrongValue, dropped, part, says
@@ -73,9 +72,3 @@ class BlockFields:
         "biases of layer norms", default=True,
         needs=(Needs(lambda c: c.norm_type in NORMS_WITH_BIAS, f"norm_type in {NORMS_WITH_BIAS}"),),
         unplanted="a fault of tensors")
-
-
-def block_problems(config: Any) -> Iterator[str]:
-    """What norms may not say together."""
-    if "layernorm" not in config.norm_type and not config.norm_bias:
-        yield f"norm_bias=False is about layer norms, but norm_type='{config.norm_type}'"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from .fields import Filled, Needs, WrongValue, dropped, part, says
+from .fields import Filled, Needs, WrongValue, dropped, must, part, says
 from .model_facts import layer_view
 from .ranges import COUNT, MOST, MOST_EXPERTS, between
 
@@ -70,7 +70,7 @@ class ExpertFields:
         within=between(0, MOST), unplanted="a fault of tensors")
     shared_expert_gate: bool = says(
         "multiply the shared expert by the sigmoid of a learned score", default=False,
-        unplanted="a fault of tensors")
+        needs=(must(_SHARED),), unplanted="a fault of tensors")
     shared_expert_combination: Literal["sum", "average"] = says(
         "of routed and shared answers", default="sum", needs=(_SHARED,),
         wrong=(WrongValue("shared and routed answers combined otherwise",
@@ -95,5 +95,3 @@ def expert_problems(config: Any) -> Iterator[str]:
         yield "mlp_layer_types has 'sparse' but num_experts=0"
     if config.num_experts and not sparse and config.num_hidden_layers:
         yield f"num_experts={config.num_experts} but every entry of mlp_layer_types is 'dense'"
-    if config.shared_expert_gate and not config.shared_expert_intermediate_size:
-        yield "shared_expert_gate=True but shared_expert_intermediate_size=0"

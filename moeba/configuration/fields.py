@@ -37,10 +37,21 @@ else:
 
 @dataclass(frozen=True)
 class Needs:
-    """What must hold for a field to change anything, and the same in words: `has no effect without …`."""
+    """What must hold for a field to change anything, and the same in words: `has no effect without …`.
+
+    Attributes:
+        strict: a file that says the field without it is refused too, as a model that was trained with it is no such
+            model. Other idle values of files are harmless, and stay.
+    """
 
     holds: Callable[[Any], bool]
     words: str
+    strict: bool = False
+
+
+def must(needs: Needs) -> Needs:
+    """The same, strictly."""
+    return replace(needs, strict=True)
 
 
 @dataclass(frozen=True)

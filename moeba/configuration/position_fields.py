@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from .fields import Filled, Needs, Settings, WrongValue, part, says
+from .fields import Filled, Needs, Settings, WrongValue, must, part, says
 from .model_facts import longrope_switch, rope_of, rotated_width
 from .ranges import COUNT, MOST, NOT_ZERO, POSITIVE, between
 from .rope_rules import rope_problems
@@ -13,6 +13,14 @@ TABLES = ("learned", "sinusoidal", "sinusoidal_fairseq")
 SMALL_CONTEXT = 64
 
 ROTATES = Needs(lambda c: any(c.rotary_layers or ()), "layers that rotate (rotary_layers)")
+_ROPE = must(Needs(lambda c: c.position_embedding_type == "rope", "position_embedding_type='rope'"))
+_TABLE = must(Needs(lambda c: c.position_embedding_type in TABLES, f"position_embedding_type in {TABLES}"))
+_NEIGHBOURS = must(
+    Needs(
+        lambda c: c.attention_type == "latent",
+        "attention_type='latent' (for another, reorder the rows of q_proj and k_proj)",
+    )
+)
 _SLOPES = Needs(lambda c: c.position_embedding_type == "alibi", "position_embedding_type='alibi'")
 _DISTANCES = Needs(lambda c: c.position_embedding_type == "relative", "position_embedding_type='relative'")
 _LONGROPE = Needs(lambda c: longrope_switch(c) is not None, "rope_parameters of rope_type 'longrope'")
@@ -121,7 +129,7 @@ class PositionFields:
             WrongValue("rope scaling dropped", _unscaled_rope, _scaled_rope),
             WrongValue("ropes of two kinds of layers exchanged", _exchanged_ropes, _two_ropes)))
     rotary_layers: Filled[list[bool]] = says(
-        "which layers rotate; default all (with `rope`)", default=None,
+        "which layers rotate; default all (with `rope`)", default=None, needs=(_ROPE,),
         fills=lambda c: [c.position_embedding_type == "rope"] * c.num_hidden_layers,
         wrong=(WrongValue("rotation turned off in a layer",
             lambda c: {"rotary_layers": [False] * c.num_hidden_layers}, rotates),
@@ -134,13 +142,13 @@ class PositionFields:
         unplanted="roundings of single layers are compared")
     rope_interleave: bool = says(
         "latent attention rotates neighbouring entries together (DeepSeek-V3), not halves", default=False,
-        needs=(ROTATES, Needs(lambda c: c.attention_type == "latent", "attention_type='latent'")),
+        needs=(_NEIGHBOURS, ROTATES),
         wrong=(WrongValue("rotated neighbours and halves exchanged",
             lambda c: {"rope_interleave": not c.rope_interleave},
             lambda c: rotates(c) and rotated_width(c) > 2),))
     query_growth_beta: float | int | None = says(
         "queries grow by `1 + beta * log(1 + position // original)`, with rope's "
-            "`original_max_position_embeddings` (Llama 4)", default=None, needs=(ROTATES,),
+            "`original_max_position_embeddings` (Llama 4)", default=None, needs=(_ROPE, ROTATES),
         wrong=(WrongValue("growth of the queries dropped", lambda c: {"query_growth_beta": None},
             lambda c: bool(c.query_growth_beta)),))
     longrope_factors: Literal["by_length", "short"] = says(
@@ -154,7 +162,7 @@ class PositionFields:
         unplanted="read by generation")
     position_offset: int = says(
         "added to each position before a learned or sinusoidal table is read", default=0,
-        within=between(0, MOST),
+        within=between(0, MOST), needs=(_TABLE,),
         wrong=(WrongValue("waves shifted by one position",
             lambda c: {"position_offset": c.position_offset + 1},
             lambda c: c.position_embedding_type.startswith("sinusoidal")),))
@@ -187,11 +195,6 @@ def position_problems(config: Any) -> Iterator[str]:
             f"rotary_layers has {len(config.rotary_layers)} entries for "
             f"num_hidden_layers={config.num_hidden_layers}"
         )
-    if config.position_offset and kind not in TABLES:
-        yield (
-            f"position_offset={config.position_offset} needs position_embedding_type='learned' or a sinusoidal one, "
-            f"not '{kind}'"
-        )
     if kind == "relative":
         exact = config.relative_attention_num_buckets // (2 if config.is_causal else 4)
         if not 0 < exact < config.relative_attention_max_distance:
@@ -202,11 +205,6 @@ def position_problems(config: Any) -> Iterator[str]:
             )
     if kind == "rope":
         yield from _rope_problems(config)
-        return
-    if any(config.rotary_layers):
-        yield f"rotary_layers has no effect with position_embedding_type='{kind}'"
-    if config.query_growth_beta is not None:
-        yield f"query_growth_beta has no effect with position_embedding_type='{kind}'"
 
 
 def _rope_problems(config: Any) -> Iterator[str]:

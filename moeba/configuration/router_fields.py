@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from .expert_fields import SPARSE, first_sparse, is_uneven
-from .fields import Needs, WrongValue, dropped, part, says
+from .fields import Needs, WrongValue, dropped, must, part, says
 from .ranges import FRACTION, MOST_EXPERTS, NOT_NEGATIVE, POSITIVE, between
 
 # Routers that weigh the best logits only, and the other one.
@@ -67,7 +67,7 @@ class RouterFields:
             lambda c: c.router_type in TOP_LOGITS and (_several(c) or not c.norm_topk_prob),
             distinct_experts=True),))
     scoring_func: Literal["softmax", "sigmoid"] = says(
-        "turns router logits into scores", default="softmax", needs=(_TOPK,),
+        "turns router logits into scores", default="softmax", needs=(must(_TOPK),),
         wrong=(WrongValue("softmax and sigmoid scores exchanged",
             lambda c: {"scoring_func": "sigmoid" if c.scoring_func == "softmax" else "softmax"},
             _weighs_scores, distinct_experts=True),))
@@ -89,8 +89,8 @@ class RouterFields:
         "sum the chosen scores best first, or as top-k leaves them", default=True, per_layer=True,
         needs=(_TOPK,), effect="rounding")
     n_group: int = says(
-        "groups of experts", default=1, per_layer=True, within=between(1, MOST_EXPERTS), needs=(_TOPK,),
-        unplanted="as topk_group")
+        "groups of experts", default=1, per_layer=True, within=between(1, MOST_EXPERTS),
+        needs=(must(_TOPK),), unplanted="as topk_group")
     topk_group: int = says(
         "experts are chosen from that many best groups", default=1, per_layer=True,
         within=between(1, MOST_EXPERTS), needs=(_GROUPS,),
@@ -103,11 +103,11 @@ class RouterFields:
         "what becomes of the other groups' experts: they score nothing, or `zero` (Mistral 4)",
         default="excluded", per_layer=True, needs=(_GROUPS,), unplanted="differs where scores are zero")
     router_selection_bias: bool = says(
-        "a buffer added to the scores for choosing only (loss-free balancing)", default=False, needs=(_TOPK,),
-        unplanted="a fault of tensors")
+        "a buffer added to the scores for choosing only (loss-free balancing)", default=False,
+        needs=(must(_TOPK),), unplanted="a fault of tensors")
     routed_scaling_factor: float | int = says(
-        "factor on the routed experts' weights", default=1.0, per_layer=True, within=POSITIVE, needs=(_TOPK,),
-        wrong=(dropped("routed scaling factor dropped", "routed_scaling_factor", 1.0),))
+        "factor on the routed experts' weights", default=1.0, per_layer=True, within=POSITIVE,
+        needs=(must(_TOPK),), wrong=(dropped("routed scaling factor dropped", "routed_scaling_factor", 1.0),))
     router_bias: bool = says(
         "bias of the router's projection", default=False, per_layer=True, unplanted="a fault of tensors")
     router_logit_softcapping: float | int | None = says(
@@ -149,7 +149,8 @@ class RouterFields:
             lambda c: {"router_aux_loss_coef": c.router_aux_loss_coef + 0.01},
             lambda c: c.router_loss == "with_router_logits", seen="loss"),))
     router_z_loss_coef: float | int = says(
-        "factor of the z-loss, with `training` only", default=0.0, within=NOT_NEGATIVE, may_idle=True,
+        "factor of the z-loss", default=0.0, within=NOT_NEGATIVE, may_idle=True,
+        needs=(must(Needs(lambda c: c.router_loss == "training", "router_loss='training'")),),
         effect="training", live=True)
     output_router_logits: bool = says(
         "return each router's logits", default=False, may_idle=True, effect="training", live=True)
@@ -166,16 +167,6 @@ def router_problems(config: Any) -> Iterator[str]:
         )
     if config.router_type == "sparsemixer" and config.num_experts_per_tok != 2:
         yield f"router_type='sparsemixer' picks 2 experts, not num_experts_per_tok={config.num_experts_per_tok}"
-    if config.router_type != "topk":
-        for name, idle in (("n_group", 1), ("router_selection_bias", False), ("routed_scaling_factor", 1.0),
-                           ("scoring_func", "softmax")):  # fmt: skip
-            if getattr(config, name) != idle:
-                yield f"{name}={getattr(config, name)!r} is a choice of router_type='topk', not '{config.router_type}'"
-    if config.router_z_loss_coef and config.router_loss != "training":
-        yield (
-            f"router_z_loss_coef={config.router_z_loss_coef} has no effect with router_loss='{config.router_loss}': "
-            "choose 'training'"
-        )
     if config.num_experts % config.n_group or config.topk_group > config.n_group:
         yield (
             f"n_group={config.n_group} must divide num_experts={config.num_experts} and be at least "

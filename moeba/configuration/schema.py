@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from .attention_fields import AttentionFields, attention_problems
-from .block_fields import BlockFields, block_problems
+from .block_fields import BlockFields
 from .expert_fields import ExpertFields, LayerKindFields, expert_problems
 from .feed_forward_fields import FeedForwardFields
 from .fields import Facts, Needs, WrongValue, facts_of
@@ -36,7 +36,7 @@ FILLED_IN: dict[str, Callable[[Any], Any]] = {
 }
 _DEFAULTS = {item.name: item.default for one in PARTS for item in fields(one)}
 _RULES = (
-    vocabulary_problems, block_problems, record_problems, attention_problems, position_problems, expert_problems,
+    vocabulary_problems, record_problems, attention_problems, position_problems, expert_problems,
     router_problems,
 )  # fmt: skip
 
@@ -65,6 +65,7 @@ def contradictions(config: Any) -> Iterator[str]:
     yield from dtype_problems(config.dtype, None)
     for rule in _RULES:
         yield from rule(config)
+    yield from (_in_vain(config, name, needs) for name, needs in _unusual_idle(config) if needs.strict)
 
 
 def is_idle(config: Any, name: str) -> bool:
@@ -85,11 +86,7 @@ def said_in_vain(config: Any) -> dict[str, str]:
     if config.is_heterogeneous:
         found = [said_in_vain(layer) for layer in each_layer(config)]
         return {name: why for name, why in found[0].items() if all(name in one for one in found)}
-    problems = {
-        name: f"{name}={getattr(config, name)!r} has no effect without {needs.words}: leave it out, or set that"
-        for name, needs in _idle(config)
-        if not _is_usual(config, name)
-    }
+    problems = {name: _in_vain(config, name, needs) for name, needs in _unusual_idle(config)}
     if unread := unread_rope_keys(rope_of(config)):
         problems["rope_parameters"] = f"rope_parameters has {'; '.join(unread)}"
     return problems
@@ -103,8 +100,16 @@ def idle_and_unsaid(config: Any) -> set[str]:
 def _idle(config: Any) -> Iterator[tuple[str, Needs]]:
     """Fields that act nowhere, except those that are said all the same, each with what it lacks."""
     for name, facts in FACTS.items():
-        if not facts.may_idle and (needs := _missing(config, name)) is not None:
+        if (needs := _missing(config, name)) is not None and (needs.strict or not facts.may_idle):
             yield name, needs
+
+
+def _unusual_idle(config: Any) -> Iterator[tuple[str, Needs]]:
+    return ((name, needs) for name, needs in _idle(config) if not _is_usual(config, name))
+
+
+def _in_vain(config: Any, name: str, needs: Needs) -> str:
+    return f"{name}={getattr(config, name)!r} has no effect without {needs.words}: leave it out, or set that"
 
 
 def _is_usual(config: Any, name: str) -> bool:

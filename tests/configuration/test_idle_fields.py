@@ -36,6 +36,20 @@ SAID_IN_VAIN = {
     "rotary_precision": dict(rotary_precision="float32", rotary_layers=[False, False]),
 }
 NAMED = {"topk_group": "group_scoring"}
+SLOPES = dict(position_embedding_type="alibi")
+LATENT = dict(attention_type="latent", num_key_value_heads=4, kv_lora_rank=8, qk_rope_head_dim=4)
+OTHER_ROUTER = dict(router_type="topk_softmax", **MIXTURE)
+# Files that say one of these beside those are refused as well: the model would be another one than was meant.
+SAID_STRICTLY = {
+    "q_lora_rank": (8, DENSE), "kv_lora_rank": (8, DENSE), "qk_rope_head_dim": (4, DENSE),
+    "rope_interleave": (True, DENSE), "position_offset": (2, DENSE), "query_growth_beta": (0.1, SLOPES),
+    "rotary_layers": ([True, True], SLOPES), "scoring_func": ("sigmoid", OTHER_ROUTER),
+    "n_group": (2, OTHER_ROUTER), "router_selection_bias": (True, OTHER_ROUTER),
+    "routed_scaling_factor": (2.0, OTHER_ROUTER), "shared_expert_gate": (True, MIXTURE),
+    "router_z_loss_coef": (0.1, dict(router_loss="none", **MIXTURE)), "clip_qkv": (1.0, LATENT),
+    "qk_norm": ("head", LATENT), "attention_value_multiplier": (2.0, LATENT),
+    "attention_output_gate": ("sigmoid", LATENT),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SAID_IN_VAIN)
@@ -66,6 +80,19 @@ def test_said_as_an_override(name):
     saved = tiny_config(**{key: said.pop(key) for key in list(said) if key != name}).to_dict()
     with pytest.raises(ValueError, match=f"{name}=.* has no effect without"):
         MoebaConfig.from_dict(saved, **said)
+
+
+def test_every_strict_need_is_tried():
+    strict = {name for name, facts in FACTS.items() if any(needs.strict for needs in facts.needs)}
+    assert strict == set(SAID_STRICTLY)
+
+
+@pytest.mark.parametrize("name", SAID_STRICTLY)
+def test_a_file_that_says_it_strictly_is_refused(name):
+    value, others = SAID_STRICTLY[name]
+    saved = tiny_config(**others).to_dict()
+    with pytest.raises(ValueError, match=f"{name}=.* has no effect without"):
+        MoebaConfig.from_dict({**saved, name: value})
 
 
 @pytest.mark.parametrize("name", SAID_IN_VAIN)

@@ -148,7 +148,7 @@ def test_a_folder_from_before_the_field_trains_as_it_did(tmp_path):
 @pytest.mark.parametrize("choice", ["with_router_logits", "none"])
 def test_a_z_loss_that_would_not_act_is_refused(choice):
     with pytest.raises(
-        StrictDataclassError, match=f"router_z_loss_coef=0.1 has no effect with router_loss='{choice}'"
+        StrictDataclassError, match="router_z_loss_coef=0.1 has no effect without router_loss='training'"
     ):
         tiny_config("moe", router_loss=choice, router_z_loss_coef=0.1)
 
