@@ -28,7 +28,9 @@ def test_a_field_says_how_it_is_watched(name):
     assert facts.meaning
     assert f"    {name} (" in MoebaConfig.__doc__
     if facts.effect == "function":
-        assert bool(facts.wrong) != bool(facts.unplanted)
+        assert bool(facts.wrong) != bool(facts.unplanted), (
+            f"{name} decides the function: say `wrong=` (what certificates plant) or `unplanted=` (why nothing)"
+        )
     assert all((facts.effect == "training") == (wrong.seen in ("training", "loss")) for wrong in facts.wrong)
 
 

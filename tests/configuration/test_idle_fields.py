@@ -178,7 +178,10 @@ def test_what_changes_nothing_is_refused(base):
             if same_outputs(model, other, ids):
                 silent.append((field.name, value))
     for name, value in silent:
-        assert is_idle(config, name), f"{name}={value} changes nothing, and no row of the table says so"
+        assert is_idle(config, name), (
+            f"{name}={value} changes nothing, and the field does not say so: let modeling/ read it, or say what it "
+            "`needs`; what logits do not show stands in ELSEWHERE"
+        )
         with pytest.raises(ValueError, match=f"{name}="):
             MoebaConfig(**{**said, name: value})
 

@@ -352,7 +352,7 @@ def test_every_fault_is_about_some_model():
         family.to_moeba(native.draw(name, seed)) for name, family in FAMILIES.items() for seed in range(3)
     ]
     idle = [fault.name for fault in FAULTS if not any(fault.applies(config) for config in configs)]
-    assert not idle
+    assert not idle, f"no config here has {', '.join(idle)}: give MODELS or PARTS one in which its field acts"
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
 
 
