@@ -17,7 +17,7 @@ import pytest
 from native import build, draw, save
 
 from moeba import MoebaConfig, convert
-from moeba.conversion import FAMILIES, CertificateError
+from moeba.conversion import FAMILIES, CertificateError, family
 from moeba.conversion.config_differences import TRAINING_FIELDS, differences
 from moeba.conversion.family import Family
 
@@ -191,12 +191,17 @@ def assert_caught(tmp_path, monkeypatch, model_type: str, wrong: Wrong) -> None:
     source = save(build(source_with(model_type, wrong)), tmp_path / "native")
     # What fails by its checks needs no planted faults, which take most of the time.
     monkeypatch.setattr("moeba.conversion.certificate.proof.plant", lambda *_: ())
-    in_, out = Family.to_moeba, Family.to_native
+    in_, out, nearest = Family.to_moeba, Family.to_native, family.nearest_native
     monkeypatch.setattr(
         Family, "to_moeba", lambda self, native: changed(in_(self, native), wrong.field, wrong.there)
     )
     monkeypatch.setattr(
         Family, "to_native", lambda self, config: out(self, changed(config, wrong.field, wrong.back))
+    )
+    monkeypatch.setattr(
+        family,
+        "nearest_native",
+        lambda rows, name, config: nearest(rows, name, changed(config, wrong.field, wrong.back)),
     )
     with pytest.raises(CertificateError) as caught:
         convert(source, tmp_path / "moeba")
