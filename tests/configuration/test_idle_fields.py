@@ -8,7 +8,7 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
-from support import SIZES, SPARSE, random_ids, tiny_config
+from support import SIZES, SPARSE, random_ids, randomise, tiny_config
 
 from moeba import MoebaConfig, MoebaForCausalLM
 from moeba.configuration.schema import FACTS, is_idle
@@ -184,6 +184,76 @@ def test_what_changes_nothing_is_refused(base):
         )
         with pytest.raises(ValueError, match=f"{name}="):
             MoebaConfig(**{**said, name: value})
+
+
+# Configs in which the fields act that are idle in all of these, and another value of each.
+ACTING = {
+    "scale": (dict(logit_scale=2.0), dict(logit_scale_operation="divide")),
+    "norms of queries": (
+        dict(qk_norm="head", qk_norm_type="layernorm"),
+        dict(qk_norm_eps=0.5, qk_norm_bias=False, qk_norm_type="rmsnorm", qk_norm_after_rope=True),
+    ),
+    "kinds of layers": (
+        dict(
+            sliding_window=5,
+            layer_types=["sliding_attention", "full_attention"],
+            attention_sink_layer_types=["full_attention"],
+        ),
+        dict(sliding_window=4, attention_sink_layer_types=["sliding_attention"]),
+    ),
+    "latent": (LATENT, dict(q_lora_rank=12, kv_lora_rank=6, qk_rope_head_dim=2, rope_interleave=True)),
+    "longrope": (
+        dict(
+            rope_parameters=dict(
+                rope_type="longrope",
+                rope_theta=1e4,
+                factor=4.0,
+                original_max_position_embeddings=4,
+                short_factor=[1.0] * 4,
+                long_factor=[2.0] * 4,
+            )
+        ),
+        dict(longrope_factors="short"),
+    ),
+    "slopes": (SLOPES, dict(alibi_bias_max=4, alibi_multiplier=2.0)),
+    "distances": (
+        dict(
+            position_embedding_type="relative",
+            relative_attention_num_buckets=4,
+            relative_attention_max_distance=4,
+        ),
+        dict(relative_attention_num_buckets=6, relative_attention_max_distance=30),
+    ),
+    "shared expert": (
+        dict(**SPARSE, shared_expert_intermediate_size=16),
+        dict(shared_expert_gate=True, shared_expert_combination="average"),
+    ),
+    "groups": (dict(**SPARSE, n_group=4, topk_group=2), dict(topk_group=3, group_scoring="max")),
+    "jitter": (dict(**SPARSE, router_jitter_noise=0.3), dict(router_jitter_draws=2)),
+}
+
+
+def test_every_field_acts_somewhere():
+    configs = [MoebaConfig(**SIZES, **said) for said in BASES.values()]
+    idle = {name for name in FACTS if all(is_idle(config, name) for config in configs)}
+    tried = {name for _, others in ACTING.values() for name in others}
+    assert tried | ELSEWHERE.keys() >= idle, "give each a config in ACTING in which it acts"
+
+
+@pytest.mark.parametrize(
+    ("base", "name"), [(base, name) for base, (_, others) in ACTING.items() for name in others]
+)
+def test_it_acts_where_it_has_what_it_needs(base, name):
+    said, others = ACTING[base]
+    said = {**SIZES, **said}
+    config, changed = MoebaConfig(**said), MoebaConfig(**{**said, name: others[name]})
+    assert not is_idle(config, name)
+    model, other = (randomise(MoebaForCausalLM(one), seed=1) for one in (config, changed))
+    try:
+        other.load_state_dict(model.state_dict())
+    except RuntimeError:
+        return  # other tensors
+    assert not same_outputs(model, other, random_ids(1, 9))
 
 
 def same_outputs(one, other, ids) -> bool:
