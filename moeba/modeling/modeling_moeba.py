@@ -291,7 +291,7 @@ class MoebaModel(MoebaPreTrainedModel):
         # As in stock models: fewer while `generate(assistant_early_exit=n)` drafts with the first n.
         layers = self.layers[: self.config.num_hidden_layers]
         for layer, layer_type in zip(layers, self.config.layer_types, strict=False):
-            hidden_states, contribution = layer(
+            passed = layer(
                 hidden_states,
                 attention_mask=masks[layer_type],
                 position_ids=position_ids,
@@ -301,6 +301,8 @@ class MoebaModel(MoebaPreTrainedModel):
                 **{CACHE: past_key_values},
                 **kwargs,
             )
+            # In place of another stage's layers, engines put their own, which pass on a tensor alone.
+            hidden_states, contribution = passed if isinstance(passed, tuple) else (passed, None)
             if router_losses is not None and contribution is not None:
                 router_losses.layers.append(contribution)
 

@@ -426,6 +426,21 @@ def test_other_model_types_need_the_installed_package(tmp_path, monkeypatch):
     assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.state_dict().items())
 
 
+def test_layers_of_another_pipeline_stage_pass_a_tensor_on():
+    """As vLLM's and SGLang's Transformers backends replace them."""
+
+    class Missing(torch.nn.Module):
+        def forward(self, hidden_states, **kwargs):
+            return hidden_states
+
+    model, ids = tiny_model("moe"), random_ids(1, 7)
+    last = MoebaForCausalLM(tiny_config("moe"))
+    last.load_state_dict(model.state_dict())
+    model.model.layers[0] = Missing()
+    last.model.layers[0].register_forward_hook(lambda layer, args, output: (args[0], None))
+    assert torch.equal(model(ids).logits, last.eval()(ids).logits)
+
+
 # ----------------------------------------------------------------------------------------------
 # initialisation
 
