@@ -199,7 +199,7 @@ class MoebaConfig(
         )
         given = with_new_names({name: kwargs.pop(name) for name in list(kwargs) if name in names})
         said = {cls.attribute_map.get(name, name): value for name, value in given.items()}
-        values = overridden(config_dict, said, cls.attribute_map)
+        values = overridden(with_new_names(config_dict, of_file=True), said, cls.attribute_map)
         extra = {name: values.pop(name) for name in cls.unknown_fields(values)}
         cls._refuse(
             f"config.json has {name}: a config has a method of that name"
@@ -280,6 +280,15 @@ class MoebaConfig(
             raise
 
     @property
+    def logits_scaling(self) -> float:
+        """The old name of a `logit_scale` that divides; 1 where it multiplies."""
+        return self.logit_scale if self.logit_scale_operation == "divide" else 1.0
+
+    @logits_scaling.setter
+    def logits_scaling(self, divisor: float) -> None:
+        self.logit_scale, self.logit_scale_operation = divisor, "divide"
+
+    @property
     def rope_is_per_layer_type(self) -> bool:
         """Whether `rope_parameters` holds one dict for each layer type instead of one for all."""
         return bool(self.nested_rope_parameter_keys(rope_of(self)))
@@ -309,6 +318,7 @@ class MoebaConfig(
 
 MoebaConfig.__doc__ = f"{inspect.cleandoc(MoebaConfig.__doc__ or '')}\n\n{documented(*PARTS)}"
 # Tools take a config that has the attribute for one that rotates: where nothing does, it is absent.
-del PositionFields.rope_parameters
+if "rope_parameters" in vars(PositionFields):  # not when this module is loaded a second time
+    del PositionFields.rope_parameters
 
 __all__ = ["MoebaConfig"]

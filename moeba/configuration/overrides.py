@@ -60,18 +60,23 @@ def _rope(saved: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {name: value for name, value in said.items() if name != "rope_scaling"}
 
 
-def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
+def with_new_names(values: Mapping[str, Any], of_file: bool = False) -> dict[str, Any]:
     """The same values, those under `OLD_NAMES` as today's fields say them.
+
+    Args:
+        of_file: earlier versions wrote both names, and multiplied by the one and divided by the other.
 
     Raises:
         ValueError: a field is said by its old and its new name.
     """
     found = dict(values)
-    divisor = found.pop("logits_scaling", 1.0)
-    if divisor != 1.0:
-        if found.get("logit_scale", 1.0) != 1.0:
-            raise ValueError(
-                f"logits_scaling={divisor} contradicts logit_scale={found['logit_scale']}: they are one field."
-            )
-        found |= {"logit_scale": divisor, "logit_scale_operation": "divide"}
-    return found
+    if "logits_scaling" not in found:
+        return found
+    divisor, scale = found.pop("logits_scaling"), found.get("logit_scale", 1.0)
+    if divisor == 1.0:
+        return {"logit_scale": 1.0, "logit_scale_operation": "multiply"} | found
+    if scale == 1.0:
+        return found | {"logit_scale": divisor, "logit_scale_operation": "divide"}
+    if of_file and isinstance(divisor, int | float) and isinstance(scale, int | float) and divisor:
+        return found | {"logit_scale": scale / divisor}
+    raise ValueError(f"logits_scaling={divisor} contradicts logit_scale={scale}: they are one field.")

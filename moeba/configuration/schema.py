@@ -34,6 +34,7 @@ PER_LAYER = frozenset(name for name, facts in FACTS.items() if facts.per_layer)
 FILLED_IN: dict[str, Callable[[Any], Any]] = {
     name: facts.fills for name, facts in FACTS.items() if facts.fills is not None
 }
+_STRICT = [name for name, facts in FACTS.items() if any(needs.strict for needs in facts.needs)]
 _DEFAULTS = {item.name: item.default for one in PARTS for item in fields(one)}
 _RULES = (
     vocabulary_problems, record_problems, attention_problems, position_problems, expert_problems,
@@ -63,9 +64,11 @@ def contradictions(config: Any) -> Iterator[str]:
             yield f"{name}=None was set on a config that is made: give a value"
     yield from alone_wrong(vars(config))
     yield from dtype_problems(config.dtype, None)
+    for name in _STRICT:
+        if (needs := _missing(config, name)) is not None and needs.strict and not _is_usual(config, name):
+            yield _in_vain(config, name, needs)
     for rule in _RULES:
         yield from rule(config)
-    yield from (_in_vain(config, name, needs) for name, needs in _unusual_idle(config) if needs.strict)
 
 
 def is_idle(config: Any, name: str) -> bool:

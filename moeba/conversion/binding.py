@@ -18,6 +18,9 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING
 
+from ..configuration import MoebaConfig
+from ..configuration.overrides import with_new_names
+from ..configuration.schema import FACTS
 from ..modeling.code_files import AUTO_MAP, code_files, code_in
 from ..tokenization.adopt import tokenizer_files
 from .config_differences import METADATA_FIELDS
@@ -43,6 +46,7 @@ _METADATA: dict[str, Set[str]] = {
 _OWN_GENERATE = "custom_generate/generate.py"
 _STOCK = "transformers"
 _OLD_NAMES = {"torch_dtype": "dtype"}
+_SCALES = ("logit_scale", "logits_scaling")
 _LONGEST = 80  # characters of a value that is kept as it is
 _MOST_NAMED = 5  # changed fields of one file
 
@@ -125,21 +129,40 @@ def _changed(path: Path, name: str, before: Any) -> str:
         return ""
     if not isinstance(now, dict) or not isinstance(before, dict):
         return "it was changed"
-    defaults = _defaults(now) if name == _CONFIG else {}
+    if name == _CONFIG:
+        before, now = _with_new_names(before), _with_new_names(now)
+    whole = [_defaults(side) | side if name == _CONFIG else side for side in (before, now)]
     fields = []
     for field in sorted({*now, *before}):
-        old, new = (side[field] if field in side else defaults.get(field) for side in (before, now))
-        if old != new:
+        old, new = (side.get(field) for side in whole)
+        if old != new and {old, new} != {None, "null"}:
             fields.append(f"{field} {_shown(old)} → {_shown(new)}")
     more = len(fields) - _MOST_NAMED
     return ", ".join(fields[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+def _with_new_names(values: dict[str, str]) -> dict[str, str]:
+    """What a config of ours says under an old name, under today's."""
+    if values.get("model_type") != _short(MoebaConfig.model_type):
+        return values
+    try:
+        names: dict[str, Any] = {name: json.loads(values[name]) for name in _SCALES if name in values}
+    except (TypeError, ValueError):  # a record that says no values
+        return values
+    return {name: value for name, value in values.items() if name not in names} | {
+        name: _short(value) for name, value in with_new_names(names, of_file=True).items()
+    }
+
+
+def _defaults(values: Mapping[str, str]) -> dict[str, str]:
     """What a field means that a config.json leaves out: another release may write it, or leave out more."""
     try:
-        model_type = json.loads(config["model_type"])
-        return {name: _short(value) for name, value in _flat(CONFIG_MAPPING[model_type]().to_dict()).items()}
+        model_type = json.loads(values["model_type"])
+        config = CONFIG_MAPPING[model_type]()
+        if model_type == MoebaConfig.model_type:  # there other fields may decide it
+            said = {name: value for name, value in values.items() if name in FACTS and value[:7] != "sha256:"}
+            config = MoebaConfig.from_dict({name: json.loads(value) for name, value in said.items()})
+        return {name: _short(value) for name, value in _flat(config.to_dict()).items()}
     except Exception:  # a stock class may refuse its own defaults in any way
         return {}
 

@@ -79,6 +79,29 @@ def test_a_field_by_its_old_and_its_new_name():
         MoebaConfig(logits_scaling=6.0, logit_scale=2.0)
 
 
+def test_files_with_both_names_multiply_and_divide():
+    config = MoebaConfig.from_dict({"model_type": "moeba", "logits_scaling": 4.0, "logit_scale": 2.0})
+    assert (config.logit_scale, config.logit_scale_operation) == (0.5, "multiply")
+
+
+@pytest.mark.parametrize(
+    "written", [{"logits_scaling": 8.0}, {"logit_scale": 8.0, "logit_scale_operation": "divide"}]
+)
+@pytest.mark.parametrize(
+    "said, want",
+    [(dict(logits_scaling=4.0), 4.0), (dict(logits_scaling=1.0), 1.0), (dict(logit_scale=2.0), 2.0)],
+)
+def test_overrides_of_a_file_that_divides(written, said, want):
+    config = MoebaConfig.from_dict({**tiny_config().to_dict(), **written}, **said)
+    assert config.logits_scaling == config.logit_scale == want
+
+
+def test_the_old_name_as_an_attribute():
+    config = tiny_config()
+    config.logits_scaling = 8.0
+    assert (config.logit_scale, config.logit_scale_operation, config.logits_scaling) == (8.0, "divide", 8.0)
+
+
 def test_live_fields_may_be_set_on_a_built_model():
     model = MoebaForCausalLM(tiny_config())
     ids = model.dummy_inputs["input_ids"]

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from moeba import MoebaConfig, MoebaForCausalLM
+from moeba.conversion.binding import bind, changes_since
 
 VERSIONS = json.loads(Path(__file__).with_name("old_configs.json").read_text())
 CASES = {
@@ -67,3 +68,11 @@ def test_logits_scaling_divides(case):
     plain = {name: value for name, value in written.items() if name != "logits_scaling"}
     divided = _logits(_fill(MoebaForCausalLM(MoebaConfig.from_dict(plain)))) / written["logits_scaling"]
     torch.testing.assert_close(divided[: len(logits)], torch.tensor(logits), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_certificate_stands_when_an_old_config_is_saved_again(case, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CASES[case][0]))
+    bound = bind(tmp_path)
+    MoebaConfig.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    assert changes_since(tmp_path, bound) == ()

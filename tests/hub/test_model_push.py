@@ -25,6 +25,7 @@ arguments = TrainingArguments(
 )
 trainer = Trainer(model, arguments, train_dataset=rows, data_collator=default_data_collator)
 keep_card(trainer)
+keep_card(trainer)
 trainer.train()
 trainer.push_to_hub(**words)
 result = type(trainer).__module__

@@ -6,7 +6,6 @@ declared (`configuration/*_fields.py`); damage to tensors stands here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,13 +19,6 @@ from ...configuration.position_fields import rotates
 from ...configuration.router_fields import chooses
 from ...modeling import MoebaForCausalLM
 from .fault import Fault, layers_of, of_fields, roll, swap, zero
-
-
-def faults_for(config: MoebaConfig, equal_experts: bool = False) -> Iterator[Fault]:
-    """The faults that a model of this config can have; `equal_experts` says that its experts are still copies."""
-    return (
-        fault for fault in FAULTS if fault.applies(config) and not (equal_experts and fault.distinct_experts)
-    )
 
 
 def _first(config: MoebaConfig) -> Any:

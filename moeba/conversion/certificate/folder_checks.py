@@ -26,7 +26,7 @@ _FEED_FORWARD = ".mlp."  # in Moeba's names
 # Fields that rightly differ between a dense model and the mixture of experts made from it.
 _EXPERT_FIELDS = {
     *facts_of(LayerKindFields, ExpertFields, RouterFields), "intermediate_size", "mlp_bias", "per_layer_config"
-}  # fmt: skip
+} - {"moe_output_norm", "sparsemixer_eps"}  # fmt: skip
 # What a field of a native config that acts in training alone has in its name. Heads of other tasks are not compared.
 _WORDS, _OTHER_HEADS = (
     ("dropout", "pdrop", "_drop", "jitter", "aux_loss", "z_loss"),

@@ -63,6 +63,8 @@ def shrink(config: MoebaConfig) -> MoebaConfig:
             head_dim = sizes["head_dim"]
             hidden_size = heads * head_dim
     values.update({name: FACTS[name].small(value) for name, value in values.items() if name in FACTS})
+    if config.attention_multiplier == config.head_dim**-0.5:  # the usual one, said in figures
+        values["attention_multiplier"] = None
     values.update(
         sizes,
         hidden_size=hidden_size,

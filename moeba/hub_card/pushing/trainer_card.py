@@ -56,7 +56,10 @@ def keep_card(trainer: Any) -> None:
     model = _model(trainer)
     if not isinstance(model, MoebaPreTrainedModel):
         raise ValueError(f"keep_card: the trainer has a {type(model).__name__}, and no Moeba model")
-    signature = inspect.signature(trainer.create_model_card)
+    stock = trainer.create_model_card
+    if getattr(stock, "keeps_moebas", False):
+        return
+    signature = inspect.signature(stock)
 
     def create_model_card(*args: Any, **kwargs: Any) -> None:
         said = signature.bind(*args, **kwargs).arguments
@@ -65,6 +68,7 @@ def keep_card(trainer: Any) -> None:
             _write_card(trainer, folder, said)
             scrub_records(folder, (STATE_FILE,))
 
+    create_model_card.keeps_moebas = True  # type: ignore[attr-defined]
     trainer.create_model_card = create_model_card
     trainer.add_callback(_BringsCode(trainer))
     if trainer.args.hub_token:

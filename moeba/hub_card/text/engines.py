@@ -100,7 +100,10 @@ _LEFT_OUT: tuple[tuple[Callable[[MoebaConfig], bool], str], ...] = (
         "the bias of positions on attention scores",
     ),
     (lambda c: c.attention_type == "latent", "values narrower than keys (latent attention)"),
-    (lambda c: c.logit_scale != 1.0 and c.logit_scale_operation == "divide", "the divisor of the logits"),
+    (
+        lambda c: c.logit_scale != 1.0 and c.logit_scale_operation == "divide",
+        "the divisor of the logits, which they take for a factor",
+    ),
     (lambda c: c.lm_head_bias, "the head's bias"),
     (lambda c: c.embedding_size != c.hidden_size, "a head narrower than the layers"),
     (lambda c: c.is_heterogeneous, "sizes that differ between layers"),

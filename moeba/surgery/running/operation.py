@@ -17,11 +17,13 @@ from ...conversion.certificate import Check, Kind, Status, certify_folders
 from ...conversion.certificate.twin import StateDict, load_exactly, native_twin, plain, randomise
 from ...conversion.checkpoint import TensorSource
 from ...conversion.companions import check_companions
+from ...conversion.config_differences import differences
 from ...conversion.convert import save_moeba, save_native
 from ...conversion.families import family_of
+from ...conversion.family import Family
 from ...conversion.job import Job, Outcome, Result, Run, check_start
 from ...conversion.pieces import pieces, read_pieces, same_bytes
-from ...conversion.plan import Plan, PlannedTensors, plan_export
+from ...conversion.plan import Plan, PlannedTensors, moeba_shapes, plan_export
 from ...conversion.selection import names_only
 from ...modeling import MoebaForCausalLM
 from .gap import measure_gap
@@ -216,6 +218,20 @@ def _identity(source: Source) -> dict[str, Any]:
     return {key: described[key] for key in ("path", "repo_id", "revision", "model_type")}
 
 
+def _as_the_family_derives(
+    small: MoebaConfig, changed: MoebaConfig, family: Family
+) -> tuple[MoebaConfig, MoebaConfig]:
+    """Both with the numbers that follow from sizes (root of the width, …) as the family of `changed` has them."""
+    try:
+        derived = family.rederived(changed)
+    except ValueError:  # it cannot hold such a model, as the export will say
+        return small, changed
+    if moeba_shapes(derived) != moeba_shapes(changed):
+        return small, changed
+    numbers = {item.name: getattr(derived, item.name) for item in differences(changed, derived)}
+    return MoebaConfig.from_dict({**small.to_dict(), **numbers}), derived
+
+
 def moeba_twin(
     small: MoebaConfig,
     changed: MoebaConfig,
@@ -229,6 +245,8 @@ def moeba_twin(
     Args:
         prepare: gives the random model what the operation's proof rests on.
     """
+    if family is not None:
+        small, changed = _as_the_family_derives(small, changed, family_of(family))
     first = MoebaForCausalLM(small)
     randomise(first, embedding_multiplier=small.embedding_multiplier)
     if prepare is not None:
