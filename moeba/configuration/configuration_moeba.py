@@ -286,7 +286,8 @@ class MoebaConfig(
 
     @logits_scaling.setter
     def logits_scaling(self, divisor: float) -> None:
-        self.logit_scale, self.logit_scale_operation = divisor, "divide"
+        for name, value in with_new_names({"logits_scaling": divisor}).items():
+            setattr(self, name, value)
 
     @property
     def rope_is_per_layer_type(self) -> bool:

@@ -89,7 +89,9 @@ def said_in_vain(config: Any) -> dict[str, str]:
     if config.is_heterogeneous:
         found = [said_in_vain(layer) for layer in each_layer(config)]
         return {name: why for name, why in found[0].items() if all(name in one for one in found)}
-    problems = {name: _in_vain(config, name, needs) for name, needs in _unusual_idle(config)}
+    problems = {
+        name: _in_vain(config, name, needs) for name, needs in _idle(config) if not _is_usual(config, name)
+    }
     if unread := unread_rope_keys(rope_of(config)):
         problems["rope_parameters"] = f"rope_parameters has {'; '.join(unread)}"
     return problems
@@ -105,10 +107,6 @@ def _idle(config: Any) -> Iterator[tuple[str, Needs]]:
     for name, facts in FACTS.items():
         if (needs := _missing(config, name)) is not None and (needs.strict or not facts.may_idle):
             yield name, needs
-
-
-def _unusual_idle(config: Any) -> Iterator[tuple[str, Needs]]:
-    return ((name, needs) for name, needs in _idle(config) if not _is_usual(config, name))
 
 
 def _in_vain(config: Any, name: str, needs: Needs) -> str:

@@ -158,10 +158,12 @@ def _defaults(values: Mapping[str, str]) -> dict[str, str]:
     """What a field means that a config.json leaves out: another release may write it, or leave out more."""
     try:
         model_type = json.loads(values["model_type"])
-        config = CONFIG_MAPPING[model_type]()
+        config_class = CONFIG_MAPPING[model_type]
+        said: dict[str, Any] = {}
         if model_type == MoebaConfig.model_type:  # there other fields may decide it
-            said = {name: value for name, value in values.items() if name in FACTS and value[:7] != "sha256:"}
-            config = MoebaConfig.from_dict({name: json.loads(value) for name, value in said.items()})
+            known = {name: value for name, value in values.items() if name in FACTS}
+            said = {name: json.loads(value) for name, value in known.items() if value[:7] != "sha256:"}
+        config = config_class.from_dict(said)
         return {name: _short(value) for name, value in _flat(config.to_dict()).items()}
     except Exception:  # a stock class may refuse its own defaults in any way
         return {}

@@ -104,11 +104,17 @@ def _is_whole(number: float) -> bool:
 
 def shrink_for(config: MoebaConfig, family: Family) -> MoebaConfig:
     """A small config whose numbers follow from each other as the family has it."""
-    small = shrink(config)
+    return rederived(shrink(config), family)
+
+
+def rederived(config: MoebaConfig, family: Family) -> MoebaConfig:
+    """With the numbers that follow from sizes (root of the width, …) as the family has them, if it can hold these."""
     try:
-        return family.rederived(small)
-    except ValueError:  # the rows contradict each other, which the comparison is to show
-        return small
+        return family.rederived(config)
+    except (
+        ValueError
+    ):  # the rows contradict each other, or hold no such model: the comparison or the export will say so
+        return config
 
 
 def _common_heads(layers: list[Any]) -> int | None:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ...configuration import MoebaConfig
 from ...conversion.certificate import Check, Kind, Status, certify_folders
-from ...conversion.certificate.twin import StateDict, load_exactly, native_twin, plain, randomise
+from ...conversion.certificate.twin import StateDict, load_exactly, native_twin, plain, randomise, rederived
 from ...conversion.checkpoint import TensorSource
 from ...conversion.companions import check_companions
 from ...conversion.config_differences import differences
@@ -221,11 +221,8 @@ def _identity(source: Source) -> dict[str, Any]:
 def _as_the_family_derives(
     small: MoebaConfig, changed: MoebaConfig, family: Family
 ) -> tuple[MoebaConfig, MoebaConfig]:
-    """Both with the numbers that follow from sizes (root of the width, …) as the family of `changed` has them."""
-    try:
-        derived = family.rederived(changed)
-    except ValueError:  # it cannot hold such a model, as the export will say
-        return small, changed
+    """Both with the numbers that follow from sizes as the family of `changed` has them."""
+    derived = rederived(changed, family)
     if moeba_shapes(derived) != moeba_shapes(changed):
         return small, changed
     numbers = {item.name: getattr(derived, item.name) for item in differences(changed, derived)}
